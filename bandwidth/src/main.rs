@@ -1,0 +1,7 @@
+//! The `bandwidth` binary.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cni_common::run(&cni_bandwidth::Bandwidth::new())
+}

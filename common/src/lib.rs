@@ -1,0 +1,14 @@
+//! What the cni-chain plugins share.
+//!
+//! Nothing in this crate knows a plugin: it holds the CNI protocol, attachments and their owner
+//! tags, namespaces, and the kernel interfaces that the plugins drive.
+
+#![forbid(unsafe_code)]
+
+pub mod attachment;
+pub mod log;
+pub mod netns;
+pub mod protocol;
+
+pub use attachment::{Attachment, OwnerTag};
+pub use protocol::run;

@@ -1,0 +1,121 @@
+//! The container's network namespace: is it there, is it one, and is it not our own.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::protocol::{CniError, ErrorCode};
+
+/// The namespace this thread runs in. `/proc/self` would be the main thread's.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// An open handle on a network namespace, compared by device and inode.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    identity: (u64, u64),
+}
+
+impl Netns {
+    /// Opens the namespace at `path`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // nsfs is the file system of /proc/*/ns/* and of everything bind-mounted from there.
+        if nix::sys::statfs::fstatfs(&file)?.filesystem_type() != nix::sys::statfs::NSFS_MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace"));
+        }
+        let metadata = file.metadata()?;
+        Ok(Self { file, identity: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// The namespace of the calling thread.
+    pub fn own() -> io::Result<Self> {
+        Self::open(Path::new(OWN))
+    }
+
+    /// Whether both handles mean the same namespace.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace, so that no thread of the caller
+    /// ever has to find its way back.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::setns(&self.file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            });
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the namespace thread panicked")))
+        })
+    }
+}
+
+/// Judges `CNI_NETNS` before anything is changed.
+///
+/// `required` namespaces (ADD, CHECK) must exist. Unless `same_allowed`, the namespace must not
+/// be the plugin's own: the rules would then be made for the host itself.
+pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), CniError> {
+    let netns = match Netns::open(Path::new(path)) {
+        Ok(netns) => netns,
+        Err(_) if !required => return Ok(()),
+        Err(error) => {
+            return Err(CniError::new(
+                ErrorCode::InvalidNetns,
+                format!(
+                    "CNI_NETNS {path:?} is not a network namespace: is the container still running?"
+                ),
+            )
+            .with_details(error.to_string()));
+        }
+    };
+    if same_allowed {
+        return Ok(());
+    }
+    let own = Netns::own().map_err(|error| {
+        CniError::new(
+            ErrorCode::InvalidNetns,
+            "cannot open the plugin's own network namespace; is /proc mounted?",
+        )
+        .with_details(error.to_string())
+    })?;
+    if netns.is(&own) {
+        return Err(CniError::new(
+            ErrorCode::InvalidNetns,
+            "plugin's netns and netns from CNI_NETNS should not be the same",
+        )
+        .with_details(path));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_namespace_is_recognised_by_any_path() {
+        let own = Netns::own().expect("own");
+        assert!(own.is(&Netns::open(Path::new("/proc/self/ns/net")).expect("self")));
+        let error = validate("/proc/self/ns/net", true, false).expect_err("same");
+        assert_eq!(error.code, ErrorCode::InvalidNetns);
+        assert!(validate("/proc/self/ns/net", true, true).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_namespace() {
+        for path in ["/", "/etc/passwd", "/does/not/exist", "", "relative"] {
+            assert!(validate(path, true, false).is_err(), "{path}");
+            assert!(validate(path, false, false).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn work_runs_inside_and_the_caller_stays() {
+        let own = Netns::own().expect("own");
+        let inside = own.run(|| Netns::own().expect("inside").identity).expect("run");
+        assert_eq!(inside, own.identity);
+    }
+}

@@ -1,0 +1,21 @@
+//! The CNI protocol, plugin side: environment, stdin, versions, errors and results.
+//!
+//! Nothing here does I/O but [`plugin`], which reads stdin and writes stdout.
+
+pub mod config;
+pub mod environment;
+pub mod error;
+pub mod fields;
+pub mod json;
+pub mod plugin;
+pub mod result;
+pub mod unavailable;
+pub mod version;
+
+pub use config::{NetworkConfig, ValidAttachment};
+pub use environment::{Command, Environment};
+pub use error::{CniError, ErrorCode};
+pub use fields::{Field, Fields};
+pub use plugin::{AttachmentRequest, GcRequest, Plugin, StatusRequest, run};
+pub use result::CniResult;
+pub use version::CniVersion;

@@ -1,0 +1,5 @@
+//! The `cni-chain` command.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

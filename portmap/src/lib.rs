@@ -1,0 +1,3 @@
+//! The `portmap` CNI meta plugin.
+
+#![forbid(unsafe_code)]

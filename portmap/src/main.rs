@@ -1,0 +1,5 @@
+//! The `portmap` binary.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

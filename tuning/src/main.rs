@@ -1,0 +1,7 @@
+//! The `tuning` binary.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cni_common::run(&cni_tuning::Tuning::new())
+}
