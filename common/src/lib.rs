@@ -6,9 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod attachment;
+pub mod conntrack;
 pub mod log;
+pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod protocol;
+pub mod route;
+pub mod sysctl;
 
 pub use attachment::{Attachment, OwnerTag};
 pub use protocol::run;

@@ -1,0 +1,57 @@
+//! nf_tables: typed transactions, a netlink backend, a text rendering and a fake.
+//!
+//! [`object`], [`statement`] and [`transaction`] say what a ruleset is made of; [`netlink`]
+//! carries it to the kernel, [`text`] shows it to people, [`fake`] holds it in memory for tests.
+
+pub(crate) mod decode;
+pub mod encode;
+mod error;
+pub mod fake;
+pub mod netlink;
+pub mod object;
+pub mod statement;
+pub mod text;
+pub mod transaction;
+
+pub use error::{NftError, Refusal};
+pub use netlink::NetlinkNft;
+pub use object::{
+    BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, InstalledRule, L4Protocol,
+    Priority, Rule, Set, Table, Value,
+};
+pub use statement::{KeyPart, Operand, Selector, Statement};
+pub use transaction::{Generation, Object, Operation, Transaction, Verb};
+
+/// What a plugin needs of nf_tables.
+///
+/// Queries of tables and sets that do not exist find nothing; that is no error.
+pub trait Nft {
+    /// The current ruleset generation.
+    fn generation(&mut self) -> Result<Generation, NftError>;
+
+    /// Applies a transaction, all or nothing.
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), NftError>;
+
+    /// Lets the kernel try a transaction and take it back.
+    fn validate(&mut self, transaction: &Transaction) -> Result<(), NftError>;
+
+    /// The elements with these keys, each if it is there; the cost does not depend on the set's size.
+    fn elements_at(
+        &mut self,
+        table: &Table,
+        set: &Set,
+        keys: &[Vec<Value>],
+    ) -> Result<Vec<Option<Element>>, NftError>;
+
+    /// All elements of a set.
+    fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError>;
+
+    /// All chains of a table.
+    fn chains(&mut self, table: &Table) -> Result<Vec<Chain>, NftError>;
+
+    /// All rules of a table, chain by chain in order.
+    fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError>;
+
+    /// The names of all sets and maps of a table.
+    fn sets(&mut self, table: &Table) -> Result<Vec<String>, NftError>;
+}
