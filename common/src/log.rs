@@ -117,14 +117,14 @@ impl Log {
     pub fn warn(&self, message: impl Into<String>) {
         let message = message.into();
         eprintln!("warning: {message}");
-        self.line(Level::Warn, &message, Object::default());
+        self.line(Level::Warn, &message, &Object::default());
         self.warnings.borrow_mut().push(message);
     }
 
     /// What was decided on the way.
     pub fn debug(&self, message: impl FnOnce() -> String) {
         if self.file.is_some() && self.level >= Level::Debug {
-            self.line(Level::Debug, &message(), Object::default());
+            self.line(Level::Debug, &message(), &Object::default());
         }
     }
 
@@ -142,17 +142,17 @@ impl Log {
         match outcome {
             Ok(()) => {
                 members.push("outcome", "ok");
-                self.line(Level::Info, "done", members);
+                self.line(Level::Info, "done", &members);
             }
             Err(error) => {
                 members.push("outcome", "error");
                 members.push("code", u64::from(error.code.number()));
-                self.line(Level::Error, &error.to_string(), members);
+                self.line(Level::Error, &error.to_string(), &members);
             }
         }
     }
 
-    fn line(&self, level: Level, message: &str, members: Object) {
+    fn line(&self, level: Level, message: &str, members: &Object) {
         let Some(file) = self.file.as_ref().filter(|_| level <= self.level) else { return };
         let mut line = Object::default();
         line.push("time", timestamp(SystemTime::now()));

@@ -6,8 +6,8 @@
 
 use super::encode::{attributes, userdata_comment};
 use super::object::{
-    BaseChain, Chain, ChainKind, DataType, Element, Hook, InstalledRule, Priority, Set, Value,
-    concatenation,
+    BaseChain, Chain, ChainKind, DataType, Element, Hook, InstalledChain, InstalledRule, Priority,
+    Set, Value, concatenation,
 };
 use super::transaction::{Object, Operation};
 
@@ -72,17 +72,20 @@ fn decode_values(types: &[DataType], mut image: &[u8]) -> Option<Vec<Value>> {
 }
 
 /// A chain and its table's name.
-pub(super) fn chain(payload: &[u8]) -> Option<(String, Chain)> {
+pub(super) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
     const HOOK: u16 = 4;
+    const USE: u16 = 6;
     const TYPE: u16 = 7;
     let parts = body(payload)?;
     let base = match find(&parts, HOOK) {
         None => None,
         Some(hook) => base_chain(hook, find(&parts, TYPE).map(text).as_deref()),
     };
-    Some((text(find(&parts, TABLE)?), Chain { name: text(find(&parts, NAME)?), base }))
+    let chain = Chain { name: text(find(&parts, NAME)?), base };
+    let uses = find(&parts, USE).and_then(be32).unwrap_or(0);
+    Some((text(find(&parts, TABLE)?), InstalledChain { chain, uses }))
 }
 
 /// `None` for a hook or type that none of our chains has; it then equals none of them.

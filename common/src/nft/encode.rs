@@ -126,30 +126,46 @@ fn same_expression(wanted: &[u8], installed: &[u8]) -> bool {
         && name == find(&installed, NAME)
         && match (find(&wanted, DATA), find(&installed, DATA)) {
             (Some(want), Some(have)) => {
-                contains_attributes(&want, &have, name.as_deref() == Some(b"lookup\0"))
+                contains_attributes(&want, &have, name.as_deref().unwrap_or_default())
             }
             (want, _) => want.is_none_or(|want| want.is_empty()),
         }
 }
 
-fn contains_attributes(wanted: &[u8], installed: &[u8], lookup: bool) -> bool {
+fn contains_attributes(wanted: &[u8], installed: &[u8], expression: &[u8]) -> bool {
     const LOOKUP_SET: u16 = 1;
     const LOOKUP_SET_ID: u16 = 4;
+    const IMMEDIATE_DATA: u16 = 2;
     let (Some(wanted), Some(installed)) = (attributes(wanted), attributes(installed)) else {
         return false;
     };
-    wanted.iter().all(|(kind, want)| {
-        if lookup && *kind == LOOKUP_SET_ID {
-            // Means something within its batch only.
-            return true;
+    let same = |kind: u16, want: &[u8], have: &[u8]| match (expression, kind) {
+        // The kernel numbers anonymous sets; their content cannot change.
+        (b"lookup\0", LOOKUP_SET) => {
+            want == have || (want.starts_with(b"__set") && have.starts_with(b"__set"))
         }
-        installed.iter().any(|(k, have)| {
-            k == kind
-                && (have == want
-                    // The kernel numbers anonymous sets; their content cannot change.
-                    || (lookup && *kind == LOOKUP_SET && want.starts_with(b"__set") && have.starts_with(b"__set")))
+        (b"immediate\0", IMMEDIATE_DATA) => same_nested(want, have),
+        _ => want == have,
+    };
+    wanted
+        .iter()
+        // A set's ID means something within its batch only.
+        .filter(|(kind, _)| (expression, *kind) != (b"lookup\0", LOOKUP_SET_ID))
+        .all(|(kind, want)| installed.iter().any(|(k, have)| k == kind && same(*kind, want, have)))
+}
+
+/// Compares a verdict, whose nested attributes the kernel reports without the nested flag.
+fn same_nested(wanted: &[u8], installed: &[u8]) -> bool {
+    let lists = (attributes(wanted), attributes(installed));
+    let (Some(wanted), Some(installed)) = lists else { return false };
+    wanted.len() == installed.len()
+        && wanted.iter().zip(&installed).all(|((want_kind, want), (have_kind, have))| {
+            want_kind == have_kind
+                && match (attributes(want), attributes(have)) {
+                    (Some(want), Some(have)) => want == have,
+                    _ => want == have,
+                }
         })
-    })
 }
 
 /// The attributes of a list, kinds without flags; `None` if they are malformed.
@@ -352,7 +368,9 @@ pub(super) fn elements_message(
 #[must_use]
 pub fn image(values: &[Value]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(24);
-    values.iter().for_each(|value| value.encode(&mut bytes));
+    for value in values {
+        value.encode(&mut bytes);
+    }
     bytes
 }
 
@@ -443,7 +461,7 @@ impl RuleEncoder {
     fn statement(&mut self, statement: &Statement) {
         match statement {
             Statement::Match { selector, negated, operand } => {
-                self.matches(*selector, *negated, operand)
+                self.matches(*selector, *negated, operand);
             }
             Statement::ProtocolIn(protocols) => {
                 // Numbers below this belong to named sets, which all use 1.
@@ -466,6 +484,8 @@ impl RuleEncoder {
                 ]));
             }
             Statement::DnatByMap { v4, key, map } => self.dnat_by_map(*v4, key, map),
+            Statement::MarkSet(bits) => self.change_mark(*bits, *bits),
+            Statement::MarkClear(bits) => self.change_mark(*bits, 0),
             Statement::Masquerade => self.push(other("masq", vec![])),
             Statement::Accept => self.verdict(VERDICT_ACCEPT, None),
             Statement::Drop => self.verdict(VERDICT_DROP, None),
@@ -517,10 +537,6 @@ impl RuleEncoder {
     fn dnat_by_map(&mut self, v4: bool, key: &[KeyPart], map: &str) {
         const NAT_TYPE_DNAT: u32 = 1;
         let nfproto = u32::from(if v4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 });
-        if !key.iter().any(|part| family_of(part.selector).is_some()) {
-            // A map of the other family must not even be looked at.
-            self.narrow(if v4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 });
-        }
         self.load_key(key);
         self.push(Expressions::Lookup(vec![
             Lookup::Set(map.to_owned()),
@@ -540,6 +556,17 @@ impl RuleEncoder {
                 (6, port),
             ],
         ));
+    }
+
+    /// `mark = (mark & !bits) ^ value`
+    fn change_mark(&mut self, bits: u32, value: u32) {
+        let mask = (!bits).to_ne_bytes().to_vec();
+        self.load(FIRST_SLOT, Selector::PacketMark);
+        self.bitwise(FIRST_SLOT, mask, value.to_ne_bytes().to_vec());
+        self.push(Expressions::Meta(vec![
+            Meta::SourceRegister(register(FIRST_SLOT)),
+            Meta::Key(MetaKey::Mark),
+        ]));
     }
 
     fn load_key(&mut self, key: &[KeyPart]) {
@@ -586,13 +613,18 @@ impl RuleEncoder {
     }
 
     fn mask(&mut self, slot: usize, mask: Vec<u8>) {
+        let nothing = vec![0; mask.len()];
+        self.bitwise(slot, mask, nothing);
+    }
+
+    fn bitwise(&mut self, slot: usize, mask: Vec<u8>, xor: Vec<u8>) {
         let length = mask.len();
         self.push(Expressions::Bitwise(vec![
             Bitwise::SourceRegister(register(slot)),
             Bitwise::DestinationRegister(register(slot)),
             Bitwise::Length(u32::try_from(length).unwrap_or(u32::MAX)),
             Bitwise::Mask(DataAttribute::Value(mask)),
-            Bitwise::Xor(DataAttribute::Value(vec![0; length])),
+            Bitwise::Xor(DataAttribute::Value(xor)),
         ]));
     }
 

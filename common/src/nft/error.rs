@@ -1,4 +1,4 @@
-//! What can go wrong with nf_tables, in words an operator can act on.
+//! What can go wrong with `nf_tables`, in words an operator can act on.
 
 use std::fmt;
 use std::io;

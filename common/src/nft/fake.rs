@@ -1,11 +1,12 @@
-//! nf_tables in memory, with the kernel's semantics as far as plugins can tell.
+//! `nf_tables` in memory, with the kernel's semantics as far as plugins can tell.
 
 use std::collections::BTreeMap;
 
 use super::Nft;
 use super::encode::rule_expressions;
 use super::error::{FakeErrno, NftError, Refusal, refusal};
-use super::object::{Chain, Element, InstalledRule, Rule, Set, Table, Value};
+use super::object::{Chain, Element, InstalledChain, InstalledRule, Rule, Set, Table, Value};
+use super::statement::Statement;
 use super::transaction::{Generation, Object, Operation, Transaction, Verb};
 
 /// A ruleset that lives in this process.
@@ -231,10 +232,10 @@ impl Nft for FakeNft {
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), NftError> {
-        if !self.failures.is_empty() {
-            if let Some(failure) = self.failures.remove(0) {
-                return Err(NftError::Refused(vec![failure]));
-            }
+        if !self.failures.is_empty()
+            && let Some(failure) = self.failures.remove(0)
+        {
+            return Err(NftError::Refused(vec![failure]));
         }
         let mut next = self.clone();
         next.apply(transaction)?;
@@ -262,9 +263,25 @@ impl Nft for FakeNft {
         Ok(self.set_of(table, set).cloned().unwrap_or_default())
     }
 
-    fn chains(&mut self, table: &Table) -> Result<Vec<Chain>, NftError> {
+    fn chains_at(
+        &mut self,
+        table: &Table,
+        names: &[String],
+    ) -> Result<Vec<Option<InstalledChain>>, NftError> {
         let content = self.tables.get(table).cloned().unwrap_or_default();
-        Ok(content.chains.into_iter().map(|(chain, _)| chain).collect())
+        let leads_to = |rule: &Rule, name: &str| {
+            rule.statements.iter().any(|s| matches!(s, Statement::Goto(target) if target == name))
+        };
+        let find = |name: &String| {
+            let (chain, rules) = content.chains.iter().find(|(chain, _)| chain.name == *name)?;
+            let all = content.chains.iter().flat_map(|(_, rules)| rules);
+            let uses = rules.len() + all.filter(|(_, rule)| leads_to(rule, name)).count();
+            Some(InstalledChain {
+                chain: chain.clone(),
+                uses: u32::try_from(uses).unwrap_or(u32::MAX),
+            })
+        };
+        Ok(names.iter().map(find).collect())
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {

@@ -1,4 +1,4 @@
-//! nf_tables: typed transactions, a netlink backend, a text rendering and a fake.
+//! `nf_tables`: typed transactions, a netlink backend, a text rendering and a fake.
 //!
 //! [`object`], [`statement`] and [`transaction`] say what a ruleset is made of; [`netlink`]
 //! carries it to the kernel, [`text`] shows it to people, [`fake`] holds it in memory for tests.
@@ -16,13 +16,13 @@ pub mod transaction;
 pub use error::{NftError, Refusal};
 pub use netlink::NetlinkNft;
 pub use object::{
-    BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, InstalledRule, L4Protocol,
-    Priority, Rule, Set, Table, Value,
+    BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, InstalledChain, InstalledRule,
+    L4Protocol, Priority, Rule, Set, Table, Value,
 };
 pub use statement::{KeyPart, Operand, Selector, Statement};
 pub use transaction::{Generation, Object, Operation, Transaction, Verb};
 
-/// What a plugin needs of nf_tables.
+/// What a plugin needs of `nf_tables`.
 ///
 /// Queries of tables and sets that do not exist find nothing; that is no error.
 pub trait Nft {
@@ -46,8 +46,12 @@ pub trait Nft {
     /// All elements of a set.
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError>;
 
-    /// All chains of a table.
-    fn chains(&mut self, table: &Table) -> Result<Vec<Chain>, NftError>;
+    /// The chains with these names, each if it is there.
+    fn chains_at(
+        &mut self,
+        table: &Table,
+        names: &[String],
+    ) -> Result<Vec<Option<InstalledChain>>, NftError>;
 
     /// All rules of a table, chain by chain in order.
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError>;

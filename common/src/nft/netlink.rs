@@ -1,4 +1,4 @@
-//! nf_tables by netlink: the backend of production.
+//! `nf_tables` by netlink: the backend of production.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::decode;
 use super::encode::{Encoder, family_number, key_attribute};
 use super::error::{NftError, Refusal};
-use super::object::{Chain, Element, InstalledRule, Set, Table, Value};
+use super::object::{Element, InstalledChain, InstalledRule, Set, Table, Value};
 use super::transaction::{Generation, Operation, Transaction};
 use super::{Nft, encode};
 use crate::netlink::{Connection, Dump, Status, append};
@@ -31,7 +31,7 @@ const DUMP_ATTEMPTS: usize = 20;
 /// Answers of this many queries fit a socket's default receive buffer.
 const QUERIES_PER_REQUEST: usize = 64;
 
-/// The kernel's nf_tables in the network namespace of the thread that opened it.
+/// The kernel's `nf_tables` in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct NetlinkNft {
     connection: Connection,
@@ -126,6 +126,49 @@ impl NetlinkNft {
             "the ruleset changed during each of many dumps",
         )))
     }
+
+    /// Asks for single objects, many in one go; those that are not there are `None`.
+    fn query<T: Clone>(
+        &mut self,
+        table: &Table,
+        place: &str,
+        queries: impl ExactSizeIterator<Item = NfTablesMessage>,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, NftError> {
+        let family = family_number(table.family);
+        let mut found = vec![None; queries.len()];
+        let mut queries = queries.enumerate().peekable();
+        while queries.peek().is_some() {
+            let mut request = Vec::with_capacity(4096);
+            let mut askers = HashMap::new();
+            for (index, query) in queries.by_ref().take(QUERIES_PER_REQUEST) {
+                let sequence = self.connection.next_sequence();
+                askers.insert(sequence, index);
+                append(&mut request, netlink_message(sequence, NLM_F_REQUEST, family, query));
+            }
+            self.connection.send(&request)?;
+            let mut malformed = false;
+            let statuses = self.connection.receive_waiting(|answer| {
+                let slot = askers.get(&answer.sequence).and_then(|index| found.get_mut(*index));
+                match (slot, decode(answer.payload)) {
+                    (Some(slot), Some(item)) => *slot = Some(item),
+                    _ => malformed = true,
+                }
+            })?;
+            if malformed {
+                return Err(NftError::Protocol(format!("an object of {place} cannot be read")));
+            }
+            if let Some(status) = statuses.into_iter().find(|s| !matches!(s.errno, 0 | ENOENT)) {
+                return Err(NftError::Refused(vec![Refusal {
+                    operation: None,
+                    object: place.to_owned(),
+                    errno: status.errno,
+                    message: status.message,
+                }]));
+            }
+        }
+        Ok(found)
+    }
 }
 
 impl Nft for NetlinkNft {
@@ -159,44 +202,12 @@ impl Nft for NetlinkNft {
         set: &Set,
         keys: &[Vec<Value>],
     ) -> Result<Vec<Option<Element>>, NftError> {
-        let mut found = vec![None; keys.len()];
-        let family = family_number(table.family);
-        for (chunk_index, chunk) in keys.chunks(QUERIES_PER_REQUEST).enumerate() {
-            let mut request = Vec::with_capacity(chunk.len() * 96);
-            let mut askers = HashMap::new();
-            for (index, key) in chunk.iter().enumerate() {
-                let sequence = self.connection.next_sequence();
-                askers.insert(sequence, chunk_index * QUERIES_PER_REQUEST + index);
-                let list = vec![ListAttribute::Element(vec![key_attribute(key)])];
-                let message = elements_query(table, &set.name, Some(list));
-                append(&mut request, netlink_message(sequence, NLM_F_REQUEST, family, message));
-            }
-            self.connection.send(&request)?;
-            let mut malformed = false;
-            let statuses = self.connection.receive_waiting(|answer| {
-                let slot = askers.get(&answer.sequence).and_then(|index| found.get_mut(*index));
-                match (slot, decode::elements(answer.payload, set)) {
-                    (Some(slot), Some(elements)) => *slot = elements.into_iter().next(),
-                    _ => malformed = true,
-                }
-            })?;
-            if malformed {
-                return Err(NftError::Protocol(format!(
-                    "an element of {} cannot be read",
-                    set.name
-                )));
-            }
-            if let Some(status) = statuses.into_iter().find(|s| !matches!(s.errno, 0 | ENOENT)) {
-                let object = format!("{} {table} {}", set.keyword(), set.name);
-                return Err(NftError::Refused(vec![Refusal {
-                    operation: None,
-                    object,
-                    errno: status.errno,
-                    message: status.message,
-                }]));
-            }
-        }
-        Ok(found)
+        let queries = keys.iter().map(|key| {
+            let list = vec![ListAttribute::Element(vec![key_attribute(key)])];
+            elements_query(table, &set.name, Some(list))
+        });
+        let place = format!("{} {table} {}", set.keyword(), set.name);
+        self.query(table, &place, queries, |payload| decode::elements(payload, set)?.pop())
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
@@ -206,17 +217,18 @@ impl Nft for NetlinkNft {
         Ok(lists.into_iter().flatten().collect())
     }
 
-    fn chains(&mut self, table: &Table) -> Result<Vec<Chain>, NftError> {
-        // The kernel lists chains of one family only; the table is ours to filter.
-        let name = table.name.clone().into_owned();
-        let query = NfTablesMessage::GetChain(ChainMessage {
-            attributes: vec![ChainAttribute::Table(name)],
+    fn chains_at(
+        &mut self,
+        table: &Table,
+        names: &[String],
+    ) -> Result<Vec<Option<InstalledChain>>, NftError> {
+        let queries = names.iter().map(|name| {
+            let table = ChainAttribute::Table(table.name.clone().into_owned());
+            let attributes = vec![table, ChainAttribute::Name(name.clone())];
+            NfTablesMessage::GetChain(ChainMessage { attributes })
         });
-        let wanted = table.name.clone();
-        let chains = self.dump(family_number(table.family), &query, |payload| {
-            decode::chain(payload).map(|(table, chain)| (table == wanted).then_some(chain))
-        })?;
-        Ok(chains.into_iter().flatten().collect())
+        let place = format!("table {table}");
+        self.query(table, &place, queries, |payload| decode::chain(payload).map(|(_, chain)| chain))
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {

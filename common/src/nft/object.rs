@@ -1,4 +1,4 @@
-//! What an nf_tables table is made of, typed.
+//! What an `nf_tables` table is made of, typed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -375,6 +375,15 @@ pub struct Rule {
     pub statements: Vec<Statement>,
     /// The owner tag, if one attachment or network owns the rule.
     pub comment: Option<String>,
+}
+
+/// A chain as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstalledChain {
+    /// Name and hook.
+    pub chain: Chain,
+    /// How many rules it has, plus how many rules lead to it.
+    pub uses: u32,
 }
 
 /// A rule as the kernel holds it.

@@ -121,6 +121,10 @@ pub enum Statement {
         /// The map's name.
         map: String,
     },
+    /// Set these bits of the packet's mark.
+    MarkSet(u32),
+    /// Clear these bits of the packet's mark.
+    MarkClear(u32),
     /// Translate the source to the outgoing interface's address.
     Masquerade,
     /// Accept.
@@ -155,6 +159,8 @@ impl fmt::Display for Statement {
             Self::DnatByMap { v4, key, map } => {
                 write!(f, "dnat {} to {} map @{map}", if *v4 { "ip" } else { "ip6" }, key_text(key))
             }
+            Self::MarkSet(bits) => write!(f, "meta mark set meta mark | 0x{bits:08x}"),
+            Self::MarkClear(bits) => write!(f, "meta mark set meta mark & 0x{:08x}", !bits),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),

@@ -31,7 +31,7 @@ fn render_operation(operation: &Operation) -> String {
         },
         Object::Chain(chain) => {
             let definition = match &chain.base {
-                Some(base) if making => format!(" {{ {} }}", render_base(base)),
+                Some(base) if making => format!(" {{ {} }}", render_base(*base)),
                 _ => String::new(),
             };
             format!("{word} chain {table} {}{definition}", chain.name)
@@ -52,7 +52,7 @@ fn render_operation(operation: &Operation) -> String {
 
 /// `type nat hook prerouting priority dstnat + 5; policy accept;`
 #[must_use]
-pub fn render_base(base: &BaseChain) -> String {
+pub fn render_base(base: BaseChain) -> String {
     format!(
         "type {} hook {} priority {}; policy accept;",
         base.kind.as_str(),
@@ -62,7 +62,7 @@ pub fn render_base(base: &BaseChain) -> String {
 }
 
 /// nft names priorities within ±10 of a standard one, where the hook and type allow the name.
-fn render_priority(base: &BaseChain) -> String {
+fn render_priority(base: BaseChain) -> String {
     let names: &[(&str, Priority)] = match (base.kind, base.hook) {
         (ChainKind::Nat, Hook::Prerouting) => &[("dstnat", Priority::DSTNAT)],
         (_, Hook::Prerouting) => {
@@ -124,5 +124,5 @@ pub fn render_rule(rule: &Rule) -> String {
 /// A chain's definition line for people.
 #[must_use]
 pub fn render_chain(chain: &Chain) -> String {
-    chain.base.as_ref().map(render_base).unwrap_or_default()
+    chain.base.map(render_base).unwrap_or_default()
 }

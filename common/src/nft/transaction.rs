@@ -134,6 +134,7 @@ impl Transaction {
 
 impl Element {
     /// An element with a comment.
+    #[must_use]
     pub fn new(key: Vec<super::Value>, data: Vec<super::Value>, comment: &str) -> Self {
         Self { key, data, comment: Some(comment.to_owned()) }
     }

@@ -1,0 +1,346 @@
+//! The configuration of a `portmap` entry, typed and validated. No I/O.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cni_common::nft::L4Protocol;
+use cni_common::protocol::result::unmapped;
+use cni_common::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
+
+/// What the configuration asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Masquerade what would otherwise never find its way back: hairpin and loopback sources.
+    pub snat: bool,
+    /// Masquerade every source; external clients' addresses are lost.
+    pub masq_all: bool,
+    /// The bit of the packet mark that says "came through a mapped port" on the way from
+    /// prerouting to postrouting; 0 to 31.
+    pub mark_bit: u8,
+    /// nft words that packets to this network's IPv4 mappings must match as well.
+    pub conditions_v4: Vec<String>,
+    /// The same for IPv6.
+    pub conditions_v6: Vec<String>,
+    /// What to do about a host port that another attachment holds.
+    pub on_conflict: OnConflict,
+    /// The mappings, without exact duplicates.
+    pub mappings: Vec<PortMapping>,
+}
+
+/// The default of `markMasqBit`: Go portmap's.
+pub const DEFAULT_MARK_BIT: u8 = 13;
+
+/// What ADD does about a host port that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The newest attachment gets it; a stale entry must not black-hole a new container.
+    Replace,
+    /// ADD fails and names the owner.
+    Fail,
+}
+
+/// One host port that leads to one container port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// The port on the host.
+    pub host_port: u16,
+    /// The port in the container.
+    pub container_port: u16,
+    /// The transport protocol.
+    pub protocol: L4Protocol,
+    /// The host's addresses that the mapping answers to.
+    pub host: HostAddress,
+}
+
+/// Which of the host's addresses a mapping answers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAddress {
+    /// Any, in both families.
+    Any,
+    /// Any IPv4 address (`0.0.0.0`).
+    AnyV4,
+    /// Any IPv6 address (`::`).
+    AnyV6,
+    /// This one.
+    One(IpAddr),
+}
+
+impl HostAddress {
+    /// Whether a container address of this family can be behind it.
+    #[must_use]
+    pub fn serves(self, v4: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::AnyV4 => v4,
+            Self::AnyV6 => !v4,
+            Self::One(address) => address.is_ipv4() == v4,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the whole configuration for ADD and CHECK.
+    pub fn read(network: &NetworkConfig) -> Result<Self, CniError> {
+        network.with_fields(|top| {
+            let mark_bit_field = top.field("markMasqBit");
+            let mark_bit = mark_bit_field.integer(0..=31)?;
+            let chain_field = top.field("externalSetMarkChain");
+            let external_chain = chain_field.string()?;
+            if external_chain.is_some() && mark_bit.is_some() {
+                return Err(CniError::config(
+                    "Cannot specify externalSetMarkChain and markMasqBit: remove one of them",
+                ));
+            }
+            let config = Self {
+                snat: top.field("snat").boolean()?.unwrap_or(true),
+                masq_all: top.field("masqAll").boolean()?.unwrap_or(false),
+                mark_bit: mark_bit.and_then(|bit| bit.try_into().ok()).unwrap_or(DEFAULT_MARK_BIT),
+                conditions_v4: words(&top.field("conditionsV4"))?,
+                conditions_v6: words(&top.field("conditionsV6"))?,
+                on_conflict: on_conflict(&top.field("onConflict"))?,
+                mappings: mappings(top)?,
+            };
+            backend(&top.field("backend"), external_chain, &config)?;
+            Ok(config)
+        })
+    }
+
+    /// The mappings alone, for DEL: they tell which keys to look at first. An invalid list is as
+    /// good as none, because DEL must clean up whatever the configuration says today.
+    #[must_use]
+    pub fn mappings_if_valid(network: &NetworkConfig) -> Vec<PortMapping> {
+        network.with_fields(mappings).unwrap_or_default()
+    }
+}
+
+/// Judges `backend`, and options that only the iptables backend can honour.
+fn backend(
+    field: &Field<'_>,
+    external_chain: Option<&str>,
+    config: &Config,
+) -> Result<(), CniError> {
+    let unsupported = |msg: String| Err(CniError::new(ErrorCode::UnsupportedField, msg));
+    match field.string()? {
+        None | Some("nftables") => {}
+        Some("iptables") => {
+            return unsupported(
+                "backend \"iptables\" is not available in this release: remove the key or set \"nftables\""
+                    .to_owned(),
+            );
+        }
+        Some(other) => {
+            return unsupported(format!(
+                "unrecognized backend {other:?}: use \"nftables\" or remove the key"
+            ));
+        }
+    }
+    let mut options = Vec::new();
+    if external_chain.is_some() {
+        options.push("externalSetMarkChain");
+    }
+    let iptables_words =
+        |words: &[String]| words.first().is_some_and(|w| w.starts_with(['-', '!']));
+    if iptables_words(&config.conditions_v4) {
+        options.push("conditionsV4");
+    }
+    if iptables_words(&config.conditions_v6) {
+        options.push("conditionsV6");
+    }
+    if options.is_empty() {
+        return Ok(());
+    }
+    unsupported(format!(
+        "nftables backend was requested but configuration contains iptables-specific options [{}]: \
+         remove them, or write conditions in nft's words",
+        options.join(" ")
+    ))
+}
+
+fn words(field: &Field<'_>) -> Result<Vec<String>, CniError> {
+    let mut words = Vec::new();
+    for item in field.list()?.into_iter().flatten() {
+        let word = item.string()?.ok_or_else(|| item.expected("a string"))?;
+        // One entry may hold several words; an empty one means nothing.
+        words.extend(word.split_whitespace().map(str::to_owned));
+    }
+    Ok(words)
+}
+
+fn on_conflict(field: &Field<'_>) -> Result<OnConflict, CniError> {
+    match field.string()? {
+        None | Some("" | "replace") => Ok(OnConflict::Replace),
+        Some("fail") => Ok(OnConflict::Fail),
+        Some(_) => Err(field.expected("\"replace\" or \"fail\"")),
+    }
+}
+
+fn mappings(top: Fields<'_>) -> Result<Vec<PortMapping>, CniError> {
+    let runtime = top.field("runtimeConfig");
+    let Some(runtime) = runtime.object()? else { return Ok(Vec::new()) };
+    let list = runtime.field("portMappings");
+    let mut mappings = Vec::new();
+    for entry in list.list()?.into_iter().flatten() {
+        mappings.push(mapping(&entry)?);
+    }
+    reject_contradictions(&mappings)?;
+    Ok(mappings)
+}
+
+fn mapping(entry: &Field<'_>) -> Result<PortMapping, CniError> {
+    let fields = entry.object()?.ok_or_else(|| entry.expected("an object"))?;
+    let port = |key| {
+        let field = fields.field(key);
+        let port = field.integer(1..=u64::from(u16::MAX))?;
+        port.and_then(|port| u16::try_from(port).ok())
+            .ok_or_else(|| field.expected("an integer from 1 to 65535"))
+    };
+    let container_port = port("containerPort")?;
+    let host_port = port("hostPort")?;
+    let protocol = fields.field("protocol");
+    Ok(PortMapping {
+        host_port,
+        container_port,
+        protocol: protocol
+            .string()?
+            .and_then(L4Protocol::from_text)
+            .ok_or_else(|| protocol.expected("tcp, udp or sctp"))?,
+        host: host_address(&fields.field("hostIP"))?,
+    })
+}
+
+fn host_address(field: &Field<'_>) -> Result<HostAddress, CniError> {
+    let Some(text) = field.string()?.filter(|text| !text.is_empty()) else {
+        return Ok(HostAddress::Any);
+    };
+    let address: IpAddr = text.parse().map_err(|_| {
+        field.expected("an IPv4 or IPv6 address of the host, without prefix length or zone")
+    })?;
+    Ok(match unmapped(address) {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => HostAddress::AnyV4,
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => HostAddress::AnyV6,
+        address => HostAddress::One(address),
+    })
+}
+
+/// Refuses one host port that leads to two container ports; drops exact repetitions later.
+fn reject_contradictions(mappings: &[PortMapping]) -> Result<(), CniError> {
+    let mut seen = std::collections::HashMap::new();
+    for (index, mapping) in mappings.iter().enumerate() {
+        for v4 in [true, false].into_iter().filter(|v4| mapping.host.serves(*v4)) {
+            let address = match mapping.host {
+                HostAddress::One(address) => Some(address),
+                _ => None,
+            };
+            let key = (v4, address, mapping.protocol, mapping.host_port);
+            let (first, port) = *seen.entry(key).or_insert((index, mapping.container_port));
+            if port != mapping.container_port {
+                return Err(CniError::config(format!(
+                    "runtimeConfig.portMappings[{index}] maps host port {}/{} to container port {}, \
+                     but portMappings[{first}] maps it to {port}: keep one of them",
+                    mapping.host_port, mapping.protocol, mapping.container_port
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, (u32, String)> {
+        let text = format!(r#"{{"name":"n","cniVersion":"1.0.0",{text}}}"#);
+        let network = NetworkConfig::from_stdin(text.as_bytes()).expect("envelope");
+        Config::read(&network).map_err(|error| (error.code.number(), error.msg))
+    }
+
+    fn with_mapping(mapping: &str) -> Result<Config, (u32, String)> {
+        read(&format!(r#""runtimeConfig":{{"portMappings":[{mapping}]}}"#))
+    }
+
+    #[test]
+    fn defaults() {
+        let config = read(r#""snat":null,"runtimeConfig":null"#).expect("valid");
+        assert!(config.snat && !config.masq_all && config.mappings.is_empty());
+        assert_eq!((config.mark_bit, config.on_conflict), (13, OnConflict::Replace));
+    }
+
+    #[test]
+    fn go_spelling_of_keys() {
+        let config =
+            with_mapping(r#"{"HostPort":8080,"ContainerPort":80,"Protocol":"TCP","HostIP":""}"#);
+        assert_eq!(
+            config.expect("valid").mappings,
+            [PortMapping {
+                host_port: 8080,
+                container_port: 80,
+                protocol: L4Protocol::Tcp,
+                host: HostAddress::Any
+            }]
+        );
+    }
+
+    #[test]
+    fn host_addresses() {
+        let host = |text: &str| {
+            with_mapping(&format!(
+                r#"{{"hostPort":1,"containerPort":1,"protocol":"udp","hostIP":"{text}"}}"#
+            ))
+            .map(|config| config.mappings[0].host)
+        };
+        assert_eq!(host("0.0.0.0"), Ok(HostAddress::AnyV4));
+        assert_eq!(host("::ffff:0.0.0.0"), Ok(HostAddress::AnyV4));
+        assert_eq!(host("::"), Ok(HostAddress::AnyV6));
+        assert_eq!(host("::ffff:192.0.2.1"), Ok(HostAddress::One([192, 0, 2, 1].into())));
+        for bad in ["abc", "1.2.3", "192.0.2.0/24", "fe80::1%eth0", "localhost", "1.2.3.4; drop"] {
+            let (code, msg) = host(bad).expect_err(bad);
+            assert!(code == 7 && msg.contains("portMappings[0].hostIP"), "{msg}");
+        }
+    }
+
+    #[test]
+    fn bad_ports_and_protocols_name_the_field() {
+        for (entry, field) in [
+            (r#"{"hostPort":0,"containerPort":80,"protocol":"tcp"}"#, "hostPort"),
+            (r#"{"hostPort":65536,"containerPort":80,"protocol":"tcp"}"#, "hostPort"),
+            (r#"{"hostPort":80,"containerPort":70000,"protocol":"tcp"}"#, "containerPort"),
+            (r#"{"hostPort":-1,"containerPort":80,"protocol":"tcp"}"#, "hostPort"),
+            (r#"{"hostPort":"80","containerPort":80,"protocol":"tcp"}"#, "hostPort"),
+            (r#"{"containerPort":80,"protocol":"tcp"}"#, "hostPort"),
+            (r#"{"hostPort":80,"containerPort":80,"protocol":"tcp; drop"}"#, "protocol"),
+            (r#"{"hostPort":80,"containerPort":80}"#, "protocol"),
+            (r#"{"hostPort":80,"containerPort":80,"protocol":"icmp"}"#, "protocol"),
+        ] {
+            let (code, msg) = with_mapping(entry).expect_err(entry);
+            assert!(code == 7 && msg.contains(&format!("portMappings[0].{field}")), "{msg}");
+        }
+    }
+
+    #[test]
+    fn repetitions_and_contradictions() {
+        let twice = r#"{"hostPort":80,"containerPort":8080,"protocol":"tcp"},{"hostPort":80,"containerPort":8080,"protocol":"tcp"}"#;
+        assert!(with_mapping(twice).is_ok());
+        let other = r#"{"hostPort":80,"containerPort":1,"protocol":"tcp"},{"hostPort":80,"containerPort":2,"protocol":"tcp"}"#;
+        assert!(with_mapping(other).expect_err("contradiction").1.contains("80/tcp"));
+        let families = r#"{"hostPort":80,"containerPort":1,"protocol":"tcp","hostIP":"0.0.0.0"},{"hostPort":80,"containerPort":2,"protocol":"tcp","hostIP":"::"}"#;
+        assert!(with_mapping(families).is_ok());
+    }
+
+    #[test]
+    fn backends_and_their_options() {
+        assert!(read(r#""backend":"nftables""#).is_ok());
+        assert!(read(r#""backend":null"#).is_ok());
+        for bad in ["iptables", "foo", ""] {
+            let (code, msg) = read(&format!(r#""backend":"{bad}""#)).expect_err(bad);
+            assert!(code == 2 && msg.contains(&format!("{bad:?}")), "{msg}");
+        }
+        let (code, msg) = read(r#""externalSetMarkChain":"X","conditionsV4":["-d","1.2.3.4"],"conditionsV6":["!","-d","::1"]"#)
+            .expect_err("iptables words");
+        assert!(
+            code == 2 && msg.contains("[externalSetMarkChain conditionsV4 conditionsV6]"),
+            "{msg}"
+        );
+        assert_eq!(read(r#""externalSetMarkChain":"X","markMasqBit":5"#).expect_err("both").0, 7);
+        assert_eq!(read(r#""markMasqBit":32"#).expect_err("range").0, 7);
+    }
+}

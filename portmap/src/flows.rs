@@ -1,0 +1,135 @@
+//! Stale UDP flows.
+//!
+//! UDP has no end of connection: a client that keeps sending keeps its conntrack entry, and with
+//! it the translation that was right when the first packet came. After ADD, flows to a mapped
+//! port must not go on to where they went before; after DEL, not to the container that left.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+
+use cni_common::conntrack::{Conntrack, Flow};
+use cni_common::log::Log;
+use cni_common::nft::L4Protocol;
+use cni_common::route::Routes;
+
+use crate::plan::ActiveMapping;
+
+/// More ports than this are cheaper to find in one dump of all UDP flows.
+const PORTS_PER_DUMP: usize = 4;
+
+/// After ADD: deletes flows to the mapped ports that lead anywhere but to the container.
+pub fn forget_stale(mappings: &[ActiveMapping], log: &Log) {
+    let mut local = LocalAddresses::default();
+    report(
+        log,
+        forget(mappings, |mapping, flow| {
+            let target = flow.original.destination;
+            let ours =
+                mapping.host_address.map_or_else(|| local.contains(target), |host| host == target);
+            ours && !leads_to(flow, mapping)
+        }),
+    );
+}
+
+/// After DEL: deletes flows that still lead to the container through a mapping that is gone.
+pub fn forget_removed(mappings: &[ActiveMapping], log: &Log) {
+    report(
+        log,
+        forget(mappings, |mapping, flow| {
+            let through = mapping.host_address.is_none_or(|host| host == flow.original.destination);
+            through && leads_to(flow, mapping)
+        }),
+    );
+}
+
+fn leads_to(flow: &Flow, mapping: &ActiveMapping) -> bool {
+    (flow.reply.source, flow.reply.source_port) == (mapping.container, mapping.container_port)
+}
+
+/// A flow that stays is a nuisance; a failed ADD would be worse.
+fn report(log: &Log, outcome: io::Result<usize>) {
+    match outcome {
+        Ok(0) => {}
+        Ok(count) => log.debug(|| format!("removed {count} stale UDP flows")),
+        Err(error) => log.warn(format!(
+            "cannot remove stale UDP flows ({error}): long-lived UDP clients may reach the old target until \
+             they pause; is the module nf_conntrack_netlink loaded?"
+        )),
+    }
+}
+
+fn forget(
+    mappings: &[ActiveMapping],
+    mut is_stale: impl FnMut(&ActiveMapping, &Flow) -> bool,
+) -> io::Result<usize> {
+    let mut count = 0;
+    for v4 in [true, false] {
+        let udp: Vec<&ActiveMapping> = mappings
+            .iter()
+            .filter(|mapping| {
+                mapping.protocol == L4Protocol::Udp && mapping.container.is_ipv4() == v4
+            })
+            .collect();
+        if udp.is_empty() {
+            continue;
+        }
+        let mut by_port: HashMap<u16, Vec<&ActiveMapping>> = HashMap::new();
+        for mapping in udp {
+            by_port.entry(mapping.host_port).or_default().push(mapping);
+        }
+        let mut conntrack = Conntrack::open()?;
+        let mut stale = candidates(&mut conntrack, v4, &by_port)?;
+        stale.retain(|flow| {
+            let mappings = by_port.get(&flow.original.destination_port);
+            // A mapping on the flow's own address is the one that counts.
+            let exact = |m: &&&ActiveMapping| m.host_address == Some(flow.original.destination);
+            let mapping = mappings.and_then(|list| {
+                list.iter().find(exact).or_else(|| list.iter().find(|m| m.host_address.is_none()))
+            });
+            mapping.is_some_and(|mapping| is_stale(mapping, flow))
+        });
+        conntrack.delete(&stale)?;
+        count += stale.len();
+    }
+    Ok(count)
+}
+
+fn candidates(
+    conntrack: &mut Conntrack,
+    v4: bool,
+    by_port: &HashMap<u16, Vec<&ActiveMapping>>,
+) -> io::Result<Vec<Flow>> {
+    if by_port.len() > PORTS_PER_DUMP {
+        let mut flows = conntrack.flows(v4, L4Protocol::Udp, None)?;
+        flows.retain(|flow| by_port.contains_key(&flow.original.destination_port));
+        return Ok(flows);
+    }
+    let mut flows = Vec::new();
+    for port in by_port.keys() {
+        flows.extend(conntrack.flows(v4, L4Protocol::Udp, Some(*port))?);
+    }
+    Ok(flows)
+}
+
+/// Which addresses are the host's own, asked of the routing table as the rules' `fib` does.
+#[derive(Default)]
+struct LocalAddresses {
+    routes: Option<Routes>,
+    known: HashMap<IpAddr, bool>,
+}
+
+impl LocalAddresses {
+    fn contains(&mut self, address: IpAddr) -> bool {
+        if let Some(known) = self.known.get(&address) {
+            return *known;
+        }
+        if self.routes.is_none() {
+            self.routes = Routes::open().ok();
+        }
+        let route = self.routes.as_mut().and_then(|routes| routes.to(address).ok().flatten());
+        let local = route.is_some_and(|route| route.local);
+        self.known.insert(address, local);
+        local
+    }
+}

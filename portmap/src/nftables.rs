@@ -1,0 +1,560 @@
+//! The nftables backend: applies, checks, removes and enumerates what a plan asks for.
+//!
+//! Removal is compare-and-delete: read which elements carry the owner's tag, then delete them in
+//! a transaction that is bound to the generation they were read at. Nothing else proves
+//! ownership; an address is re-used while the old container's DEL is still to come.
+
+use std::time::Duration;
+
+use cni_common::OwnerTag;
+use cni_common::attachment::Attachment;
+use cni_common::log::Log;
+use cni_common::nft::encode::{rule_expressions, same_expressions};
+use cni_common::nft::object::concatenation;
+use cni_common::nft::{
+    Chain, Element, Generation, InstalledRule, Nft, NftError, Object, Rule, Set, Table,
+    Transaction, Value, Verb,
+};
+use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
+
+use crate::config::OnConflict;
+use crate::layout::{self, TABLE};
+use crate::plan::{self, ActiveMapping, Plan};
+
+/// How often a decision is made anew when the ruleset moved under it.
+const ATTEMPTS: u32 = 60;
+/// From this attempt on, leave the others some time.
+const PATIENT_ATTEMPTS: u32 = 5;
+/// More keys than this are cheaper to find in a dump.
+const KEYS_PER_QUERY: usize = 512;
+
+/// Makes exactly what the plan asks for, replacing whatever the attachment had before.
+pub fn add(
+    nft: &mut dyn Nft,
+    plan: &Plan,
+    on_conflict: OnConflict,
+    log: &Log,
+) -> Result<(), CniError> {
+    const DOING: &str = "cannot install the port mappings";
+    let outcome = if plan.is_empty() {
+        // Nothing to map now; an earlier ADD of this attachment may have mapped something.
+        remove(nft, &plan.tag, None).map(|_| ())?;
+        return Ok(());
+    } else {
+        nft.commit(&first_try(plan))
+    };
+    match outcome {
+        Ok(()) => repair_if_damaged(nft, plan, log).map_err(|error| error.into_cni(DOING)),
+        Err(error) if error.is_missing() => {
+            log.debug(|| format!("building table {TABLE}: {error}"));
+            let mut transaction = plan::scaffold(plan);
+            transaction.operations.extend(create_elements(plan).operations);
+            match nft.commit(&transaction) {
+                Ok(()) => Ok(()),
+                Err(error) if error.is_exists() => replace(nft, plan, on_conflict, log),
+                Err(error) => Err(error.into_cni(DOING)),
+            }
+        }
+        Err(error) if error.is_exists() => replace(nft, plan, on_conflict, log),
+        Err(error) => Err(error.into_cni(DOING)),
+    }
+}
+
+/// The usual case, one transaction and no read: the table is there and no key is taken.
+fn first_try(plan: &Plan) -> Transaction {
+    let mut transaction = Transaction::new();
+    if !plan.scope.is_shared() {
+        // The network's conditions may have changed since its chains were made.
+        plan.scope.build(&mut transaction);
+    }
+    transaction.operations.extend(create_elements(plan).operations);
+    transaction
+}
+
+fn create_elements(plan: &Plan) -> Transaction {
+    let mut transaction = Transaction::new();
+    transaction.elements(Verb::Create, &TABLE, &layout::attachments(), vec![plan.owner_element()]);
+    for (set, elements) in &plan.elements {
+        transaction.elements(Verb::Create, &TABLE, set, elements.clone());
+    }
+    transaction
+}
+
+/// Somebody may have flushed the table's rules and left its maps, which alone do nothing.
+fn repair_if_damaged(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), NftError> {
+    let expected = layout::expected_chains(&plan.scope, &plan.prefixes);
+    let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
+    let installed = nft.chains_at(&TABLE, &names)?;
+    let sound = expected.iter().zip(&installed).all(|((chain, rules), installed)| {
+        installed.as_ref().is_some_and(|i| i.chain == *chain && i.uses as usize >= rules.len())
+    });
+    if sound {
+        return Ok(());
+    }
+    log.warn(format!(
+        "table {TABLE} had lost chains or rules to another program; they were restored"
+    ));
+    nft.commit(&plan::scaffold(plan))
+}
+
+/// Some key exists already: a repeated ADD, or another attachment has it.
+fn replace(
+    nft: &mut dyn Nft,
+    plan: &Plan,
+    on_conflict: OnConflict,
+    log: &Log,
+) -> Result<(), CniError> {
+    const DOING: &str = "cannot replace the port mappings";
+    for attempt in 0..ATTEMPTS {
+        let (generation, owned, foreign) =
+            read_for_replace(nft, plan).map_err(|error| error.into_cni(DOING))?;
+        let taken = port_conflicts(&foreign);
+        if let (OnConflict::Fail, Some(first)) = (on_conflict, taken.first()) {
+            return Err(conflict_error(first));
+        }
+        let mut transaction = plan::scaffold(plan);
+        for (set, elements) in owned.into_iter().chain(foreign.clone()) {
+            transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&elements));
+        }
+        transaction.operations.extend(create_elements(plan).operations);
+        transaction.generation = Some(generation);
+        match nft.commit(&transaction) {
+            Ok(()) => {
+                for element in taken {
+                    log.warn(takeover_warning(&element, plan));
+                }
+                return Ok(());
+            }
+            Err(error) if moved(&error) => wait(attempt),
+            Err(error) => return Err(error.into_cni(DOING)),
+        }
+    }
+    Err(too_busy(DOING))
+}
+
+type Elements = Vec<(Set, Vec<Element>)>;
+
+fn read_for_replace(
+    nft: &mut dyn Nft,
+    plan: &Plan,
+) -> Result<(Generation, Elements, Elements), NftError> {
+    let generation = nft.generation()?;
+    let owned = owned_elements(nft, &plan.tag, Some(plan))?;
+    let mut foreign = Elements::new();
+    for (set, elements) in &plan.elements {
+        let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
+        let held = lookup(nft, set, &keys)?;
+        let others: Vec<_> =
+            held.into_iter().filter(|element| !is_owner(element, &plan.tag)).collect();
+        foreign.push((set.clone(), others));
+    }
+    // A digest of 60 bits can be shared; whoever has the name in `attachments` loses it.
+    let attachments = layout::attachments();
+    let mine = lookup(nft, &attachments, &[plan::owner_key(&plan.tag)])?;
+    foreign.push((attachments, mine.into_iter().filter(|e| !is_owner(e, &plan.tag)).collect()));
+    Ok((generation, owned, foreign))
+}
+
+/// Elements of port maps; a masquerade entry of a re-used address is nobody's port.
+fn port_conflicts(foreign: &Elements) -> Vec<Element> {
+    let maps = foreign.iter().filter(|(set, _)| !set.data.is_empty() && set.name != "attachments");
+    maps.flat_map(|(_, elements)| elements.clone()).collect()
+}
+
+fn owner_name(element: &Element) -> &str {
+    element.comment.as_deref().unwrap_or("an unknown owner")
+}
+
+fn describe(element: &Element) -> String {
+    ActiveMapping::from_element(element)
+        .map_or_else(|| concatenation(&element.key), |m| m.to_string())
+}
+
+fn conflict_error(element: &Element) -> CniError {
+    CniError::new(
+        ErrorCode::PortConflict,
+        format!(
+            "host port mapping {} belongs to attachment {}: delete that attachment, choose another host port, \
+             or remove \"onConflict\": \"fail\"",
+            describe(element),
+            owner_name(element)
+        ),
+    )
+}
+
+fn takeover_warning(element: &Element, plan: &Plan) -> String {
+    format!(
+        "host port mapping {} of attachment {} was taken over by {}, the newest owner",
+        describe(element),
+        owner_name(element),
+        plan.tag
+    )
+}
+
+/// Removes what carries the tag. `known` keys are looked up first; only if they are not all of
+/// it, the maps are read. Returns the mappings that were removed.
+pub fn remove(
+    nft: &mut dyn Nft,
+    tag: &OwnerTag,
+    known: Option<&Plan>,
+) -> Result<Vec<ActiveMapping>, CniError> {
+    const DOING: &str = "cannot remove the port mappings";
+    for attempt in 0..ATTEMPTS {
+        let attempt_once = |nft: &mut dyn Nft| {
+            let generation = nft.generation()?;
+            let owned = owned_elements(nft, tag, known)?;
+            delete_at(nft, generation, &owned)?;
+            Ok(active(&owned))
+        };
+        match attempt_once(nft) {
+            Ok(removed) => return Ok(removed),
+            Err(error) if moved(&error) => wait(attempt),
+            Err(error) => return Err(NftError::into_cni(error, DOING)),
+        }
+    }
+    Err(too_busy(DOING))
+}
+
+fn delete_at(
+    nft: &mut dyn Nft,
+    generation: Generation,
+    elements: &Elements,
+) -> Result<(), NftError> {
+    let mut transaction = Transaction::new();
+    for (set, elements) in elements {
+        transaction.elements(Verb::Delete, &TABLE, set, keys_only(elements));
+    }
+    if transaction.is_empty() {
+        return Ok(());
+    }
+    transaction.generation = Some(generation);
+    nft.commit(&transaction)
+}
+
+fn active(elements: &Elements) -> Vec<ActiveMapping> {
+    elements
+        .iter()
+        .flat_map(|(_, elements)| elements)
+        .filter_map(ActiveMapping::from_element)
+        .collect()
+}
+
+/// Every element that carries the tag.
+fn owned_elements(
+    nft: &mut dyn Nft,
+    tag: &OwnerTag,
+    known: Option<&Plan>,
+) -> Result<Elements, NftError> {
+    let attachments = layout::attachments();
+    let mut owner = lookup(nft, &attachments, &[plan::owner_key(tag)])?;
+    owner.retain(|element| is_owner(element, tag));
+    let count = owner.first().and_then(owned_count);
+
+    let mut found = Elements::new();
+    for (set, elements) in known.into_iter().flat_map(|plan| &plan.elements) {
+        let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
+        let mut held = lookup(nft, set, &keys)?;
+        held.retain(|element| is_owner(element, tag));
+        found.push((set.clone(), held));
+    }
+    let total: usize = found.iter().map(|(_, elements)| elements.len()).sum();
+    match count {
+        None if total == 0 => return Ok(Elements::new()),
+        Some(count) if total == count => {
+            found.push((attachments, owner));
+            return Ok(found);
+        }
+        _ => {}
+    }
+    all_elements(nft, |comment| comment == tag.as_str())
+}
+
+fn owned_count(owner: &Element) -> Option<usize> {
+    match owner.data.as_slice() {
+        [Value::Mark(count)] => usize::try_from(*count).ok(),
+        _ => None,
+    }
+}
+
+fn is_owner(element: &Element, tag: &OwnerTag) -> bool {
+    element.comment.as_deref() == Some(tag.as_str())
+}
+
+fn lookup(nft: &mut dyn Nft, set: &Set, keys: &[Vec<Value>]) -> Result<Vec<Element>, NftError> {
+    if keys.len() > KEYS_PER_QUERY {
+        let wanted: std::collections::HashSet<_> = keys.iter().collect();
+        let mut elements = nft.elements(&TABLE, set)?;
+        elements.retain(|element| wanted.contains(&element.key));
+        return Ok(elements);
+    }
+    Ok(nft.elements_at(&TABLE, set, keys)?.into_iter().flatten().collect())
+}
+
+/// All elements of all our maps whose comment passes, by set.
+fn all_elements(
+    nft: &mut dyn Nft,
+    mut wanted: impl FnMut(&str) -> bool,
+) -> Result<Elements, NftError> {
+    let mut found = Elements::new();
+    for set in our_sets(nft)? {
+        let mut elements = nft.elements(&TABLE, &set)?;
+        elements.retain(|element| element.comment.as_deref().is_some_and(&mut wanted));
+        found.push((set, elements));
+    }
+    Ok(found)
+}
+
+fn our_sets(nft: &mut dyn Nft) -> Result<Vec<Set>, NftError> {
+    let names = nft.sets(&TABLE)?;
+    Ok(names.iter().filter_map(|name| layout::set_by_name(name)).collect())
+}
+
+/// GC: removes what attachments to `network` own that are not in `valid`, and the table itself
+/// once it holds nothing. Returns the mappings that were removed.
+pub fn collect_garbage(
+    nft: &mut dyn Nft,
+    network: &str,
+    valid: &[ValidAttachment],
+) -> Result<Vec<ActiveMapping>, CniError> {
+    const DOING: &str = "cannot collect stale port mappings";
+    let valid: std::collections::HashSet<OwnerTag> = valid
+        .iter()
+        .map(|attachment| {
+            let ValidAttachment { container_id, ifname } = attachment.clone();
+            Attachment { network: network.to_owned(), container_id, ifname }.tag()
+        })
+        .collect();
+    let is_valid = |comment: &str| valid.iter().any(|tag| tag.as_str() == comment);
+    let is_stale = |comment: &str| OwnerTag::belongs_to(comment, network) && !is_valid(comment);
+    for attempt in 0..ATTEMPTS {
+        let attempt_once = |nft: &mut dyn Nft| {
+            let generation = nft.generation()?;
+            let all = all_elements(nft, |_| true)?;
+            if all.is_empty() {
+                return Ok(Vec::new());
+            }
+            let stale: Elements = all
+                .iter()
+                .map(|(set, elements)| {
+                    let stale =
+                        elements.iter().filter(|e| e.comment.as_deref().is_some_and(is_stale));
+                    (set.clone(), stale.cloned().collect())
+                })
+                .collect();
+            let count =
+                |list: &Elements| list.iter().map(|(_, elements)| elements.len()).sum::<usize>();
+            if count(&stale) == count(&all) && nothing_else(nft, &all)? {
+                delete_table_at(nft, generation)?;
+            } else {
+                delete_at(nft, generation, &stale)?;
+            }
+            Ok(active(&stale))
+        };
+        match attempt_once(nft) {
+            Ok(removed) => return Ok(removed),
+            Err(error) if moved(&error) => wait(attempt),
+            Err(error) => return Err(NftError::into_cni(error, DOING)),
+        }
+    }
+    Err(too_busy(DOING))
+}
+
+/// Elements without a comment, or in sets that are not ours, keep the table.
+fn nothing_else(nft: &mut dyn Nft, all: &Elements) -> Result<bool, NftError> {
+    for (set, tagged) in all {
+        if nft.elements(&TABLE, set)?.len() != tagged.len() {
+            return Ok(false);
+        }
+    }
+    let known = |name: &String| name.starts_with("__set") || layout::set_by_name(name).is_some();
+    Ok(nft.sets(&TABLE)?.iter().all(known))
+}
+
+fn delete_table_at(nft: &mut dyn Nft, generation: Generation) -> Result<(), NftError> {
+    let mut transaction = Transaction::new();
+    transaction.push(Verb::Delete, &TABLE, Object::Table(None));
+    transaction.generation = Some(generation);
+    nft.commit(&transaction)
+}
+
+/// CHECK: compares what is there with the plan, exactly.
+pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<(), CniError> {
+    let mut faults = Vec::new();
+    let cni = |error: NftError| error.into_cni("cannot read the port mappings");
+    if plan.is_empty() {
+        // Nothing asked for: nothing may be there.
+        let owned = owned_elements(nft, &plan.tag, None).map_err(cni)?;
+        faults.extend(
+            active(&owned).iter().map(|mapping| format!("mapping {mapping} should not be there")),
+        );
+    } else {
+        check_elements(nft, plan, &mut faults).map_err(cni)?;
+        check_chains(nft, plan, &mut faults).map_err(cni)?;
+    }
+    fail_with(&faults)
+}
+
+/// The error of a CHECK that found faults.
+pub fn fail_with(faults: &[String]) -> Result<(), CniError> {
+    let Some(first) = faults.first() else { return Ok(()) };
+    let more =
+        if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
+    let details: Vec<_> = faults.iter().take(20).cloned().collect();
+    Err(CniError::new(
+        ErrorCode::CheckFailed,
+        format!(
+            "port mappings are not as ADD made them: {first}{more}; run DEL and ADD to restore them"
+        ),
+    )
+    .with_details(details.join("; ")))
+}
+
+fn check_elements(
+    nft: &mut dyn Nft,
+    plan: &Plan,
+    faults: &mut Vec<String>,
+) -> Result<(), NftError> {
+    let owner = (layout::attachments(), vec![plan.owner_element()]);
+    for (set, elements) in plan.elements.iter().chain([&owner]) {
+        let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
+        let held: std::collections::HashMap<_, _> = lookup(nft, set, &keys)?
+            .into_iter()
+            .map(|element| (element.key.clone(), element))
+            .collect();
+        for wanted in elements {
+            faults.extend(compare(set, wanted, held.get(&wanted.key), plan));
+        }
+    }
+    Ok(())
+}
+
+fn compare(set: &Set, wanted: &Element, held: Option<&Element>, plan: &Plan) -> Option<String> {
+    let key = concatenation(&wanted.key);
+    let place = format!("{} {TABLE} {}", set.keyword(), set.name);
+    match held {
+        None => Some(format!("element {{ {key} }} is missing from {place}")),
+        Some(held) if !is_owner(held, &plan.tag) => {
+            Some(format!("element {{ {key} }} of {place} belongs to {}", owner_name(held)))
+        }
+        Some(held) if held.data != wanted.data => Some(format!(
+            "element {{ {key} }} of {place} is {} instead of {}",
+            concatenation(&held.data),
+            concatenation(&wanted.data)
+        )),
+        Some(_) => None,
+    }
+}
+
+fn check_chains(nft: &mut dyn Nft, plan: &Plan, faults: &mut Vec<String>) -> Result<(), NftError> {
+    let expected = layout::expected_chains(&plan.scope, &plan.prefixes);
+    faults.extend(chain_faults(nft, &TABLE, &expected)?);
+    Ok(())
+}
+
+fn chain_faults(
+    nft: &mut dyn Nft,
+    table: &Table,
+    expected: &[(Chain, Vec<Rule>)],
+) -> Result<Vec<String>, NftError> {
+    let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
+    let chains = nft.chains_at(table, &names)?;
+    let installed = nft.rules(table)?;
+    let mut faults = Vec::new();
+    for ((chain, rules), found) in expected.iter().zip(chains) {
+        let place = format!("chain {table} {}", chain.name);
+        match found {
+            None => faults.push(format!("{place} is missing")),
+            Some(found) if found.chain != *chain => {
+                faults.push(format!("{place} is hooked elsewhere than it should be"));
+            }
+            Some(_) => {
+                let there: Vec<_> =
+                    installed.iter().filter(|rule| rule.chain == chain.name).collect();
+                faults.extend(rule_faults(table, &place, rules, &there));
+            }
+        }
+    }
+    Ok(faults)
+}
+
+fn rule_faults(
+    table: &Table,
+    place: &str,
+    wanted: &[Rule],
+    installed: &[&InstalledRule],
+) -> Option<String> {
+    if wanted.len() != installed.len() {
+        return Some(format!("{place} has {} rules instead of {}", installed.len(), wanted.len()));
+    }
+    let differs = |(rule, installed): (&Rule, &&InstalledRule)| {
+        !same_expressions(&rule_expressions(table.family, rule), &installed.expressions)
+    };
+    let position = wanted.iter().zip(installed).position(differs)?;
+    let text = cni_common::nft::text::render_rule(&wanted[position]);
+    Some(format!("rule {} of {place} is not \"{text}\"", position + 1))
+}
+
+/// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.
+pub fn status(nft: &mut dyn Nft, sample: &Plan) -> Result<(), CniError> {
+    let mut probe = plan::scaffold(sample);
+    probe.operations.extend(create_elements(sample).operations);
+    let probe_table = Table::new(TABLE.family, "cni_portmap_probe");
+    for operation in &mut probe.operations {
+        operation.table = probe_table.clone();
+    }
+    nft.validate(&probe).map_err(|error| {
+        let remedy = error.remedy();
+        CniError::new(ErrorCode::NotAvailable, format!("portmap cannot use nf_tables: {remedy}"))
+            .with_details(error.to_string())
+    })?;
+    let unreadable = |error: NftError| {
+        CniError::new(
+            ErrorCode::NotAvailable,
+            format!("portmap cannot read table {TABLE}: {}", error.remedy()),
+        )
+        .with_details(error.to_string())
+    };
+    if nft.elements(&TABLE, &layout::attachments()).map_err(unreadable)?.is_empty() {
+        return Ok(());
+    }
+    let names = nft.sets(&TABLE).map_err(unreadable)?;
+    let scope = layout::Scope::shared();
+    if !names.contains(&scope.by_port(true).name) {
+        return Ok(());
+    }
+    let expected = layout::expected_chains(&scope, &[]);
+    let faults = chain_faults(nft, &TABLE, &expected).map_err(unreadable)?;
+    let Some(first) = faults.first() else { return Ok(()) };
+    Err(CniError::new(
+        ErrorCode::LimitedConnectivity,
+        format!("mapped ports may not work: {first}; the next ADD restores the table"),
+    )
+    .with_details(faults.join("; ")))
+}
+
+fn keys_only(elements: &[Element]) -> Vec<Element> {
+    elements
+        .iter()
+        .map(|element| Element { key: element.key.clone(), data: Vec::new(), comment: None })
+        .collect()
+}
+
+/// Whether a transaction failed because the ruleset is not what it was decided on.
+fn moved(error: &NftError) -> bool {
+    error.is_transient() || error.is_missing() || error.is_exists()
+}
+
+fn wait(attempt: u32) {
+    if attempt >= PATIENT_ATTEMPTS {
+        // Processes that collide must not collide again in step.
+        let spread = u64::from(std::process::id() % 7);
+        std::thread::sleep(Duration::from_millis(u64::from(attempt.min(20)) + spread));
+    }
+}
+
+fn too_busy(doing: &str) -> CniError {
+    CniError::new(
+        ErrorCode::TryAgainLater,
+        format!("{doing}: the ruleset changed during each of {ATTEMPTS} attempts; try again"),
+    )
+}
