@@ -1,1 +1,21 @@
-//! The chain runner.
+//! The chain runner: what a container runtime does around CNI plugins.
+//!
+//! A faithful libcni. It loads a network's configuration list ([`conflist`]), builds what each
+//! plugin reads on stdin ([`request`]), executes the plugins ([`exec`]), remembers the result
+//! where libcni remembers it ([`cache`]), and runs whole lists ([`Runner`]). Either side can
+//! delete what the other added.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod conflist;
+pub mod exec;
+pub mod request;
+pub mod runner;
+
+pub use cache::{Cache, CacheError, CachedAttachment};
+pub use cni_common::protocol::ValidAttachment;
+pub use conflist::{ConfError, NetworkList, PluginConf};
+pub use exec::ExecError;
+pub use request::RuntimeConf;
+pub use runner::{RunError, Runner};

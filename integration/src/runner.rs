@@ -1,0 +1,365 @@
+//! Operations on a whole list: order, gates, what is passed on, and what an error ends.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cni_common::protocol::environment::{
+    validate_container_id, validate_ifname, validate_network_name,
+};
+use cni_common::protocol::json::Json;
+use cni_common::protocol::version::NumericVersion;
+use cni_common::protocol::{CniError, CniVersion, Command, ErrorCode, ValidAttachment};
+
+use crate::cache::{Cache, CacheError, CachedAttachment};
+use crate::conflist::{NetworkList, PluginConf};
+use crate::exec::{self, ExecError};
+use crate::request::{self, RuntimeConf};
+
+/// Runs the plugins of a list as a container runtime does.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// Where plugins are looked for, in order; they get it as `CNI_PATH`.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Where attachments are remembered, usually `/var/lib/cni`.
+    pub cache_dir: PathBuf,
+    /// How long each plugin may run before it is killed; `None` waits for as long as it takes.
+    pub deadline: Option<Duration>,
+}
+
+/// Why an operation on a list failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A plugin failed in ADD or DEL; the rest of the list did not run.
+    #[error("plugin {plugin} failed ({operation}): {error}")]
+    Plugin {
+        /// The plugin's `type="…"`, and its `name="…"` if its entry has one.
+        plugin: String,
+        /// `add` or `delete`.
+        operation: &'static str,
+        /// What went wrong.
+        error: ExecError,
+    },
+    /// A plugin failed in CHECK, STATUS or VERSION.
+    #[error("{0}")]
+    Exec(ExecError),
+    /// The list has no plugin to run.
+    #[error("no plugin configs found")]
+    NoPlugins,
+    /// CHECK came with 0.4.0.
+    #[error("configuration version {0:?} does not support the CHECK command")]
+    CheckUnsupported(String),
+    /// The list's version is no version.
+    #[error("invalid cniVersion of the network configuration: {0}")]
+    Version(String),
+    /// The attachment's result cannot be read or converted.
+    #[error("failed to get network {network:?} cached result: {error}")]
+    ReadCache {
+        /// The network's name.
+        network: String,
+        /// The cause.
+        error: CacheError,
+    },
+    /// The attachment was made, but cannot be remembered: delete it.
+    #[error("failed to set network {network:?} cached result: {error}")]
+    WriteCache {
+        /// The network's name.
+        network: String,
+        /// The cause.
+        error: CacheError,
+    },
+    /// GC could not delete a stale attachment.
+    #[error("failed to delete stale attachment {container_id} {ifname}: {error}")]
+    StaleAttachment {
+        /// The container ID.
+        container_id: String,
+        /// The interface name.
+        ifname: String,
+        /// The cause.
+        error: Box<RunError>,
+    },
+    /// A plugin failed in GC.
+    #[error("failed to GC plugin {plugin_type}: {error}")]
+    Gc {
+        /// The plugin's type.
+        plugin_type: String,
+        /// The cause.
+        error: ExecError,
+    },
+    /// A plugin does not support the list's version.
+    #[error("plugin {plugin_type} does not support config version {version:?}")]
+    Unsupported {
+        /// The plugin's type.
+        plugin_type: String,
+        /// The list's version.
+        version: String,
+    },
+    /// Several failures, one a line.
+    #[error("{}", lines(.0))]
+    Several(Vec<RunError>),
+}
+
+impl RunError {
+    /// The CNI error inside: a plugin's own, with its code, or that of a refused input. Of
+    /// several failures, the first that has one.
+    #[must_use]
+    pub fn cni_error(&self) -> Option<&CniError> {
+        match self {
+            Self::Plugin { error, .. } | Self::Exec(error) | Self::Gc { error, .. } => {
+                error.cni_error()
+            }
+            Self::StaleAttachment { error, .. } => error.cni_error(),
+            Self::Several(errors) => errors.iter().find_map(Self::cni_error),
+            _ => None,
+        }
+    }
+
+    /// The code of [`RunError::cni_error`].
+    #[must_use]
+    pub fn code(&self) -> Option<u32> {
+        self.cni_error().map(|error| error.code.number())
+    }
+
+    fn in_chain(plugin: &PluginConf, operation: &'static str, error: ExecError) -> Self {
+        let PluginConf { plugin_type, name, .. } = plugin;
+        let plugin = if name.is_empty() {
+            format!("type={plugin_type:?}")
+        } else {
+            format!("type={plugin_type:?} name={name:?}")
+        };
+        Self::Plugin { plugin, operation, error }
+    }
+
+    fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::Several(errors)),
+        }
+    }
+}
+
+fn lines(errors: &[RunError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Runner {
+    /// A runner that gives every plugin as long as it takes.
+    #[must_use]
+    pub fn new(plugin_dirs: Vec<PathBuf>, cache_dir: PathBuf) -> Self {
+        Self { plugin_dirs, cache_dir, deadline: None }
+    }
+
+    /// The attachments that this runner, or another libcni, remembers.
+    #[must_use]
+    pub fn cache(&self) -> Cache {
+        Cache::new(&self.cache_dir)
+    }
+
+    /// ADD: forward through the list, each plugin with its predecessor's result; the last one's
+    /// is returned, and remembered.
+    ///
+    /// The first failure ends it. Nothing is undone: as the spec has it, the caller deletes the
+    /// attachment.
+    pub fn add(&self, list: &NetworkList, conf: &RuntimeConf) -> Result<Json, RunError> {
+        let mut result = None;
+        for plugin in &list.plugins {
+            let added = self
+                .add_plugin(list, plugin, result.as_ref(), conf)
+                .map_err(|error| RunError::in_chain(plugin, "add", error))?;
+            result = Some(added);
+        }
+        let result = result.ok_or(RunError::NoPlugins)?;
+        match self.cache().write(list, conf, &result) {
+            Ok(()) => Ok(result),
+            Err(error) => Err(RunError::WriteCache { network: list.name.clone(), error }),
+        }
+    }
+
+    fn add_plugin(
+        &self,
+        list: &NetworkList,
+        plugin: &PluginConf,
+        prev_result: Option<&Json>,
+        conf: &RuntimeConf,
+    ) -> Result<Json, ExecError> {
+        let path = exec::find(&plugin.plugin_type, &self.plugin_dirs)?;
+        validate_input(list, conf).map_err(ExecError::Input)?;
+        let stdin = request::for_attachment(list, plugin, prev_result, conf);
+        let variables = exec::variables(Command::Add, conf, &self.plugin_dirs);
+        let stdout = exec::run(&path, &variables, stdin.to_string().as_bytes(), self.deadline)?;
+        exec::decode_result(&stdout, &list.cni_version)
+    }
+
+    /// DEL: backward through the list, each plugin with the remembered result (from 0.4.0 on).
+    ///
+    /// The first failure ends it, and the attachment stays remembered for another try. A result
+    /// that cannot be read or converted does not: the plugins then do without.
+    pub fn del(&self, list: &NetworkList, conf: &RuntimeConf) -> Result<(), RunError> {
+        let cache = self.cache();
+        let mut prev_result = None;
+        if at_least(list, CniVersion::V0_4_0).map_err(RunError::Version)? {
+            prev_result = cache.result(&list.name, conf, &list.cni_version).unwrap_or_else(|_| {
+                // As libcni: what cannot be read now never will be.
+                let _ = cache.remove(&list.name, conf);
+                None
+            });
+        }
+        for plugin in list.plugins.iter().rev() {
+            let stdin = request::for_attachment(list, plugin, prev_result.as_ref(), conf);
+            self.call(Command::Del, plugin, &stdin, conf)
+                .map_err(|error| RunError::in_chain(plugin, "delete", error))?;
+        }
+        // The attachment is gone; that it is still remembered only costs the next GC a DEL.
+        let _ = cache.remove(&list.name, conf);
+        Ok(())
+    }
+
+    /// CHECK: forward through the list, each plugin with the remembered result.
+    pub fn check(&self, list: &NetworkList, conf: &RuntimeConf) -> Result<(), RunError> {
+        if !at_least(list, CniVersion::V0_4_0).map_err(RunError::Version)? {
+            return Err(RunError::CheckUnsupported(list.cni_version.clone()));
+        }
+        if list.disable_check {
+            return Ok(());
+        }
+        let prev_result = self
+            .cache()
+            .result(&list.name, conf, &list.cni_version)
+            .map_err(|error| RunError::ReadCache { network: list.name.clone(), error })?;
+        for plugin in &list.plugins {
+            let stdin = request::for_attachment(list, plugin, prev_result.as_ref(), conf);
+            self.call(Command::Check, plugin, &stdin, conf).map_err(RunError::Exec)?;
+        }
+        Ok(())
+    }
+
+    /// GC: deletes every remembered attachment of this network that is not valid, then asks each
+    /// plugin (from 1.1.0 on) to remove what nobody remembers. Goes on after failures and
+    /// reports all of them.
+    ///
+    /// Without `valid` no attachment is, and the plugins are not told which are.
+    pub fn gc(
+        &self,
+        list: &NetworkList,
+        valid: Option<&[ValidAttachment]>,
+    ) -> Result<(), RunError> {
+        if list.disable_gc {
+            return Ok(());
+        }
+        // As libcni: with an unreadable cache there is nothing to say about any attachment.
+        let Ok(cached) = self.cache().attachments(None) else { return Ok(()) };
+        let is_valid = |conf: &RuntimeConf| {
+            valid
+                .unwrap_or_default()
+                .iter()
+                .any(|valid| valid.container_id == conf.container_id && valid.ifname == conf.ifname)
+        };
+        let mut errors: Vec<RunError> = cached
+            .into_iter()
+            .filter(|found| found.network == list.name && !is_valid(&found.conf))
+            .filter_map(|stale| self.delete_stale(list, stale).err())
+            .collect();
+        if at_least(list, CniVersion::V1_1_0) == Ok(true) {
+            errors.extend(list.plugins.iter().filter_map(|plugin| {
+                let stdin = request::for_gc(list, plugin, valid);
+                let plugin_type = plugin.plugin_type.clone();
+                self.call(Command::Gc, plugin, &stdin, &RuntimeConf::default())
+                    .map_err(|error| RunError::Gc { plugin_type, error })
+                    .err()
+            }));
+        }
+        RunError::all(errors)
+    }
+
+    fn delete_stale(&self, list: &NetworkList, stale: CachedAttachment) -> Result<(), RunError> {
+        self.del(list, &stale.conf).map_err(|error| RunError::StaleAttachment {
+            container_id: stale.conf.container_id,
+            ifname: stale.conf.ifname,
+            error: Box::new(error),
+        })
+    }
+
+    /// STATUS: forward through the list (from 1.1.0 on; before, success); the first failure is
+    /// the answer.
+    pub fn status(&self, list: &NetworkList) -> Result<(), RunError> {
+        if at_least(list, CniVersion::V1_1_0) != Ok(true) {
+            return Ok(());
+        }
+        for plugin in &list.plugins {
+            let stdin = request::for_status(list, plugin);
+            self.call(Command::Status, plugin, &stdin, &RuntimeConf::default())
+                .map_err(RunError::Exec)?;
+        }
+        Ok(())
+    }
+
+    /// Whether every plugin is there and supports the list's version. Returns the capabilities
+    /// that any of them declares.
+    pub fn validate(&self, list: &NetworkList) -> Result<BTreeSet<String>, RunError> {
+        let errors = list
+            .plugins
+            .iter()
+            .filter_map(|plugin| self.validate_plugin(&plugin.plugin_type, list).err())
+            .collect();
+        RunError::all(errors)?;
+        Ok(list.plugins.iter().flat_map(|plugin| plugin.capabilities.iter().cloned()).collect())
+    }
+
+    fn validate_plugin(&self, plugin_type: &str, list: &NetworkList) -> Result<(), RunError> {
+        let version = match list.cni_version.as_str() {
+            "" => CniVersion::V0_1_0.as_str(),
+            version => version,
+        };
+        if self.version(plugin_type)?.iter().any(|supported| supported == version) {
+            return Ok(());
+        }
+        Err(RunError::Unsupported {
+            plugin_type: plugin_type.to_owned(),
+            version: version.to_owned(),
+        })
+    }
+
+    /// VERSION: the protocol versions that a plugin supports.
+    pub fn version(&self, plugin_type: &str) -> Result<Vec<String>, RunError> {
+        // The values libcni sends; no plugin looks at them.
+        let dummy = RuntimeConf {
+            netns: "dummy".to_owned(),
+            ifname: "dummy".to_owned(),
+            ..RuntimeConf::default()
+        };
+        let variables = exec::variables(Command::Version, &dummy, &["dummy".into()]);
+        let stdin = format!(r#"{{"cniVersion":"{}"}}"#, CniVersion::CURRENT);
+        exec::find(plugin_type, &self.plugin_dirs)
+            .and_then(|path| {
+                let answer = exec::run(&path, &variables, stdin.as_bytes(), self.deadline);
+                exec::decode_versions(answer)
+            })
+            .map_err(RunError::Exec)
+    }
+
+    fn call(
+        &self,
+        command: Command,
+        plugin: &PluginConf,
+        stdin: &Json,
+        conf: &RuntimeConf,
+    ) -> Result<(), ExecError> {
+        let path = exec::find(&plugin.plugin_type, &self.plugin_dirs)?;
+        let variables = exec::variables(command, conf, &self.plugin_dirs);
+        exec::run(&path, &variables, stdin.to_string().as_bytes(), self.deadline).map(|_| ())
+    }
+}
+
+fn validate_input(list: &NetworkList, conf: &RuntimeConf) -> Result<(), CniError> {
+    if conf.container_id.is_empty() {
+        return Err(CniError::new(ErrorCode::UnknownContainer, "missing containerID"));
+    }
+    validate_container_id(&conf.container_id)?;
+    validate_network_name(&list.name)?;
+    validate_ifname(&conf.ifname)
+}
+
+fn at_least(list: &NetworkList, version: CniVersion) -> Result<bool, String> {
+    NumericVersion::parse(&list.cni_version).map(|number| number.at_least(version))
+}
