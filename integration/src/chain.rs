@@ -1,0 +1,226 @@
+//! The subcommands that run a chain: from options to a list, an attachment and a runner.
+
+use std::fmt::Write as _;
+use std::path::{Path, absolute};
+
+use anyhow::{Context as _, bail};
+use cni_chain::{ConfError, NetworkList, Runner, RuntimeConf};
+use cni_common::protocol::json::{Json, Object};
+use sha2::{Digest, Sha512};
+
+use crate::cli::{AttachmentOptions, GcOptions, NetworkOptions, StatusOptions};
+use crate::plugins;
+
+const NETNS_DIR: &str = "/run/netns";
+const DEFAULT_CONF_DIR: &str = "/etc/cni/net.d";
+const DEFAULT_IFNAME: &str = "eth0";
+const PORT_MAPPINGS: &str = "portMappings";
+
+/// ADD; the text is the result.
+pub(crate) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
+    let list = load(&options.network)?;
+    let conf = attachment(options)?;
+    let takes_ports =
+        list.plugins.iter().any(|plugin| plugin.capabilities.iter().any(|c| c == PORT_MAPPINGS));
+    if !options.publish.is_empty() && !takes_ports {
+        bail!(
+            "--publish would do nothing: no plugin of network {:?} declares the capability \
+             {PORT_MAPPINGS}; append {{\"type\": \"portmap\", \"capabilities\": \
+             {{\"{PORT_MAPPINGS}\": true}}}} to its plugins",
+            list.name
+        );
+    }
+    let result = runner(&options.network).add(&list, &conf)?;
+    Ok(result.to_pretty() + "\n")
+}
+
+/// DEL.
+pub(crate) fn del(options: &AttachmentOptions) -> anyhow::Result<String> {
+    let list = load(&options.network)?;
+    let runner = runner(&options.network);
+    let conf = as_added(&runner, &list, options)?;
+    runner.del(&list, &conf)?;
+    Ok(String::new())
+}
+
+/// CHECK.
+pub(crate) fn check(options: &AttachmentOptions) -> anyhow::Result<String> {
+    let list = load(&options.network)?;
+    let runner = runner(&options.network);
+    let conf = as_added(&runner, &list, options)?;
+    runner.check(&list, &conf)?;
+    Ok(String::new())
+}
+
+/// GC.
+pub(crate) fn gc(options: &GcOptions) -> anyhow::Result<String> {
+    let list = load(&options.network)?;
+    let told = options.keep_none || !options.keep.is_empty();
+    runner(&options.network).gc(&list, told.then_some(options.keep.as_slice()))?;
+    Ok(String::new())
+}
+
+/// STATUS.
+pub(crate) fn status(options: &StatusOptions) -> anyhow::Result<String> {
+    let list = load(&options.network)?;
+    runner(&options.network).status(&list)?;
+    Ok(String::new())
+}
+
+fn runner(options: &NetworkOptions) -> Runner {
+    Runner::new(plugins::search_path(&options.plugin_dirs), options.cache_dir.clone())
+}
+
+/// A path has a slash or a configuration file's extension; anything else is a name.
+fn load(options: &NetworkOptions) -> anyhow::Result<NetworkList> {
+    let network = options.network.as_str();
+    let is_path = network.contains('/')
+        || [".conflist", ".conf", ".json"].iter().any(|extension| network.ends_with(extension));
+    if is_path {
+        return Ok(NetworkList::from_file(Path::new(network))?);
+    }
+    let dir = Path::new(given(options.conf_dir.as_ref()).unwrap_or(DEFAULT_CONF_DIR));
+    match NetworkList::load(dir, network) {
+        Err(error @ (ConfError::NoConfigs { .. } | ConfError::NotFound { .. })) => {
+            bail!("{error}; choose the directory with --conf-dir or NETCONFPATH, or name a file")
+        }
+        list => Ok(list?),
+    }
+}
+
+fn attachment(options: &AttachmentOptions) -> anyhow::Result<RuntimeConf> {
+    let netns = netns_path(&options.netns)?;
+    let container_id = match &options.container_id {
+        Some(id) => id.clone(),
+        None if netns.is_empty() => bail!("without a namespace, --container-id is needed"),
+        None => default_container_id(&netns),
+    };
+    let mut capability_args = match given(options.cap_args.as_ref()) {
+        Some(text) => parse_capability_args(text)?,
+        None => Object::default(),
+    };
+    publish(options, &mut capability_args)?;
+    Ok(RuntimeConf {
+        container_id,
+        netns,
+        ifname: given(options.ifname.as_ref()).unwrap_or(DEFAULT_IFNAME).to_owned(),
+        args: given(options.args.as_ref()).map_or(Ok(Vec::new()), parse_args)?,
+        capability_args,
+    })
+}
+
+/// The attachment with the arguments that ADD was given, where this call gives none: plugins
+/// must see the same in DEL and CHECK.
+fn as_added(
+    runner: &Runner,
+    list: &NetworkList,
+    options: &AttachmentOptions,
+) -> anyhow::Result<RuntimeConf> {
+    let mut conf = attachment(options)?;
+    // CHECK reports an unreadable cache itself, and DEL has to do without.
+    if let Ok(Some(added)) = runner.cache().attachment(&list.name, &conf) {
+        if options.publish.is_empty() && given(options.cap_args.as_ref()).is_none() {
+            conf.capability_args = added.conf.capability_args;
+        }
+        if given(options.args.as_ref()).is_none() {
+            conf.args = added.conf.args;
+        }
+    }
+    Ok(conf)
+}
+
+/// An empty variable counts as unset, as it does for every CNI program.
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
+}
+
+fn netns_path(text: &str) -> anyhow::Result<String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let path = if text.contains('/') { absolute(text)? } else { Path::new(NETNS_DIR).join(text) };
+    path.into_os_string()
+        .into_string()
+        .ok()
+        .with_context(|| format!("the absolute path of {text:?} is not valid UTF-8"))
+}
+
+/// cnitool's, so that each can delete what the other added.
+fn default_container_id(netns: &str) -> String {
+    let mut id = "cnitool-".to_owned();
+    for byte in &Sha512::digest(netns.as_bytes())[..10] {
+        // Writing into a String cannot fail.
+        let _ = write!(id, "{byte:02x}");
+    }
+    id
+}
+
+fn parse_args(text: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let pair = |text: &str| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() && !value.contains('=') => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => bail!("invalid CNI_ARGS pair {text:?}: write KEY=VALUE;KEY=VALUE"),
+    };
+    text.split(';').map(pair).collect()
+}
+
+fn parse_capability_args(text: &str) -> anyhow::Result<Object> {
+    match Json::parse(text.as_bytes()) {
+        Ok(Json::Object(args)) => Ok(args),
+        Ok(other) => bail!("CAP_ARGS must be a JSON object, but is {}", other.kind()),
+        Err(error) => bail!("CAP_ARGS must be a JSON object: {error}"),
+    }
+}
+
+/// Appends the published ports to the mappings that the capability arguments may hold.
+fn publish(options: &AttachmentOptions, capability_args: &mut Object) -> anyhow::Result<()> {
+    if options.publish.is_empty() {
+        return Ok(());
+    }
+    let mut mappings = match capability_args.get_exact(PORT_MAPPINGS) {
+        None => Vec::new(),
+        Some(Json::Array(mappings)) => mappings.clone(),
+        Some(other) => {
+            bail!("{PORT_MAPPINGS} in CAP_ARGS must be a list, but is {}", other.kind())
+        }
+    };
+    mappings.extend(options.publish.iter().flat_map(super::publish::Publish::mappings));
+    capability_args.set(PORT_MAPPINGS, mappings);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_ids_are_cnitools() {
+        for (netns, id) in [
+            ("/var/run/netns/cnitest", "cnitool-20c433bb2b1d6ede56d6"),
+            ("/var/run/netns/testing", "cnitool-77383ca0a0715733ca6f"),
+        ] {
+            assert_eq!(default_container_id(netns), id);
+        }
+    }
+
+    #[test]
+    fn namespaces_by_name_and_by_path() {
+        let path = |text| netns_path(text).expect(text);
+        assert_eq!(path("web"), "/run/netns/web");
+        assert_eq!(path("/proc/1/ns/net"), "/proc/1/ns/net");
+        assert_eq!(path(""), "");
+        assert!(path("./web").starts_with('/'));
+    }
+
+    #[test]
+    fn args_pairs() {
+        let args = parse_args("A=1;B=2;A=3").expect("valid");
+        let args: Vec<(&str, &str)> = args.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(args, [("A", "1"), ("B", "2"), ("A", "3")]);
+        for bad in ["A", "A=", "=1", "A=1;", "A=B=C", ";"] {
+            let error = parse_args(bad).expect_err(bad).to_string();
+            assert!(error.starts_with("invalid CNI_ARGS pair"), "{bad}: {error}");
+        }
+    }
+}

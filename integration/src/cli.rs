@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use cni_chain::ValidAttachment;
+
+use crate::publish::Publish;
+
+/// Runs a chain of CNI plugins on a network namespace, as a container runtime does.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = false, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ip netns add web
+  cni-chain add mynet web --publish 8080:80     /etc/cni/net.d has a network called mynet
+  cni-chain check mynet web
+  cni-chain del mynet web
+  cni-chain add ./test.conflist /proc/4711/ns/net --ifname net1
+
+Exit status: 0 success, 1 the operation failed, 2 wrong usage.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Attach a namespace to a network and print the result
+    Add(AttachmentOptions),
+    /// Detach a namespace from a network
+    Del(AttachmentOptions),
+    /// Verify that an attachment still is as `add` left it
+    Check(AttachmentOptions),
+    /// Delete a network's attachments except those to keep, and what lost ones left behind
+    Gc(GcOptions),
+    /// Ask whether the network's plugins could serve `add`
+    Status(StatusOptions),
+    /// Print the versions of this command and of its plugins
+    Version(PluginDirOptions),
+}
+
+/// Which network, and where everything is.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkOptions {
+    /// Name of a network in the configuration directory, or path of a .conflist or .conf file
+    pub(crate) network: String,
+
+    /// Directory with the networks' configuration files [default: /etc/cni/net.d]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "NETCONFPATH",
+        hide_env_values = true,
+        help_heading = LOCATIONS
+    )]
+    pub(crate) conf_dir: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) plugin_dirs: PluginDirOptions,
+
+    /// Directory that remembers attachments; any libcni reads what is there
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni", help_heading = LOCATIONS)]
+    pub(crate) cache_dir: PathBuf,
+}
+
+/// Where plugins are looked for.
+#[derive(Debug, Args)]
+pub(crate) struct PluginDirOptions {
+    /// Directories with the plugins: repeat it, or separate them by colons [default: the one of
+    /// cni-chain itself, then those that exist of /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni]
+    #[arg(
+        long = "plugin-dir",
+        value_name = "DIR",
+        env = "CNI_PATH",
+        hide_env_values = true,
+        value_delimiter = ':',
+        help_heading = LOCATIONS
+    )]
+    pub(crate) dirs: Vec<String>,
+}
+
+/// One attachment.
+#[derive(Debug, Args)]
+pub(crate) struct AttachmentOptions {
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
+
+    /// Path of the network namespace, or its name in /run/netns (`ip netns`); for del also "",
+    /// if it is gone
+    pub(crate) netns: String,
+
+    /// Name of the interface inside the namespace [default: eth0]
+    #[arg(long, short = 'i', value_name = "NAME", env = "CNI_IFNAME", hide_env_values = true)]
+    pub(crate) ifname: Option<String>,
+
+    /// Container ID [default: computed from the namespace's path, as cnitool does it]
+    #[arg(long, value_name = "ID")]
+    pub(crate) container_id: Option<String>,
+
+    #[arg(
+        long,
+        short = 'p',
+        value_name = "[HOSTIP:]HOSTPORT:CONTAINERPORT[/PROTO]",
+        help = "Publish a port: 8080:80, 53:53/udp, 127.0.0.1:8080:80, [fd00::1]:80:80, \
+                8000-8009:80-89. Repeat it for more. A plugin of the network must declare the \
+                capability portMappings"
+    )]
+    pub(crate) publish: Vec<Publish>,
+
+    /// Capability arguments: a JSON object of data by capability. Without it, del and check
+    /// take what add was given
+    #[arg(long, value_name = "JSON", env = "CAP_ARGS", hide_env_values = true)]
+    pub(crate) cap_args: Option<String>,
+
+    /// Arguments for the plugins: KEY=VALUE;KEY=VALUE. Without them, del and check take what add
+    /// was given
+    #[arg(long, value_name = "PAIRS", env = "CNI_ARGS", hide_env_values = true)]
+    pub(crate) args: Option<String>,
+}
+
+/// What GC keeps.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every attachment to the network that is remembered in the cache directory and not kept is deleted,
+whoever added it. The plugins are then asked to remove what nobody remembers: with --keep or
+--keep-none they are told which attachments are valid; with neither, as by cnitool, they are not.")]
+pub(crate) struct GcOptions {
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
+
+    /// Ignored; accepted because cnitool demands it
+    #[arg(hide = true)]
+    pub(crate) netns: Option<String>,
+
+    /// Keep this attachment; repeat it for more
+    #[arg(long, value_name = "CONTAINERID/IFNAME", value_parser = attachment)]
+    pub(crate) keep: Vec<ValidAttachment>,
+
+    /// Tell the plugins that no attachment of the network is valid
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) keep_none: bool,
+}
+
+/// What STATUS needs.
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
+
+    /// Ignored; accepted because cnitool demands it
+    #[arg(hide = true)]
+    pub(crate) netns: Option<String>,
+}
+
+const LOCATIONS: &str = "Locations";
+
+fn attachment(text: &str) -> Result<ValidAttachment, String> {
+    match text.split_once('/') {
+        Some((container_id, ifname))
+            if !container_id.is_empty() && !ifname.is_empty() && !ifname.contains('/') =>
+        {
+            Ok(ValidAttachment { container_id: container_id.to_owned(), ifname: ifname.to_owned() })
+        }
+        _ => Err("an attachment is a container ID, a slash and an interface name".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn attachments_to_keep() {
+        let kept = attachment("c1/eth0").expect("valid");
+        assert_eq!((kept.container_id.as_str(), kept.ifname.as_str()), ("c1", "eth0"));
+        for bad in ["", "c1", "/eth0", "c1/", "c1/eth0/1"] {
+            assert!(attachment(bad).is_err(), "{bad}");
+        }
+    }
+}
