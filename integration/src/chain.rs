@@ -35,36 +35,32 @@ pub(crate) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
 }
 
 /// DEL.
-pub(crate) fn del(options: &AttachmentOptions) -> anyhow::Result<String> {
+pub(crate) fn del(options: &AttachmentOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
     let runner = runner(&options.network);
     let conf = as_added(&runner, &list, options)?;
-    runner.del(&list, &conf)?;
-    Ok(String::new())
+    Ok(runner.del(&list, &conf)?)
 }
 
 /// CHECK.
-pub(crate) fn check(options: &AttachmentOptions) -> anyhow::Result<String> {
+pub(crate) fn check(options: &AttachmentOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
     let runner = runner(&options.network);
     let conf = as_added(&runner, &list, options)?;
-    runner.check(&list, &conf)?;
-    Ok(String::new())
+    Ok(runner.check(&list, &conf)?)
 }
 
 /// GC.
-pub(crate) fn gc(options: &GcOptions) -> anyhow::Result<String> {
+pub(crate) fn gc(options: &GcOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
     let told = options.keep_none || !options.keep.is_empty();
-    runner(&options.network).gc(&list, told.then_some(options.keep.as_slice()))?;
-    Ok(String::new())
+    Ok(runner(&options.network).gc(&list, told.then_some(options.keep.as_slice()))?)
 }
 
 /// STATUS.
-pub(crate) fn status(options: &StatusOptions) -> anyhow::Result<String> {
+pub(crate) fn status(options: &StatusOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
-    runner(&options.network).status(&list)?;
-    Ok(String::new())
+    Ok(runner(&options.network).status(&list)?)
 }
 
 fn runner(options: &NetworkOptions) -> Runner {

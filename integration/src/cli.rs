@@ -29,7 +29,7 @@ Exit status: 0 success, 1 the operation failed, 2 wrong usage.";
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Attach a namespace to a network and print the result
+    /// Attach a namespace to a network and print the result; if it fails, clean up with del
     Add(AttachmentOptions),
     /// Detach a namespace from a network
     Del(AttachmentOptions),

@@ -10,6 +10,7 @@ mod publish;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 
 use cli::{Cli, Command};
@@ -24,16 +25,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// One arm for each subcommand; what it does is in a module of its own.
+/// One arm for each subcommand: a call of the module that does the work. A further subcommand is
+/// an arm here and a variant of [`Command`].
 fn run(command: Command) -> anyhow::Result<()> {
-    let text = match command {
-        Command::Add(options) => chain::add(&options)?,
-        Command::Del(options) => chain::del(&options)?,
-        Command::Check(options) => chain::check(&options)?,
-        Command::Gc(options) => chain::gc(&options)?,
-        Command::Status(options) => chain::status(&options)?,
-        Command::Version(options) => plugins::versions(&options),
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    match command {
+        Command::Add(options) => print(&chain::add(&options)?),
+        Command::Del(options) => chain::del(&options),
+        Command::Check(options) => chain::check(&options),
+        Command::Gc(options) => chain::gc(&options),
+        Command::Status(options) => chain::status(&options),
+        Command::Version(options) => print(&plugins::versions(&options)),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
