@@ -3,9 +3,11 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    Emitable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Parseable,
+};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::netlink::{Connection, append};
@@ -49,27 +51,40 @@ impl Routes {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST;
         header.sequence_number = self.connection.next_sequence();
-        let payload = NetlinkPayload::InnerMessage(RouteNetlinkMessage::GetRoute(query));
+        let payload = NetlinkPayload::InnerMessage(GetRoute(query));
         let mut request = Vec::with_capacity(64);
         append(&mut request, NetlinkMessage::new(header, payload));
         self.connection.send(&request)?;
 
         let mut route = None;
         let mut malformed = None;
-        self.connection.receive_waiting(|answer| {
-            let mut header = NetlinkHeader::default();
-            header.message_type = answer.kind;
-            match RouteNetlinkMessage::deserialize(&header, answer.payload) {
-                Ok(RouteNetlinkMessage::NewRoute(message)) => route = Some(describe(&message)),
-                Ok(_) => {}
-                Err(error) => malformed = Some(error.to_string()),
-            }
+        self.connection.receive_waiting(|answer| match RouteMessage::parse(answer.payload) {
+            Ok(message) => route = Some(describe(&message)),
+            Err(error) => malformed = Some(error.to_string()),
         })?;
         match malformed {
             Some(text) => Err(io::Error::new(io::ErrorKind::InvalidData, text)),
             // Every error means that a packet would not leave either.
             None => Ok(route),
         }
+    }
+}
+
+/// The one request made here. The crate's enum of all route messages would link the encoders and
+/// parsers of every link type into each plugin: a megabyte that has to be mapped at each start.
+#[derive(Debug)]
+struct GetRoute(RouteMessage);
+
+impl NetlinkSerializable for GetRoute {
+    fn message_type(&self) -> u16 {
+        const RTM_GETROUTE: u16 = 26;
+        RTM_GETROUTE
+    }
+    fn buffer_len(&self) -> usize {
+        self.0.buffer_len()
+    }
+    fn serialize(&self, buffer: &mut [u8]) {
+        self.0.emit(buffer);
     }
 }
 
