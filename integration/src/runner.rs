@@ -1,8 +1,9 @@
 //! Operations on a whole list: order, gates, what is passed on, and what an error ends.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use cni_common::protocol::environment::{
     validate_container_id, validate_ifname, validate_network_name,
@@ -25,6 +26,19 @@ pub struct Runner {
     pub cache_dir: PathBuf,
     /// How long each plugin may run before it is killed; `None` waits for as long as it takes.
     pub deadline: Option<Duration>,
+    /// Hears of every plugin's turn as it ends.
+    pub turns: Option<Sender<Turn>>,
+}
+
+/// One plugin's turn in an operation on a list.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// What it was asked to do.
+    pub command: Command,
+    /// The plugin's `type`.
+    pub plugin_type: String,
+    /// How long it ran.
+    pub took: Duration,
 }
 
 /// Why an operation on a list failed.
@@ -147,7 +161,7 @@ impl Runner {
     /// A runner that gives every plugin as long as it takes.
     #[must_use]
     pub fn new(plugin_dirs: Vec<PathBuf>, cache_dir: PathBuf) -> Self {
-        Self { plugin_dirs, cache_dir, deadline: None }
+        Self { plugin_dirs, cache_dir, deadline: None, turns: None }
     }
 
     /// The attachments that this runner, or another libcni, remembers.
@@ -186,8 +200,7 @@ impl Runner {
         let path = exec::find(&plugin.plugin_type, &self.plugin_dirs)?;
         validate_input(list, conf).map_err(ExecError::Input)?;
         let stdin = request::for_attachment(list, plugin, prev_result, conf);
-        let variables = exec::variables(Command::Add, conf, &self.plugin_dirs);
-        let stdout = exec::run(&path, &variables, stdin.to_string().as_bytes(), self.deadline)?;
+        let stdout = self.run(Command::Add, plugin, &path, &stdin, conf)?;
         exec::decode_result(&stdout, &list.cni_version)
     }
 
@@ -346,8 +359,26 @@ impl Runner {
         conf: &RuntimeConf,
     ) -> Result<(), ExecError> {
         let path = exec::find(&plugin.plugin_type, &self.plugin_dirs)?;
+        self.run(command, plugin, &path, stdin, conf).map(|_| ())
+    }
+
+    fn run(
+        &self,
+        command: Command,
+        plugin: &PluginConf,
+        path: &Path,
+        stdin: &Json,
+        conf: &RuntimeConf,
+    ) -> Result<Vec<u8>, ExecError> {
         let variables = exec::variables(command, conf, &self.plugin_dirs);
-        exec::run(&path, &variables, stdin.to_string().as_bytes(), self.deadline).map(|_| ())
+        let started = Instant::now();
+        let outcome = exec::run(path, &variables, stdin.to_string().as_bytes(), self.deadline);
+        if let Some(turns) = &self.turns {
+            let plugin_type = plugin.plugin_type.clone();
+            // Nobody listening any more is the listener's business.
+            let _ = turns.send(Turn { command, plugin_type, took: started.elapsed() });
+        }
+        outcome
     }
 }
 
