@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Status(StatusOptions),
     /// Print the versions of this command and of its plugins
     Version(PluginDirOptions),
+    /// Publish a container's ports on a host made for the occasion, and try them from everywhere
+    Demo(DemoOptions),
 }
 
 /// Which network, and where everything is.
@@ -154,6 +156,20 @@ pub(crate) struct StatusOptions {
     /// Ignored; accepted because cnitool demands it
     #[arg(hide = true)]
     pub(crate) netns: Option<String>,
+}
+
+/// How to run the demo.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs root, and no other program. The demo runs in network and mount namespaces of its own: the
+network of this machine is not touched, and nothing stays behind.")]
+pub(crate) struct DemoOptions {
+    #[command(flatten)]
+    pub(crate) plugin_dirs: PluginDirOptions,
+
+    /// Stop before the clean-up and say how to look around
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 const LOCATIONS: &str = "Locations";

@@ -3,12 +3,13 @@
 //! A faithful libcni. It loads a network's configuration list ([`conflist`]), builds what each
 //! plugin reads on stdin ([`request`]), executes the plugins ([`exec`]), remembers the result
 //! where libcni remembers it ([`cache`]), and runs whole lists ([`Runner`]). Either side can
-//! delete what the other added.
+//! delete what the other added. [`demo`] shows a chain at work on a host made for the occasion.
 
 #![forbid(unsafe_code)]
 
 pub mod cache;
 pub mod conflist;
+pub mod demo;
 pub mod exec;
 pub mod request;
 pub mod runner;
@@ -18,4 +19,4 @@ pub use cni_common::protocol::ValidAttachment;
 pub use conflist::{ConfError, NetworkList, PluginConf};
 pub use exec::ExecError;
 pub use request::RuntimeConf;
-pub use runner::{RunError, Runner};
+pub use runner::{RunError, Runner, Turn};

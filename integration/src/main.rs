@@ -8,14 +8,20 @@ mod plugins;
 mod publish;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use cni_chain::demo::{self, bridge::DemoBridge};
+use cni_common::protocol::Plugin as _;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, DemoOptions};
 
 fn main() -> ExitCode {
+    if called_as(DemoBridge::NAME) {
+        return cni_common::run(&DemoBridge);
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -35,9 +41,21 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Gc(options) => chain::gc(&options),
         Command::Status(options) => chain::status(&options),
         Command::Version(options) => print(&plugins::versions(&options)),
+        Command::Demo(options) => run_demo(&options),
     }
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
+}
+
+/// Whether this program was started under the given name.
+fn called_as(name: &str) -> bool {
+    let program = std::env::args_os().next().unwrap_or_default();
+    Path::new(&program).file_name().is_some_and(|file| file == name)
+}
+
+fn run_demo(options: &DemoOptions) -> anyhow::Result<()> {
+    let plugin_dirs = plugins::search_path(&options.plugin_dirs);
+    demo::run(&demo::Options { plugin_dirs, keep: options.keep })
 }

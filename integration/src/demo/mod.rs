@@ -1,0 +1,242 @@
+//! `cni-chain demo`: a container's ports published by a CNI chain on a host made for the
+//! occasion, and clients that try them from everywhere.
+//!
+//! Needs root and a kernel, and no other program: the host is a network and mount namespace of
+//! this process, so the machine's own network is never touched and nothing stays behind.
+
+pub mod bridge;
+mod chain;
+mod drawing;
+mod dump;
+mod host;
+mod left;
+mod look;
+mod plan;
+mod screen;
+mod server;
+mod sysctl;
+mod trip;
+mod wire;
+
+use std::io::{self, BufRead};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use cni_common::netns::Netns;
+
+use crate::runner::Turn;
+use chain::Chain;
+use host::{Host, PRIVATE};
+use left::Traces;
+use plan::{CONTAINER_ID, Plan};
+use screen::{Screen, Tone, Verdict, aligned};
+use trip::{Place, Trip};
+
+/// How to run the demo.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where the plugins are; the first match wins.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Stop before the clean-up, so that the namespaces can be looked at.
+    pub keep: bool,
+}
+
+/// Runs the demo. Fails if it could not run, and if something did not answer as it should.
+///
+/// Must be called before the process starts a thread.
+pub fn run(options: &Options) -> Result<()> {
+    let mut dirs = plugin_dirs(options)?;
+    Host::enter()?;
+    let ipv6 = sysctl::has_ipv6();
+    let plan = Plan::new(ipv6);
+    let host = Host::build(&plan, ipv6)?;
+    dirs.insert(0, host.bin.clone());
+    let chain = Chain::new(plan.stages(), dirs, host.cache.clone(), &host.container_path)?;
+    Demo { screen: Screen::stdout(), host, plan, chain, faults: 0 }.run(options.keep)
+}
+
+/// Those of the directories that exist, checked to be visible from the private host.
+fn plugin_dirs(options: &Options) -> Result<Vec<PathBuf>> {
+    let program = std::env::current_exe().context("cannot find this program's file")?;
+    let dirs: Vec<PathBuf> =
+        options.plugin_dirs.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
+    if let Some(hidden) = dirs.iter().chain([&program]).find(|path| path.starts_with(PRIVATE)) {
+        let hidden = hidden.display();
+        bail!(
+            "{hidden} would be hidden, as the demo has a {PRIVATE} of its own: copy it elsewhere"
+        );
+    }
+    Ok(dirs)
+}
+
+/// The demo under way.
+struct Demo {
+    screen: Screen,
+    host: Host,
+    plan: Plan,
+    chain: Chain,
+    faults: usize,
+}
+
+impl Demo {
+    fn run(mut self, keep: bool) -> Result<()> {
+        self.show_networks()?;
+        self.show_chain()?;
+        let before = self.traces()?;
+        let turns = self.chain.add()?;
+        self.show_turns("ADD", &turns)?;
+        server::start(&self.host.container, &host::bare(&self.plan.container))
+            .context("cannot start the servers in the container")?;
+        self.try_everything()?;
+        self.check()?;
+        let during = self.traces()?;
+        if keep {
+            self.wait_for_the_visitor()?;
+        }
+        let turns = self.chain.del()?;
+        self.show_turns("DEL", &turns)?;
+        self.expect_refusals()?;
+        self.expect_nothing_left(&before, &during)?;
+        self.conclude(keep)
+    }
+
+    fn show_networks(&mut self) -> io::Result<()> {
+        let title =
+            "A container's ports, published by a chain of CNI plugins on a host of their own";
+        self.screen.line(title, Tone::Heading)?;
+        self.screen.line("", Tone::Plain)?;
+        self.screen.block(&drawing::draw(&self.plan))
+    }
+
+    fn show_chain(&mut self) -> Result<()> {
+        self.screen.heading("The chain")?;
+        self.screen.block(&self.chain.in_short())?;
+        let programs = self.chain.programs()?;
+        let rows =
+            programs.iter().map(|(plugin, path)| vec![plugin.clone(), path.display().to_string()]);
+        self.screen.heading("Its plugins")?;
+        Ok(self.screen.block(&aligned(&rows.collect::<Vec<_>>()))?)
+    }
+
+    fn show_turns(&mut self, command: &str, turns: &[Turn]) -> io::Result<()> {
+        let took: Vec<String> = turns.iter().map(ToString::to_string).collect();
+        self.screen.step(command, &took.join(", "))
+    }
+
+    /// A chain that finds fault with itself is a result, and no reason to leave without DEL.
+    fn check(&mut self) -> Result<()> {
+        match self.chain.check() {
+            Ok(turns) => Ok(self.show_turns("CHECK", &turns)?),
+            Err(error) => {
+                self.faults += 1;
+                Ok(self.screen.fault(&format!("{error:#}"))?)
+            }
+        }
+    }
+
+    fn try_everything(&mut self) -> Result<()> {
+        let mut rows = Vec::new();
+        for trip in self.plan.trips() {
+            let outcome = self.netns_of(trip.from).run(|| trip.go())?;
+            let (text, peer) = match &outcome {
+                Ok(answer) => (answer.text.clone(), answer.peer.to_string()),
+                Err(error) => (trip::reason(error), "-".to_owned()),
+            };
+            rows.push(Verdict {
+                cells: vec![trip.from.to_string(), trip.url(), text, peer],
+                ok: trip.is_good(&outcome),
+            });
+        }
+        self.judge(&["from", "to", "what came back", "client as seen"], &rows)
+    }
+
+    /// The mapped ports must be closed again on every address that they were asked on.
+    fn expect_refusals(&mut self) -> Result<()> {
+        let mut rows = Vec::new();
+        // The container itself has no way to the host any more.
+        let trips = self.plan.trips().into_iter().filter(|trip| trip.from != Place::Container);
+        for trip in trips {
+            let outcome = self.netns_of(trip.from).run(|| trip.go())?;
+            let ok = outcome.is_err();
+            let text = outcome.map_or_else(|error| trip::reason(&error), |answer| answer.text);
+            rows.push(Verdict { cells: vec![trip.from.to_string(), trip.url(), text], ok });
+        }
+        self.judge(&["from", "to", "what came back"], &rows)
+    }
+
+    fn expect_nothing_left(&mut self, before: &[Traces], during: &[Traces]) -> Result<()> {
+        let after = self.traces()?;
+        let mut rows = Vec::new();
+        for (place, ((before, during), after)) in
+            Place::ALL.iter().zip(before.iter().zip(during).zip(&after))
+        {
+            let mentions = format!("{}, of {} before DEL", after.mentions, during.mentions);
+            let cells = vec![place.to_string(), after.links.join(" "), mentions];
+            rows.push(Verdict { cells, ok: !after.has_more_than(before) });
+        }
+        self.screen.heading("What is left")?;
+        let rules = format!("nftables entries of {CONTAINER_ID}");
+        self.judge(&["in", "links", &rules], &rows)
+    }
+
+    /// Says how to look around, and waits.
+    fn wait_for_the_visitor(&mut self) -> Result<()> {
+        let ways = Place::ALL.map(|place| vec![place.to_string(), way_into(place)]);
+        self.screen.heading("Look around from another terminal, as root")?;
+        self.screen.block(&aligned(&ways))?;
+        let page = self.plan.trips().first().map(Trip::url).unwrap_or_default();
+        self.screen.block(&[
+            String::new(),
+            "on the host, for instance:  nft list ruleset".to_owned(),
+            format!("outside, for instance:      curl {page}"),
+        ])?;
+        self.screen.heading("Enter cleans up.")?;
+        io::stdin().lock().read_line(&mut String::new())?;
+        Ok(())
+    }
+
+    fn conclude(mut self, kept: bool) -> Result<()> {
+        self.screen.line("", Tone::Plain)?;
+        if self.faults == 0 {
+            let text = "All as it should be, and nothing of the container is left.";
+            self.screen.line(text, Tone::Good)?;
+        }
+        if !kept {
+            let hint = "To look around before the clean-up: cni-chain demo --keep";
+            self.screen.line(hint, Tone::Plain)?;
+        }
+        match self.faults {
+            0 => Ok(()),
+            faults => bail!("the demo FAILED in {faults} of the above"),
+        }
+    }
+
+    fn judge(&mut self, head: &[&str], rows: &[Verdict]) -> Result<()> {
+        self.faults += rows.iter().filter(|row| !row.ok).count();
+        Ok(self.screen.verdicts(head, rows)?)
+    }
+
+    /// The traces in each of [`Place::ALL`].
+    fn traces(&self) -> Result<Vec<Traces>> {
+        Place::ALL.iter().map(|place| Ok(self.netns_of(*place).run(Traces::read)??)).collect()
+    }
+
+    fn netns_of(&self, place: Place) -> &Netns {
+        match place {
+            Place::Outside => &self.host.outside,
+            Place::Host => &self.host.own,
+            Place::Container => &self.host.container,
+        }
+    }
+}
+
+/// The command that starts a shell in a place.
+fn way_into(place: Place) -> String {
+    let pid = std::process::id();
+    let netns = match place {
+        Place::Host => String::new(),
+        // nsenter opens the file before it changes to the demo's mounts.
+        _ => format!("=/proc/{pid}/root{}", host::namespace_path(place).display()),
+    };
+    format!("nsenter --target {pid} --mount --net{netns}")
+}

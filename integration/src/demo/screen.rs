@@ -1,0 +1,143 @@
+//! What a person sees: headings, aligned tables, and colour where it can be shown.
+
+use std::io::{self, IsTerminal, Write};
+
+/// The longest line that is wrapped to.
+const WIDTH: usize = 98;
+
+/// Standard output.
+pub(super) struct Screen {
+    out: Box<dyn Write>,
+    colour: bool,
+}
+
+/// A row of a table and whether it is as it should be.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    pub(super) cells: Vec<String>,
+    pub(super) ok: bool,
+}
+
+/// How a piece of text is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    Heading,
+    Good,
+    Bad,
+}
+
+impl Screen {
+    /// The process's standard output; colour only on a terminal whose user does not refuse it.
+    pub(super) fn stdout() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let out = io::stdout();
+        Self { colour: out.is_terminal() && !refused, out: Box::new(out) }
+    }
+
+    /// A blank line and a heading.
+    pub(super) fn heading(&mut self, text: &str) -> io::Result<()> {
+        let text = self.paint(text, Tone::Heading);
+        writeln!(self.out, "\n{text}")
+    }
+
+    /// A blank line, a heading, and a remark on it.
+    pub(super) fn step(&mut self, text: &str, remark: &str) -> io::Result<()> {
+        let text = self.paint(text, Tone::Heading);
+        writeln!(self.out, "\n{text}  {remark}")
+    }
+
+    /// A line of its own.
+    pub(super) fn line(&mut self, text: &str, tone: Tone) -> io::Result<()> {
+        let text = self.paint(text, tone);
+        writeln!(self.out, "{text}")
+    }
+
+    /// Indented lines.
+    pub(super) fn block(&mut self, lines: &[String]) -> io::Result<()> {
+        lines.iter().try_for_each(|line| writeln!(self.out, "{}", format!("  {line}").trim_end()))
+    }
+
+    /// A blank line and what went wrong, in as many lines as it takes.
+    pub(super) fn fault(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out)?;
+        for line in wrapped(text, WIDTH) {
+            self.line(&line, Tone::Bad)?;
+        }
+        Ok(())
+    }
+
+    /// A table with a verdict at the end of each row.
+    pub(super) fn verdicts(&mut self, head: &[&str], rows: &[Verdict]) -> io::Result<()> {
+        let head = head.iter().map(|&cell| cell.to_owned()).collect::<Vec<_>>();
+        let cells: Vec<_> =
+            std::iter::once(head).chain(rows.iter().map(|row| row.cells.clone())).collect();
+        let mut lines = aligned(&cells).into_iter();
+        self.block(lines.next().as_slice())?;
+        for (line, row) in lines.zip(rows) {
+            let (verdict, tone) = if row.ok { ("ok", Tone::Good) } else { ("FAILED", Tone::Bad) };
+            let verdict = self.paint(verdict, tone);
+            writeln!(self.out, "  {line}  {verdict}")?;
+        }
+        Ok(())
+    }
+
+    fn paint(&self, text: &str, tone: Tone) -> String {
+        let code = match tone {
+            Tone::Heading => "1",
+            Tone::Good => "32",
+            Tone::Bad => "1;31",
+            Tone::Plain => return text.to_owned(),
+        };
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Pads every cell to its column's width.
+pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    rows.iter()
+        .map(|row| {
+            let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
+            cells.collect::<Vec<_>>().join("  ")
+        })
+        .collect()
+}
+
+/// Breaks text at its spaces; a word that is too long stands alone.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_by_characters() {
+        let rows =
+            [vec!["a".into(), "→→".into(), "x".into()], vec!["bbb".into(), "c".into(), "y".into()]];
+        assert_eq!(aligned(&rows), ["a    →→  x", "bbb  c   y"]);
+        assert!(aligned(&[]).is_empty());
+    }
+
+    #[test]
+    fn text_breaks_at_spaces() {
+        assert_eq!(wrapped("aa bb ccc ddddddd e", 5), ["aa bb", "ccc", "ddddddd", "e"]);
+        assert!(wrapped("", 5).is_empty());
+    }
+}

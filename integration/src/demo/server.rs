@@ -1,0 +1,86 @@
+//! The servers inside the container: a page over HTTP/1.0 and an echo over UDP. Both tell the
+//! client which address they saw it under.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use cni_common::netns::Netns;
+
+use super::plan::{ECHO, PAGE};
+
+/// A client that says nothing must not keep the next one waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the servers on each of the addresses. They end with the process.
+pub(super) fn start(container: &Netns, addresses: &[IpAddr]) -> io::Result<()> {
+    for address in addresses {
+        // A socket stays in the namespace it was made in, whichever thread uses it.
+        let listener = container.run(|| TcpListener::bind((*address, PAGE.container)))??;
+        let socket = container.run(|| UdpSocket::bind((*address, ECHO.container)))??;
+        thread::Builder::new().name("page".into()).spawn(move || serve_pages(&listener))?;
+        thread::Builder::new().name("echo".into()).spawn(move || serve_echoes(&socket))?;
+    }
+    Ok(())
+}
+
+/// The address in [`greeting`].
+pub(super) fn peer_named_in(text: &str) -> Option<IpAddr> {
+    let (_, rest) = text.split_once("You are ")?;
+    rest.trim_end().trim_end_matches('.').parse().ok()
+}
+
+fn greeting(peer: SocketAddr) -> String {
+    format!("You are {}.\n", peer.ip())
+}
+
+fn serve_pages(listener: &TcpListener) {
+    for stream in listener.incoming().flatten() {
+        // Only the client could be told of a broken connection, and it has noticed.
+        let _ = serve_page(stream);
+    }
+}
+
+fn serve_page(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") && request.len() < 4096 {
+        stream.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let body = format!("Hello from the container\n{}", greeting(stream.peer_addr()?));
+    write!(
+        stream,
+        "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn serve_echoes(socket: &UdpSocket) {
+    let mut buffer = [0; 256];
+    loop {
+        if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            answer.extend_from_slice(format!("\n{}", greeting(peer)).as_bytes());
+            // A client that has gone is no reason to stop.
+            let _ = socket.send_to(&answer, peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_can_be_read_back() {
+        for peer in ["192.0.2.1:1", "[2001:db8::1]:1"] {
+            let peer: SocketAddr = peer.parse().expect("an address");
+            assert_eq!(peer_named_in(&format!("x\n{}", greeting(peer))), Some(peer.ip()));
+        }
+        assert_eq!(peer_named_in("You are nobody."), None);
+    }
+}
