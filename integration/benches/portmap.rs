@@ -141,7 +141,7 @@ impl Call {
         drop(stdin);
         let status = child.wait().expect("wait");
         assert!(status.success(), "{} {command} failed", plugin.display());
-        children_cpu() - before
+        children_cpu().saturating_sub(before)
     }
 }
 
@@ -206,7 +206,7 @@ impl Bench {
             }
             samples.map(|samples| mean(&samples))
         };
-        let fill = self.fill();
+        let fill = Self::fill();
         // Empty, full, full, empty: drift of the machine cancels out.
         self.run_all(&fill, "DEL");
         let first_empty = measure();
@@ -216,10 +216,10 @@ impl Bench {
         let second_empty = measure();
         for (index, command) in ["ADD", "CHECK", "DEL"].iter().enumerate() {
             let empty = f64::midpoint(first_empty[index], second_empty[index]);
-            let full = f64::midpoint(first_full[index], second_full[index]);
+            let crowded = f64::midpoint(first_full[index], second_full[index]);
             limits.line(
-                &format!("{command}: {full:.0} us / {empty:.0} us when empty"),
-                full / empty,
+                &format!("{command}: {crowded:.0} us / {empty:.0} us when empty"),
+                crowded / empty,
                 1.5,
                 "x",
             );
@@ -227,7 +227,7 @@ impl Bench {
     }
 
     /// 10,000 mappings of a hundred containers.
-    fn fill(&self) -> Vec<Call> {
+    fn fill() -> Vec<Call> {
         (0..100)
             .map(|index| {
                 config(
@@ -283,7 +283,7 @@ impl Bench {
             samples[CONNECTS / 2].as_secs_f64() * 1e6
         };
         median();
-        let fill = self.fill();
+        let fill = Self::fill();
         let first_one = median();
         self.run_all(&fill, "ADD");
         let (first_many, second_many) = (median(), median());
