@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::nstype;
 use crate::protocol::{CniError, ErrorCode};
 
 /// The namespace this thread runs in. `/proc/self` would be the main thread's.
@@ -21,9 +22,9 @@ impl Netns {
     /// Opens the namespace at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        // nsfs is the file system of /proc/*/ns/* and of everything bind-mounted from there.
-        if nix::sys::statfs::fstatfs(&file)?.filesystem_type() != nix::sys::statfs::NSFS_MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace"));
+        if !nstype::is_network_namespace(&file)? {
+            let text = "it is a namespace of another kind";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let metadata = file.metadata()?;
         Ok(Self { file, identity: (metadata.dev(), metadata.ino()) })
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace() {
-        for path in ["/", "/etc/passwd", "/does/not/exist", "", "relative"] {
+        for path in ["/", "/etc/passwd", "/does/not/exist", "", "relative", "/proc/self/ns/uts"] {
             assert!(validate(path, true, false).is_err(), "{path}");
             assert!(validate(path, false, false).is_ok(), "{path}");
         }

@@ -3,16 +3,20 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{
-    Emitable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Parseable,
-};
+use netlink_packet_core::Parseable as _;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::netlink::{Connection, append};
+use crate::rtnetlink::{Rtnetlink, RtnetlinkError};
 
-const NLM_F_REQUEST: u16 = 0x1;
+const RTM_GETROUTE: u16 = 26;
+
+/// What `ip route get` calls unreachable, prohibited, blackholed or unknown.
+const ESRCH: i32 = 3;
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
 
 /// The host's answer for one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +32,13 @@ pub struct Route {
 /// The routing tables of the calling thread's network namespace.
 #[derive(Debug)]
 pub struct Routes {
-    connection: Connection,
+    rtnetlink: Rtnetlink,
 }
 
 impl Routes {
     /// Opens the netlink socket.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { connection: Connection::open(NETLINK_ROUTE)? })
+        Ok(Self { rtnetlink: Rtnetlink::open()? })
     }
 
     /// The route to `destination`; `None` when there is none.
@@ -48,43 +52,27 @@ impl Routes {
         query.header.destination_prefix_length = prefix;
         query.attributes.push(RouteAttribute::Destination(address));
 
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST;
-        header.sequence_number = self.connection.next_sequence();
-        let payload = NetlinkPayload::InnerMessage(GetRoute(query));
-        let mut request = Vec::with_capacity(64);
-        append(&mut request, NetlinkMessage::new(header, payload));
-        self.connection.send(&request)?;
-
         let mut route = None;
         let mut malformed = None;
-        self.connection.receive_waiting(|answer| match RouteMessage::parse(answer.payload) {
-            Ok(message) => route = Some(describe(&message)),
-            Err(error) => malformed = Some(error.to_string()),
-        })?;
-        match malformed {
-            Some(text) => Err(io::Error::new(io::ErrorKind::InvalidData, text)),
-            // Every error means that a packet would not leave either.
-            None => Ok(route),
+        let outcome = self.rtnetlink.request(RTM_GETROUTE, 0, query, |payload| {
+            match RouteMessage::parse(payload) {
+                Ok(message) => route = Some(describe(&message)),
+                Err(error) => malformed = Some(error.to_string()),
+            }
+        });
+        match (malformed, outcome) {
+            (Some(text), _) => Err(io::Error::new(io::ErrorKind::InvalidData, text)),
+            (None, Ok(())) => Ok(route),
+            // No route of any kind: a packet would not leave either.
+            (
+                None,
+                Err(RtnetlinkError {
+                    errno: ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | ESRCH,
+                    ..
+                }),
+            ) => Ok(None),
+            (None, Err(error)) => Err(io::Error::from_raw_os_error(error.errno)),
         }
-    }
-}
-
-/// The one request made here. The crate's enum of all route messages would link the encoders and
-/// parsers of every link type into each plugin: a megabyte that has to be mapped at each start.
-#[derive(Debug)]
-struct GetRoute(RouteMessage);
-
-impl NetlinkSerializable for GetRoute {
-    fn message_type(&self) -> u16 {
-        const RTM_GETROUTE: u16 = 26;
-        RTM_GETROUTE
-    }
-    fn buffer_len(&self) -> usize {
-        self.0.buffer_len()
-    }
-    fn serialize(&self, buffer: &mut [u8]) {
-        self.0.emit(buffer);
     }
 }
 

@@ -1,0 +1,191 @@
+//! Network interfaces of one namespace (rtnetlink).
+
+use std::io;
+
+use netlink_packet_core::Parseable as _;
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+
+use crate::rtnetlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, RtnetlinkError};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+
+/// An interface as the kernel reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its index in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// `veth`, `bridge`, `ifb`, …; none for hardware and loopback.
+    pub kind: Option<String>,
+    /// Its hardware address.
+    pub address: Vec<u8>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The length of its transmit queue in packets.
+    pub tx_queue_len: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether somebody set `IFF_PROMISC` on it.
+    pub promisc: bool,
+    /// Whether somebody set `IFF_ALLMULTI` on it.
+    pub allmulti: bool,
+    /// How many want it promiscuous: the flag, packet sockets, bridges, macvlans.
+    pub promiscuity: u32,
+    /// Index of the peer or lower interface, in the namespace that `peer_netns` says.
+    pub peer: Option<u32>,
+    /// The kernel's ID of the namespace that `peer` is in; none for this one.
+    pub peer_netns: Option<i32>,
+    /// Index of the bridge or bond it belongs to.
+    pub controller: Option<u32>,
+    /// Free text that whoever made it left there.
+    pub alias: Option<String>,
+}
+
+/// What to change about an interface; `None` leaves a property alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Hardware address.
+    pub address: Option<Vec<u8>>,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Length of the transmit queue in packets.
+    pub tx_queue_len: Option<u32>,
+    /// `IFF_UP`
+    pub up: Option<bool>,
+    /// `IFF_PROMISC`
+    pub promisc: Option<bool>,
+    /// `IFF_ALLMULTI`
+    pub allmulti: Option<bool>,
+    /// Alias; empty removes it.
+    pub alias: Option<String>,
+}
+
+/// The interfaces of the calling thread's network namespace.
+#[derive(Debug)]
+pub struct Links {
+    rtnetlink: Rtnetlink,
+}
+
+impl Links {
+    /// Opens the netlink socket.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { rtnetlink: Rtnetlink::open()? })
+    }
+
+    /// The interface with this name.
+    pub fn by_name(&mut self, name: &str) -> Result<Option<Link>, RtnetlinkError> {
+        let mut query = LinkMessage::default();
+        query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.get(query)
+    }
+
+    /// The interface with this index.
+    pub fn by_index(&mut self, index: u32) -> Result<Option<Link>, RtnetlinkError> {
+        let mut query = LinkMessage::default();
+        query.header.index = index;
+        self.get(query)
+    }
+
+    fn get(&mut self, query: LinkMessage) -> Result<Option<Link>, RtnetlinkError> {
+        let mut link = None;
+        let outcome =
+            self.rtnetlink.request(RTM_GETLINK, 0, query, |payload| link = parse(payload));
+        match outcome {
+            Ok(()) => Ok(link),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All interfaces.
+    pub fn all(&mut self) -> Result<Vec<Link>, RtnetlinkError> {
+        self.rtnetlink.dump(RTM_GETLINK, &LinkMessage::default(), parse)
+    }
+
+    /// Changes properties of an interface in one request.
+    pub fn change(&mut self, index: u32, change: &LinkChange) -> Result<(), RtnetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        apply(&mut message, change);
+        self.rtnetlink.request(RTM_SETLINK, NLM_F_ACK, message, |_| {})
+    }
+
+    /// Makes an IFB; the error says so if the name is taken.
+    pub fn create_ifb(&mut self, name: &str, change: &LinkChange) -> Result<(), RtnetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.link_layer_type = LinkLayerType::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
+        apply(&mut message, change);
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.rtnetlink.request(RTM_NEWLINK, flags, message, |_| {})
+    }
+
+    /// Deletes an interface; one that is gone is no error.
+    pub fn delete(&mut self, index: u32) -> Result<(), RtnetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.rtnetlink.request(RTM_DELLINK, NLM_F_ACK, message, |_| {}) {
+            Err(error) if error.is_missing() => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+fn apply(message: &mut LinkMessage, change: &LinkChange) {
+    let flags = [
+        (LinkFlags::Up, change.up),
+        (LinkFlags::Promisc, change.promisc),
+        (LinkFlags::Allmulti, change.allmulti),
+    ];
+    for (flag, wanted) in flags {
+        if let Some(wanted) = wanted {
+            message.header.change_mask |= flag;
+            message.header.flags.set(flag, wanted);
+        }
+    }
+    let attributes = &mut message.attributes;
+    attributes.extend(change.address.clone().map(LinkAttribute::Address));
+    attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+    attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
+    attributes.extend(change.alias.clone().map(LinkAttribute::IfAlias));
+}
+
+fn parse(payload: &[u8]) -> Option<Link> {
+    let message = LinkMessage::parse(payload).ok()?;
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        up: flags.contains(LinkFlags::Up),
+        promisc: flags.contains(LinkFlags::Promisc),
+        allmulti: flags.contains(LinkFlags::Allmulti),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(address) => link.address = address,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::TxQueueLen(length) => link.tx_queue_len = length,
+            LinkAttribute::Promiscuity(count) => link.promiscuity = count,
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}

@@ -1,0 +1,138 @@
+//! One rtnetlink request and its answers, without the crate's enum of all route messages: that
+//! would link the encoders and parsers of every message type into each plugin, a megabyte that
+//! has to be mapped at each start.
+
+use std::io;
+
+use netlink_packet_core::{
+    Emitable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::netlink::{Connection, Dump, append};
+
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+
+/// How often a dump is read again when what it shows changed under it.
+const DUMP_ATTEMPTS: usize = 10;
+
+/// rtnetlink in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Rtnetlink {
+    connection: Connection,
+}
+
+/// A refused request: errno and, if the kernel had any, its own words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}", io::Error::from_raw_os_error(*.errno), .message.as_ref().map(|m| format!(" ({m})")).unwrap_or_default())]
+pub struct RtnetlinkError {
+    /// Positive errno.
+    pub errno: i32,
+    /// The extended ack's text.
+    pub message: Option<String>,
+}
+
+impl From<io::Error> for RtnetlinkError {
+    fn from(error: io::Error) -> Self {
+        const EIO: i32 = 5;
+        match error.raw_os_error() {
+            Some(errno) => Self { errno, message: None },
+            None => Self { errno: EIO, message: Some(error.to_string()) },
+        }
+    }
+}
+
+impl RtnetlinkError {
+    /// The object is not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        const ENOENT: i32 = 2;
+        const ENODEV: i32 = 19;
+        matches!(self.errno, ENOENT | ENODEV)
+    }
+
+    /// The object is there already.
+    #[must_use]
+    pub fn is_exists(&self) -> bool {
+        const EEXIST: i32 = 17;
+        self.errno == EEXIST
+    }
+}
+
+impl Rtnetlink {
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { connection: Connection::open(NETLINK_ROUTE)? })
+    }
+
+    /// Sends a request and hands every answer's payload to `each`. With `NLM_F_ACK` in `flags`,
+    /// success means that the kernel said so.
+    pub(crate) fn request<T: Emitable>(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: T,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), RtnetlinkError> {
+        self.send(kind, flags | NLM_F_REQUEST, body)?;
+        let statuses = self.connection.receive_waiting(|answer| each(answer.payload))?;
+        match statuses.into_iter().find(|status| status.errno != 0) {
+            None => Ok(()),
+            Some(status) => Err(RtnetlinkError { errno: status.errno, message: status.message }),
+        }
+    }
+
+    /// Runs a dump until it shows one state.
+    pub(crate) fn dump<T: Emitable + Clone, R>(
+        &mut self,
+        kind: u16,
+        body: &T,
+        parse: impl Fn(&[u8]) -> Option<R>,
+    ) -> Result<Vec<R>, RtnetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, body.clone())?;
+            let mut found = Vec::new();
+            let outcome =
+                self.connection.receive_dump(|answer| found.extend(parse(answer.payload)))?;
+            if outcome == Dump::Consistent {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "the links changed during each of many dumps",
+        )
+        .into())
+    }
+
+    fn send<T: Emitable>(&mut self, kind: u16, flags: u16, body: T) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.connection.next_sequence();
+        let payload = NetlinkPayload::InnerMessage(Body { kind, body });
+        let mut request = Vec::with_capacity(256);
+        append(&mut request, NetlinkMessage::new(header, payload));
+        self.connection.send(&request)
+    }
+}
+
+#[derive(Debug)]
+struct Body<T> {
+    kind: u16,
+    body: T,
+}
+
+impl<T: Emitable> NetlinkSerializable for Body<T> {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+    fn buffer_len(&self) -> usize {
+        self.body.buffer_len()
+    }
+    fn serialize(&self, buffer: &mut [u8]) {
+        self.body.emit(buffer);
+    }
+}
