@@ -1,0 +1,81 @@
+//! Whose plugins a test runs, and the macro that makes the tests of one case.
+
+use std::env;
+use std::path::PathBuf;
+
+/// An implementation of the meta plugins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Implementation {
+    /// This workspace's binaries.
+    Ours,
+    /// Debian's `containernetworking-plugins` (1.1.1 in bookworm: iptables only).
+    Go,
+}
+
+/// Where Debian keeps the Go plugins; `bridge` and `host-local` always come from here.
+pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
+
+impl Implementation {
+    /// The path of one meta plugin.
+    pub(crate) fn plugin(self, name: &str) -> PathBuf {
+        let (directory, remedy) = match self {
+            Self::Ours => (our_plugins(), "cargo build --workspace"),
+            Self::Go => (PathBuf::from(GO_PLUGINS), "apt-get install containernetworking-plugins"),
+        };
+        let path = directory.join(name);
+        assert!(path.is_file(), "{} is missing: run `{remedy}` first", path.display());
+        path
+    }
+}
+
+/// `CNI_CHAIN_BIN_DIR`, or the profile directory that holds this test's `deps/`.
+fn our_plugins() -> PathBuf {
+    if let Some(directory) = env::var_os("CNI_CHAIN_BIN_DIR") {
+        return PathBuf::from(directory);
+    }
+    let test = env::current_exe().expect("the path of the test binary");
+    test.ancestors().nth(2).expect("target/<triple>/<profile>/deps/e2e").to_owned()
+}
+
+/// Makes the tests of each case, `case::ours` and `case::go`:
+/// - `case;` runs for both;
+/// - `case, ours;` uses what only ours has (its tables, GC, STATUS, …);
+/// - `case, go_defect("why");` is something the Go plugin is known to get wrong. Its test only
+///   prints the reason; with `E2E_VERIFY_DEFECTS=1` it demands that the case really fails.
+macro_rules! cases {
+    ($($name:ident $(, $kind:ident $(($reason:literal))?)?;)+) => {
+        $(mod $name {
+            #[test]
+            fn ours() {
+                crate::testbox::in_box(
+                    concat!(module_path!(), "::ours"),
+                    crate::implementation::Implementation::Ours,
+                    super::$name,
+                );
+            }
+            cases!(@go $name $($kind $($reason)?)?);
+        })+
+    };
+    (@go $name:ident) => {
+        #[test]
+        fn go() {
+            crate::testbox::in_box(
+                concat!(module_path!(), "::go"),
+                crate::implementation::Implementation::Go,
+                super::$name,
+            );
+        }
+    };
+    (@go $name:ident ours) => {};
+    (@go $name:ident go_defect $reason:literal) => {
+        #[test]
+        fn go() {
+            crate::testbox::known_defect(
+                concat!(module_path!(), "::go"),
+                crate::implementation::Implementation::Go,
+                super::$name,
+                $reason,
+            );
+        }
+    };
+}

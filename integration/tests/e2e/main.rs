@@ -1,0 +1,16 @@
+//! End-to-end tests: real plugins, real kernel, real packets.
+//!
+//! Every test runs in a throw-away "box" (`testbox`): its own network, mount and process
+//! namespaces with an outside client beside it. Nothing of it touches the machine. A case is a
+//! function; `cases!` turns it into one test for our plugin and, where Debian's Go plugin has the
+//! feature, one for that.
+//!
+//! Needs root (or `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`), `cargo build --workspace` beforehand, and
+//! the Debian packages `containernetworking-plugins`, `iproute2`, `nftables`, `iptables`,
+//! `conntrack`, `tcpdump`, `strace`. A missing one fails the test by its name.
+
+#[macro_use]
+mod implementation;
+mod testbox;
+
+mod portmap_traffic;

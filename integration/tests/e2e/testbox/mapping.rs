@@ -1,0 +1,61 @@
+//! Port mappings as a runtime passes them.
+
+use serde_json::{Value, json};
+
+/// One entry of `runtimeConfig.portMappings`.
+#[derive(Clone, Debug)]
+pub(crate) struct Mapping {
+    host_port: u16,
+    container_port: u16,
+    protocol: &'static str,
+    host_ip: Option<String>,
+}
+
+/// A TCP mapping.
+pub(crate) fn tcp(host_port: u16, container_port: u16) -> Mapping {
+    Mapping { host_port, container_port, protocol: "tcp", host_ip: None }
+}
+
+/// A UDP mapping.
+pub(crate) fn udp(host_port: u16, container_port: u16) -> Mapping {
+    Mapping { protocol: "udp", ..tcp(host_port, container_port) }
+}
+
+/// The same ports for TCP and UDP.
+pub(crate) fn both(host_port: u16, container_port: u16) -> Vec<Mapping> {
+    vec![tcp(host_port, container_port), udp(host_port, container_port)]
+}
+
+impl Mapping {
+    /// An SCTP mapping.
+    pub(crate) fn sctp(host_port: u16, container_port: u16) -> Self {
+        Self { protocol: "sctp", ..tcp(host_port, container_port) }
+    }
+
+    /// The same mapping on one host address.
+    pub(crate) fn at(self, host_ip: &str) -> Self {
+        Self { host_ip: Some(host_ip.into()), ..self }
+    }
+
+    fn to_json(&self) -> Value {
+        let mut value = json!({
+            "hostPort": self.host_port,
+            "containerPort": self.container_port,
+            "protocol": self.protocol,
+        });
+        if let Some(host_ip) = &self.host_ip {
+            value["hostIP"] = json!(host_ip);
+        }
+        value
+    }
+
+    /// The JSON list.
+    pub(crate) fn list(mappings: &[Self]) -> Value {
+        mappings.iter().map(Self::to_json).collect()
+    }
+}
+
+/// The same mappings on one host address each.
+pub(crate) fn at(mappings: Vec<Mapping>, host_ip: &str) -> Vec<Mapping> {
+    mappings.into_iter().map(|mapping| mapping.at(host_ip)).collect()
+}

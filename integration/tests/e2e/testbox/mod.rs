@@ -1,0 +1,132 @@
+//! The box: a throw-away host with an outside client.
+//!
+//! ```text
+//!   out 198.51.100.2 ── ext0 198.51.100.1 [ host ] br1 10.88.1.1 ── web 10.88.1.2
+//!       2001:db8:100::2      2001:db8:100::1      fd88:1::1         fd88:1::2
+//!                        far0 203.0.113.1 ── far 203.0.113.2   (only where a case asks for it)
+//! ```
+
+mod container;
+mod isolation;
+mod mapping;
+mod namespace;
+mod plugin;
+mod ruleset;
+mod tool;
+mod traffic;
+
+use std::net::IpAddr;
+
+pub(crate) use container::{Attachment, Container, Network};
+pub(crate) use isolation::{in_box, known_defect};
+pub(crate) use mapping::{Mapping, both, tcp, udp};
+pub(crate) use namespace::Namespace;
+pub(crate) use plugin::{Call, Outcome};
+pub(crate) use tool::{batch, run, tool};
+pub(crate) use traffic::{Asker, Transport};
+
+use crate::implementation::Implementation;
+
+/// The host's address on its outside link.
+pub(crate) const HOST_V4: &str = "198.51.100.1";
+/// The same for IPv6.
+pub(crate) const HOST_V6: &str = "2001:db8:100::1";
+/// A second address of the host on the same link.
+pub(crate) const HOST2_V4: &str = "198.51.100.11";
+/// The same for IPv6.
+pub(crate) const HOST2_V6: &str = "2001:db8:100::11";
+/// The outside client.
+pub(crate) const OUT_V4: &str = "198.51.100.2";
+/// The same for IPv6.
+pub(crate) const OUT_V6: &str = "2001:db8:100::2";
+/// The far network's only member, which the host forwards to and is not.
+pub(crate) const FAR_V4: &str = "203.0.113.2";
+/// The same for IPv6.
+pub(crate) const FAR_V6: &str = "2001:db8:203::2";
+
+/// Text to an address.
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is no IP address"))
+}
+
+/// One box, seen from inside.
+pub(crate) struct TestBox {
+    /// Whose meta plugins this test runs.
+    pub(crate) implementation: Implementation,
+    /// The namespace the plugins run in.
+    pub(crate) host: Namespace,
+    /// The outside client's namespace.
+    pub(crate) out: Namespace,
+}
+
+impl TestBox {
+    /// Furnishes the fresh namespaces this process was started in.
+    fn furnish(implementation: Implementation) -> Self {
+        for directory in ["/run", "/var/lib/cni", "/etc/cni"] {
+            std::fs::create_dir_all(directory).expect("a mount point");
+            run(tool("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs", directory]));
+        }
+        for directory in ["/run/netns", "/run/lock"] {
+            std::fs::create_dir(directory).expect("a directory on the fresh tmpfs");
+        }
+        let host = Namespace::own("host");
+        host.set_up();
+        batch(&[
+            "netns add out",
+            "link add ext0 type veth peer name ext0 netns out",
+            &format!("addr add {HOST_V4}/24 dev ext0"),
+            &format!("addr add {HOST2_V4}/24 dev ext0"),
+            &format!("addr add {HOST_V6}/64 dev ext0 nodad"),
+            &format!("addr add {HOST2_V6}/64 dev ext0 nodad"),
+            "link set ext0 up",
+        ]);
+        let out = Namespace::named("out");
+        out.set_up();
+        out.batch(&[
+            &format!("addr add {OUT_V4}/24 dev ext0"),
+            &format!("addr add {OUT_V6}/64 dev ext0 nodad"),
+            "link set ext0 up",
+            &format!("route add default via {HOST_V4}"),
+            &format!("route add ::/0 via {HOST_V6}"),
+        ]);
+        for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            host.write_sysctl(switch, "1");
+        }
+        // Bridged traffic is a case of its own; elsewhere it must not depend on the machine.
+        host.bridge_netfilter(false);
+        Self { implementation, host, out }
+    }
+
+    /// A namespace the host only forwards to.
+    pub(crate) fn far(&self) -> Namespace {
+        batch(&[
+            "netns add far",
+            "link add far0 type veth peer name far0 netns far",
+            "addr add 203.0.113.1/24 dev far0",
+            "addr add 2001:db8:203::1/64 dev far0 nodad",
+            "link set far0 up",
+        ]);
+        let far = Namespace::named("far");
+        far.set_up();
+        far.batch(&[
+            &format!("addr add {FAR_V4}/24 dev far0"),
+            &format!("addr add {FAR_V6}/64 dev far0 nodad"),
+            "link set far0 up",
+            "route add default via 203.0.113.1",
+            "route add ::/0 via 2001:db8:203::1",
+        ]);
+        far
+    }
+
+    /// A new container: a namespace and an ID of that name.
+    pub(crate) fn container(&self, id: &str) -> Container {
+        Container::create(id)
+    }
+
+    /// A new container on `network`, serving as `id` on TCP and UDP port 80.
+    pub(crate) fn web(&self, network: &Network, id: &str) -> Attachment {
+        let attachment = self.container(id).join(network, "eth0");
+        attachment.container.netns.serve(id, 80);
+        attachment
+    }
+}

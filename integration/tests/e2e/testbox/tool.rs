@@ -1,0 +1,79 @@
+//! The operator's tools as readers and furniture: `ip`, `nft`, `conntrack`, …
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// Which Debian package brings a program.
+const PACKAGES: [(&str, &str); 14] = [
+    ("capsh", "libcap2-bin"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("ip6tables", "iptables"),
+    ("ip6tables-save", "iptables"),
+    ("iptables", "iptables"),
+    ("iptables-save", "iptables"),
+    ("mount", "mount"),
+    ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+    ("strace", "strace"),
+    ("tcpdump", "tcpdump"),
+    ("timeout", "coreutils"),
+    ("unshare", "util-linux"),
+];
+
+/// Fails by the package's name where a program is not installed.
+#[track_caller]
+pub(crate) fn require(program: &str) {
+    let (_, package) = PACKAGES
+        .iter()
+        .find(|(name, _)| *name == program)
+        .unwrap_or_else(|| panic!("{program} is not in the list of tools"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let installed = path.split(':').any(|d| std::path::Path::new(d).join(program).is_file());
+    assert!(installed, "{program} is not in PATH ({path}): apt-get install {package}");
+}
+
+/// A command of an installed tool.
+#[track_caller]
+pub(crate) fn tool(program: &str) -> Command {
+    require(program);
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that must succeed; its stdout.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    succeeded(&format!("{command:?}"), &output)
+}
+
+/// `ip -batch` in the current namespace.
+#[track_caller]
+pub(crate) fn batch(lines: &[&str]) {
+    feed(tool("ip").args(["-batch", "-"]), &lines.join("\n"));
+}
+
+/// Runs a command that must succeed with text on its stdin.
+#[track_caller]
+pub(crate) fn feed(command: &mut Command, input: &str) -> String {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(input.as_bytes()).expect("write to the tool");
+    drop(stdin);
+    let output = child.wait_with_output().expect("wait for the tool");
+    succeeded(&format!("{command:?} with {input}"), &output)
+}
+
+#[track_caller]
+fn succeeded(what: &str, output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{what} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
