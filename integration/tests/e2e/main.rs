@@ -13,4 +13,6 @@
 mod implementation;
 mod testbox;
 
+mod portmap_addresses;
+mod portmap_security;
 mod portmap_traffic;

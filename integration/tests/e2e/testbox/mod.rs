@@ -12,18 +12,20 @@ mod mapping;
 mod namespace;
 mod plugin;
 mod ruleset;
+mod sctp;
 mod tool;
 mod traffic;
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 pub(crate) use container::{Attachment, Container, Network};
 pub(crate) use isolation::{in_box, known_defect};
-pub(crate) use mapping::{Mapping, both, tcp, udp};
+pub(crate) use mapping::{Mapping, at, both, tcp, udp};
 pub(crate) use namespace::Namespace;
 pub(crate) use plugin::{Call, Outcome};
 pub(crate) use tool::{batch, run, tool};
-pub(crate) use traffic::{Asker, Transport};
+pub(crate) use traffic::Transport;
 
 use crate::implementation::Implementation;
 
@@ -43,6 +45,16 @@ pub(crate) const OUT_V6: &str = "2001:db8:100::2";
 pub(crate) const FAR_V4: &str = "203.0.113.2";
 /// The same for IPv6.
 pub(crate) const FAR_V6: &str = "2001:db8:203::2";
+
+/// Waits for something that happens in its own time, such as a packet's way through a veth.
+#[track_caller]
+pub(crate) fn eventually(what: &str, happened: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(5);
+    while !happened() {
+        assert!(Instant::now() < patience, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// Text to an address.
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -116,6 +128,12 @@ impl TestBox {
             "route add ::/0 via 2001:db8:203::1",
         ]);
         far
+    }
+
+    /// Makes a client send packets for 127.0.0.1 over its link to the host, as an attacker does.
+    pub(crate) fn aim_loopback_at_the_host(&self, client: &Namespace, gateway: &str) {
+        client.batch(&["addr flush dev lo", &format!("route add 127.0.0.1/32 via {gateway}")]);
+        client.write_sysctl("ipv4/conf/all/route_localnet", "1");
     }
 
     /// A new container: a namespace and an ID of that name.
