@@ -14,5 +14,6 @@ mod implementation;
 mod testbox;
 
 mod portmap_addresses;
+mod portmap_ownership;
 mod portmap_security;
 mod portmap_traffic;

@@ -44,6 +44,12 @@ impl Network {
         Self { families: &[6], ..Self::dual(number) }
     }
 
+    /// Under another name.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// With these keys in the portmap entry.
     pub(crate) fn with(mut self, keys: Value) -> Self {
         self.portmap = keys;

@@ -5,6 +5,45 @@ use serde_json::Value;
 use super::TestBox;
 use super::tool::{feed, run, tool};
 
+/// One mapping in our table.
+#[derive(Debug)]
+pub(crate) struct Element {
+    /// The map it is in.
+    pub(crate) map: String,
+    /// Its key and data as nft writes them in JSON.
+    pub(crate) key: Vec<Value>,
+    pub(crate) data: Vec<Value>,
+    /// The owner tag in its comment.
+    pub(crate) owner: String,
+}
+
+impl Element {
+    /// Reads `[{"elem":{"val":{"concat":[…]},"comment":"…"}},{"concat":[…]}]`. Maps whose keys are
+    /// no port mappings have elements without a comment or of another shape.
+    fn read(map: &Value, pair: &Value) -> Option<Self> {
+        Some(Self {
+            map: map.as_str()?.to_owned(),
+            key: pair[0]["elem"]["val"]["concat"].as_array()?.clone(),
+            data: pair[1]["concat"].as_array()?.clone(),
+            owner: pair[0]["elem"]["comment"].as_str()?.to_owned(),
+        })
+    }
+
+    /// The key in nft's words.
+    pub(crate) fn key_text(&self) -> String {
+        concatenation(&self.key)
+    }
+}
+
+/// Values of a concatenation in nft's words.
+pub(crate) fn concatenation(values: &[Value]) -> String {
+    let words = values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+    words.collect::<Vec<_>>().join(" . ")
+}
+
+/// The table of our nftables backend.
+pub(crate) const PORTMAP_TABLE: &str = "cni_portmap";
+
 impl TestBox {
     /// Everything netfilter holds, without counters and handles, for byte-wise comparison.
     pub(crate) fn ruleset(&self) -> String {
@@ -26,10 +65,25 @@ impl TestBox {
             .collect()
     }
 
+    /// Every mapping in our table, as `nft` reads it.
+    pub(crate) fn portmap_elements(&self) -> Vec<Element> {
+        let maps = self.nft_objects("map", PORTMAP_TABLE);
+        let elements = maps.iter().flat_map(|map| {
+            let pairs = map["elem"].as_array().cloned().unwrap_or_default();
+            pairs.into_iter().map(|pair| (map["name"].clone(), pair))
+        });
+        elements.filter_map(|(map, pair)| Element::read(&map, &pair)).collect()
+    }
+
     /// Runs nft commands.
     #[track_caller]
     pub(crate) fn nft(&self, commands: &str) -> String {
         feed(tool("nft").args(["-f", "-"]), commands)
+    }
+
+    /// Makes the host forget link-layer addresses, when an address moves to another container.
+    pub(crate) fn forget_neighbours(&self) {
+        run(tool("ip").args(["neigh", "flush", "all"]));
     }
 
     /// `conntrack -L` of a protocol and family: one line per flow.

@@ -1,0 +1,399 @@
+//! Whose a mapping is: two attachments never touch each other's, DEL removes exactly its own, and
+//! the kernel holds what the last call asked for.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, both, ip, udp,
+};
+
+cases! {
+    one_container_on_two_networks;
+    one_container_twice_on_one_network, go_defect(
+        "the chain is named after network and container, so DEL of one interface takes both"
+    );
+    two_networks_whose_names_and_ids_run_together, go_defect(
+        "network name and container ID are hashed without a separator: (ab, c) is (a, bc)"
+    );
+    the_newest_owner_of_a_port_is_served, go_defect(
+        "rules are appended, so the older container is served until it is deleted"
+    );
+    a_late_del_leaves_the_port_to_its_new_owner;
+    del_of_the_new_owner_does_not_serve_it_any_more;
+    a_late_del_spares_a_new_owner_with_the_same_address;
+    a_late_del_spares_a_new_owner_by_tag, ours;
+    add_twice_is_add_once;
+    add_again_with_other_ports_replaces_them, go_defect(
+        "the rules of an earlier ADD stay, so its ports stay mapped"
+    );
+    add_again_with_another_address_replaces_it, go_defect(
+        "the rule of an earlier ADD comes first, so the old address is still the target"
+    );
+    del_without_prev_result;
+    del_without_runtime_config, go_defect(
+        "without port mappings DEL returns at once and leaves every rule"
+    );
+    del_without_netns;
+    del_with_a_vanished_netns;
+    del_with_nothing_but_a_name, ours;
+    del_twice;
+    del_before_any_add;
+    del_ten_times_at_once, go_defect(
+        "concurrent DELs race between making the chain, flushing and deleting it, and some fail"
+    );
+    gc_removes_what_is_not_valid, ours;
+    gc_with_an_empty_list_removes_all_of_the_network, ours;
+    gc_without_a_list_removes_nothing, ours;
+    gc_before_any_add, ours;
+    on_conflict_fail_refuses_and_names_the_owner, ours;
+    on_conflict_fail_lets_the_owner_add_again, ours;
+    twenty_containers_at_once, go_defect(
+        "concurrent ADDs race between iptables -C and -A and leave duplicate shared rules"
+    );
+}
+
+const HOSTS: [&str; 2] = [HOST_V4, HOST_V6];
+
+fn served_by(b: &TestBox, port: u16, server: &str) {
+    for transport in Transport::ALL {
+        for host in HOSTS {
+            b.out.reach(transport, host, port).by(server);
+        }
+    }
+}
+
+fn not_served(b: &TestBox, port: u16) {
+    for transport in Transport::ALL {
+        for host in HOSTS {
+            b.out.cannot_reach(transport, host, port);
+        }
+    }
+}
+
+/// A container on net1 and once more, serving on each address by itself: a wildcard UDP socket
+/// would answer from the address of the default route.
+fn two_interfaces(b: &TestBox, network: &Network) -> (Attachment, Attachment) {
+    let container = b.container("web");
+    let first = container.join(&Network::dual(1), "eth0");
+    let second = container.join(&network.clone().second(), "eth1");
+    for attachment in [&first, &second] {
+        for address in [attachment.v4(), attachment.v6()] {
+            container.netns.serve_at("web", SocketAddr::new(ip(&address), 80));
+        }
+    }
+    (first, second)
+}
+
+fn one_container_on_two_networks(b: &TestBox) {
+    let (first, second) = two_interfaces(b, &Network::dual(2));
+    b.map(&first, &both(8080, 80));
+    b.map(&second, &both(8081, 80));
+    served_by(b, 8080, "web");
+    served_by(b, 8081, "web");
+    b.unmap(&first, &both(8080, 80));
+    not_served(b, 8080);
+    served_by(b, 8081, "web");
+    b.unmap(&second, &both(8081, 80));
+    not_served(b, 8081);
+}
+
+fn one_container_twice_on_one_network(b: &TestBox) {
+    let (first, second) = two_interfaces(b, &Network::dual(1));
+    b.map(&first, &both(8080, 80));
+    b.map(&second, &both(8081, 80));
+    b.unmap(&second, &both(8081, 80));
+    not_served(b, 8081);
+    served_by(b, 8080, "web");
+}
+
+fn two_networks_whose_names_and_ids_run_together(b: &TestBox) {
+    let one = b.web(&Network::dual(1).named("ab"), "c");
+    let two = b.web(&Network::dual(2).named("a"), "bc");
+    b.map(&one, &both(8080, 80));
+    b.map(&two, &both(8081, 80));
+    b.unmap(&two, &both(8081, 80));
+    not_served(b, 8081);
+    served_by(b, 8080, "c");
+}
+
+fn old_and_new(b: &TestBox) -> (Attachment, Attachment) {
+    let network = Network::dual(1);
+    (b.web(&network, "old"), b.web(&network, "new"))
+}
+
+fn the_newest_owner_of_a_port_is_served(b: &TestBox) {
+    let (old, new) = old_and_new(b);
+    b.map(&old, &both(8080, 80));
+    served_by(b, 8080, "old");
+    b.map(&new, &both(8080, 80));
+    served_by(b, 8080, "new");
+}
+
+fn a_late_del_leaves_the_port_to_its_new_owner(b: &TestBox) {
+    let (old, new) = old_and_new(b);
+    b.map(&old, &both(8080, 80));
+    b.map(&new, &both(8080, 80));
+    b.unmap(&old, &both(8080, 80));
+    served_by(b, 8080, "new");
+    b.unmap(&old, &both(8080, 80));
+    served_by(b, 8080, "new");
+    b.unmap(&new, &both(8080, 80));
+    not_served(b, 8080);
+}
+
+fn del_of_the_new_owner_does_not_serve_it_any_more(b: &TestBox) {
+    let (old, new) = old_and_new(b);
+    b.map(&old, &both(8080, 80));
+    b.map(&new, &both(8080, 80));
+    b.unmap(&new, &both(8080, 80));
+    new.leave();
+    b.unmap(&old, &both(8080, 80));
+    not_served(b, 8080);
+    b.map(&old, &both(8080, 80));
+    served_by(b, 8080, "old");
+}
+
+/// The old container's address went to the new one before the old one's DEL came.
+fn re_used_address(b: &TestBox) -> (Attachment, Attachment) {
+    let network = Network::dual(1).single_address();
+    let old = b.web(&network, "old");
+    b.map(&old, &both(8080, 80));
+    served_by(b, 8080, "old");
+    old.leave();
+    let new = b.web(&network, "new");
+    assert_eq!((old.v4(), old.v6()), (new.v4(), new.v6()), "host-local gives the only address");
+    b.forget_neighbours();
+    b.map(&new, &both(8080, 80));
+    (old, new)
+}
+
+fn a_late_del_spares_a_new_owner_with_the_same_address(b: &TestBox) {
+    let (old, _new) = re_used_address(b);
+    served_by(b, 8080, "new");
+    b.unmap(&old, &both(8080, 80));
+    served_by(b, 8080, "new");
+}
+
+fn a_late_del_spares_a_new_owner_by_tag(b: &TestBox) {
+    let (old, _new) = re_used_address(b);
+    b.unmap(&old, &both(8080, 80));
+    let owners: Vec<String> = b.portmap_elements().into_iter().map(|e| e.owner).collect();
+    assert_eq!(owners, vec!["net1/new/eth0"; 4], "two protocols, two families");
+}
+
+fn add_twice_is_add_once(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let once = b.map(&web, &both(8080, 80));
+    let ruleset = b.ruleset();
+    let twice = b.map(&web, &both(8080, 80));
+    assert_eq!(once, twice);
+    assert_eq!(b.ruleset(), ruleset);
+    served_by(b, 8080, "web");
+}
+
+fn add_again_with_other_ports_replaces_them(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    web.container.netns.serve("second", 81);
+    b.map(&web, &[both(8080, 80), both(8081, 80)].concat());
+    b.map(&web, &[both(8081, 81), both(8082, 80)].concat());
+    not_served(b, 8080);
+    served_by(b, 8081, "second");
+    served_by(b, 8082, "web");
+}
+
+fn add_again_with_another_address_replaces_it(b: &TestBox) {
+    let (mut web, other) = old_and_new(b);
+    b.map(&web, &both(8080, 80));
+    served_by(b, 8080, "old");
+    // As after a restore: the same attachment, with the address the other one has.
+    web.result = other.result.clone();
+    b.map(&web, &both(8080, 80));
+    served_by(b, 8080, "new");
+}
+
+/// Some DEL of a mapped container removes its mapping and leaves another's.
+fn del_removes_its_own(b: &TestBox, del: impl FnOnce(&Attachment) -> Call) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    b.map(&other, &both(8081, 80));
+    let before = b.ruleset();
+    b.map(&web, &both(8080, 80));
+    served_by(b, 8080, "web");
+    del(&web).portmap(b).expect_silence();
+    assert_eq!(b.ruleset(), before);
+    not_served(b, 8080);
+    served_by(b, 8081, "other");
+}
+
+fn del(web: &Attachment) -> Call {
+    Call::new("DEL", web).mappings(&both(8080, 80))
+}
+
+fn del_without_prev_result(b: &TestBox) {
+    del_removes_its_own(b, |web| del(web).without("prevResult"));
+}
+
+fn del_without_runtime_config(b: &TestBox) {
+    del_removes_its_own(b, |web| del(web).without("runtimeConfig"));
+}
+
+fn del_without_netns(b: &TestBox) {
+    del_removes_its_own(b, |web| del(web).env("CNI_NETNS", ""));
+}
+
+fn del_with_a_vanished_netns(b: &TestBox) {
+    del_removes_its_own(b, |web| del(web).env("CNI_NETNS", "/run/netns/gone"));
+}
+
+fn del_with_nothing_but_a_name(b: &TestBox) {
+    del_removes_its_own(b, |web| {
+        del(web).without("prevResult").without("runtimeConfig").env("CNI_NETNS", "")
+    });
+}
+
+fn del_twice(b: &TestBox) {
+    del_removes_its_own(b, |web| {
+        b.unmap(web, &both(8080, 80));
+        del(web)
+    });
+}
+
+fn del_before_any_add(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    b.unmap(&web, &both(8080, 80));
+    b.map(&other, &both(8080, 80));
+    let before = b.ruleset();
+    b.unmap(&web, &both(8080, 80));
+    assert_eq!(b.ruleset(), before);
+    served_by(b, 8080, "other");
+}
+
+fn del_ten_times_at_once(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    b.map(&other, &both(8081, 80));
+    let before = b.ruleset();
+    b.map(&web, &both(8080, 80));
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| b.unmap(&web, &both(8080, 80)));
+        }
+    });
+    assert_eq!(b.ruleset(), before);
+    served_by(b, 8081, "other");
+}
+
+/// Containers `a`, `b` on net1 at ports 8080, 8081 and `c` on net2 at 8082.
+fn three_containers(b: &TestBox) -> [Attachment; 3] {
+    let (one, two) = (Network::dual(1), Network::dual(2));
+    let containers = [b.web(&one, "a"), b.web(&one, "b"), b.web(&two, "c")];
+    for (container, port) in containers.iter().zip([8080, 8081, 8082]) {
+        b.map(container, &both(port, 80));
+    }
+    containers
+}
+
+fn valid(ids: &[&str]) -> serde_json::Value {
+    ids.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" })).collect()
+}
+
+fn gc(b: &TestBox, network: &str, keys: &[(&str, serde_json::Value)]) {
+    let call = Call::of_network("GC", network);
+    let call = keys.iter().fold(call, |call, (key, value)| call.set(key, value.clone()));
+    call.portmap(b).expect_silence();
+}
+
+fn gc_removes_what_is_not_valid(b: &TestBox) {
+    three_containers(b);
+    gc(b, "net1", &[("cni.dev/valid-attachments", valid(&["b"]))]);
+    not_served(b, 8080);
+    served_by(b, 8081, "b");
+    served_by(b, 8082, "c");
+    // Identity is container and interface: the same container on another interface is stale.
+    let elsewhere = json!([{ "containerID": "b", "ifname": "eth7" }]);
+    gc(b, "net1", &[("cni.dev/valid-attachments", elsewhere)]);
+    not_served(b, 8081);
+    served_by(b, 8082, "c");
+}
+
+fn gc_with_an_empty_list_removes_all_of_the_network(b: &TestBox) {
+    three_containers(b);
+    gc(b, "net1", &[("cni.dev/valid-attachments", json!([]))]);
+    not_served(b, 8080);
+    not_served(b, 8081);
+    served_by(b, 8082, "c");
+}
+
+/// A runtime that does not say what is valid has not said that nothing is.
+fn gc_without_a_list_removes_nothing(b: &TestBox) {
+    three_containers(b);
+    let before = b.ruleset();
+    gc(b, "net1", &[]);
+    assert_eq!(b.ruleset(), before);
+    served_by(b, 8080, "a");
+}
+
+fn gc_before_any_add(b: &TestBox) {
+    let before = b.ruleset();
+    gc(b, "net1", &[("cni.dev/valid-attachments", json!([]))]);
+    assert_eq!(b.ruleset(), before);
+}
+
+fn careful() -> Network {
+    Network::dual(1).with(json!({ "onConflict": "fail" }))
+}
+
+fn on_conflict_fail_refuses_and_names_the_owner(b: &TestBox) {
+    let (old, new) = (b.web(&careful(), "old"), b.web(&careful(), "new"));
+    b.map(&old, &both(8080, 80));
+    let before = b.ruleset();
+    // A free port beside the taken one: all or nothing.
+    Call::new("ADD", &new)
+        .mappings(&[both(8090, 80), vec![udp(8080, 80)]].concat())
+        .portmap(b)
+        .expect_error_with(102, &["8080", "net1/old/eth0"]);
+    assert_eq!(b.ruleset(), before);
+    not_served(b, 8090);
+    served_by(b, 8080, "old");
+    b.unmap(&old, &both(8080, 80));
+    b.map(&new, &both(8080, 80));
+    served_by(b, 8080, "new");
+}
+
+fn on_conflict_fail_lets_the_owner_add_again(b: &TestBox) {
+    let web = b.web(&careful(), "web");
+    b.map(&web, &both(8080, 80));
+    b.map(&web, &both(8080, 80));
+    served_by(b, 8080, "web");
+}
+
+fn twenty_containers_at_once(b: &TestBox) {
+    let network = Network::dual(1);
+    let first = b.web(&network, "first");
+    let ports = |i: u16| -> Vec<Mapping> { both(8100 + i, 80) };
+    b.map(&first, &ports(0));
+    let skeleton = b.ruleset();
+    // From nothing: making the shared parts is the race worth having.
+    b.nft("flush ruleset");
+    let webs: Vec<Attachment> = (1..=20).map(|i| b.web(&network, &format!("c{i}"))).collect();
+    let all = || webs.iter().zip(1..);
+    std::thread::scope(|scope| {
+        for (web, i) in all() {
+            scope.spawn(move || b.map(web, &ports(i)));
+        }
+        scope.spawn(|| b.map(&first, &ports(0)));
+    });
+    for (web, i) in all() {
+        served_by(b, 8100 + i, &web.container.id);
+    }
+    std::thread::scope(|scope| {
+        for (web, i) in all() {
+            scope.spawn(move || b.unmap(web, &ports(i)));
+        }
+    });
+    assert_eq!(b.ruleset(), skeleton, "as if the twenty had never been");
+    served_by(b, 8100, "first");
+}
