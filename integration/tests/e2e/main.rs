@@ -14,6 +14,9 @@ mod implementation;
 mod testbox;
 
 mod portmap_addresses;
+mod portmap_check;
+mod portmap_conntrack;
+mod portmap_failure;
 mod portmap_ownership;
 mod portmap_security;
 mod portmap_traffic;

@@ -28,11 +28,6 @@ impl Element {
             owner: pair[0]["elem"]["comment"].as_str()?.to_owned(),
         })
     }
-
-    /// The key in nft's words.
-    pub(crate) fn key_text(&self) -> String {
-        concatenation(&self.key)
-    }
 }
 
 /// Values of a concatenation in nft's words.

@@ -204,6 +204,8 @@ fn ask_udp(socket: &UdpSocket, target: SocketAddr, wait: Duration) -> io::Result
     socket.set_read_timeout(Some(wait))?;
     // Connected, so that nobody else's datagram counts and an ICMP error ends the wait.
     socket.connect(target)?;
+    // What an earlier question ran into says nothing about this one.
+    socket.take_error()?;
     socket.send(b"?")?;
     let mut buffer = [0; 512];
     let length = socket.recv(&mut buffer)?;

@@ -1,0 +1,103 @@
+//! A call that fails leaves everything as it was.
+
+use serde_json::{Value, json};
+
+use crate::testbox::{Attachment, Call, HOST_V4, Network, TestBox, Transport, both, run, tool};
+
+cases! {
+    a_bad_second_mapping_leaves_nothing, go_defect(
+        "rules are made one by one and never rolled back"
+    );
+    a_bad_second_mapping_leaves_the_earlier_add, go_defect(
+        "rules are made one by one and never rolled back"
+    );
+    without_privilege_nothing_changes;
+    the_namespace_of_the_host_is_refused, go_defect(
+        "the namespace is compared after the work is done and the result printed"
+    );
+    a_sysctl_that_cannot_be_written_leaves_nothing, go_defect(
+        "route_localnet comes last and its failure rolls nothing back"
+    );
+    a_sysctl_that_is_right_already_need_not_be_written, go_defect(
+        "route_localnet is written even where it already is 1"
+    );
+}
+
+/// A good mapping, then one whose port does not exist.
+fn bad_second(good: u16) -> Value {
+    json!({ "portMappings": [
+        { "hostPort": good, "containerPort": 80, "protocol": "tcp" },
+        { "hostPort": 65536, "containerPort": 80, "protocol": "tcp" },
+    ] })
+}
+
+fn a_bad_second_mapping_leaves_nothing(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let before = b.ruleset();
+    Call::new("ADD", &web).set("runtimeConfig", bad_second(8080)).portmap(b).expect_error();
+    assert_eq!(b.ruleset(), before);
+}
+
+fn a_bad_second_mapping_leaves_the_earlier_add(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.map(&web, &both(8080, 80));
+    let before = b.ruleset();
+    Call::new("ADD", &web).set("runtimeConfig", bad_second(8081)).portmap(b).expect_error();
+    assert_eq!(b.ruleset(), before);
+    b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
+}
+
+fn without_privilege_nothing_changes(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    let untouched = b.ruleset();
+    let add = |web: &Attachment| Call::new("ADD", web).mappings(&both(8080, 80));
+    add(&web).without_net_admin().portmap(b).expect_error();
+    assert_eq!(b.ruleset(), untouched);
+    b.map(&other, &both(8081, 80));
+    let mapped = b.ruleset();
+    add(&web).without_net_admin().portmap(b).expect_error();
+    Call::new("DEL", &other)
+        .mappings(&both(8081, 80))
+        .without_net_admin()
+        .portmap(b)
+        .expect_error();
+    assert_eq!(b.ruleset(), mapped);
+    b.out.reach(Transport::Tcp, HOST_V4, 8081).by("other");
+}
+
+fn the_namespace_of_the_host_is_refused(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let before = b.ruleset();
+    Call::new("ADD", &web)
+        .mappings(&both(8080, 80))
+        .env("CNI_NETNS", "/proc/self/ns/net")
+        .portmap(b)
+        .expect_error_with(8, &[]);
+    assert_eq!(b.ruleset(), before);
+}
+
+fn make_proc_sys_read_only() {
+    run(tool("mount").args(["--bind", "/proc/sys", "/proc/sys"]));
+    run(tool("mount").args(["-o", "remount,bind,ro", "/proc/sys"]));
+}
+
+fn a_sysctl_that_cannot_be_written_leaves_nothing(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    make_proc_sys_read_only();
+    let before = b.ruleset();
+    let (_, text) = Call::new("ADD", &web).mappings(&both(8080, 80)).portmap(b).expect_error();
+    assert!(text.contains("route_localnet"), "{text}");
+    assert_eq!(b.ruleset(), before);
+}
+
+fn a_sysctl_that_is_right_already_need_not_be_written(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let bridge = web.network.bridge();
+    b.host.write_sysctl(&format!("ipv4/conf/{bridge}/route_localnet"), "1");
+    make_proc_sys_read_only();
+    b.map(&web, &both(8080, 80));
+    for transport in Transport::ALL {
+        b.host.reach(transport, "127.0.0.1", 8080).by("web");
+    }
+}
