@@ -17,6 +17,7 @@ mod portmap_addresses;
 mod portmap_check;
 mod portmap_conntrack;
 mod portmap_failure;
+mod portmap_hostile;
 mod portmap_ownership;
 mod portmap_security;
 mod portmap_traffic;

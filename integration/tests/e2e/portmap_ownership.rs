@@ -45,7 +45,10 @@ cases! {
     );
     gc_removes_what_is_not_valid, ours;
     gc_with_an_empty_list_removes_all_of_the_network, ours;
+    gc_with_null_is_gc_with_an_empty_list, ours;
     gc_without_a_list_removes_nothing, ours;
+    gc_understands_the_earlier_spelling, ours;
+    gc_of_another_network_removes_nothing, ours;
     gc_before_any_add, ours;
     on_conflict_fail_refuses_and_names_the_owner, ours;
     on_conflict_fail_lets_the_owner_add_again, ours;
@@ -325,6 +328,31 @@ fn gc_with_an_empty_list_removes_all_of_the_network(b: &TestBox) {
     not_served(b, 8080);
     not_served(b, 8081);
     served_by(b, 8082, "c");
+}
+
+/// A Go runtime's empty list.
+fn gc_with_null_is_gc_with_an_empty_list(b: &TestBox) {
+    three_containers(b);
+    gc(b, "net1", &[("cni.dev/valid-attachments", json!(null))]);
+    not_served(b, 8080);
+    not_served(b, 8081);
+    served_by(b, 8082, "c");
+}
+
+fn gc_understands_the_earlier_spelling(b: &TestBox) {
+    three_containers(b);
+    gc(b, "net1", &[("cni.dev/attachments", valid(&["a"]))]);
+    served_by(b, 8080, "a");
+    not_served(b, 8081);
+}
+
+fn gc_of_another_network_removes_nothing(b: &TestBox) {
+    three_containers(b);
+    let before = b.ruleset();
+    for network in ["net3", "net", "net11"] {
+        gc(b, network, &[("cni.dev/valid-attachments", json!([]))]);
+    }
+    assert_eq!(b.ruleset(), before);
 }
 
 /// A runtime that does not say what is valid has not said that nothing is.
