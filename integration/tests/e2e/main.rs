@@ -7,7 +7,7 @@
 //!
 //! Needs root (or `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`), `cargo build --workspace` beforehand, and
 //! the Debian packages `containernetworking-plugins`, `iproute2`, `nftables`, `iptables`,
-//! `conntrack`, `tcpdump`, `strace`. A missing one fails the test by its name.
+//! `conntrack`, `strace`. A missing one fails the test by its name.
 
 #[macro_use]
 mod implementation;

@@ -33,7 +33,7 @@ fn mapping_with(key: &str, value: Value) -> Value {
     mapping
 }
 
-fn add(web: &Attachment, mapping: Value) -> Call {
+fn add(web: &Attachment, mapping: &Value) -> Call {
     Call::new("ADD", web).set("runtimeConfig", json!({ "portMappings": [mapping] }))
 }
 
@@ -52,26 +52,26 @@ fn ports_out_of_range(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     for key in ["hostPort", "containerPort"] {
         let values = [json!(0), json!(-1), json!(65536), json!(70000), json!("80"), json!(80.5)];
-        let calls = values.map(|value| (add(&web, mapping_with(key, value)), key));
+        let calls = values.map(|value| (add(&web, &mapping_with(key, value)), key));
         refused(b, 7, calls.into());
         let mut without = mapping_with(key, json!(null));
         without.as_object_mut().expect("an object").remove(key);
-        refused(b, 7, vec![(add(&web, without), key)]);
+        refused(b, 7, vec![(add(&web, &without), key)]);
     }
 }
 
 fn protocols_that_do_not_exist(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let values = ["tcp; drop", "", "icmp", "tcp,udp", "all", "tcp\n", "6"];
-    let calls = values.map(|v| (add(&web, mapping_with("protocol", json!(v))), "protocol"));
+    let calls = values.map(|v| (add(&web, &mapping_with("protocol", json!(v))), "protocol"));
     refused(b, 7, calls.into());
     let without = json!({ "hostPort": 8080, "containerPort": 80 });
-    refused(b, 7, vec![(add(&web, without), "protocol")]);
+    refused(b, 7, vec![(add(&web, &without), "protocol")]);
 }
 
 fn a_protocol_in_capitals_is_served(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    add(&web, mapping_with("protocol", json!("TCP"))).portmap(b).expect_result();
+    add(&web, &mapping_with("protocol", json!("TCP"))).portmap(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     b.out.reach(Transport::Tcp, HOST_V6, 8080).by("web");
 }
@@ -91,7 +91,7 @@ fn host_addresses_that_are_none(b: &TestBox) {
         "0x7f.1",
         "[::1]",
     ];
-    let calls = values.map(|v| (add(&web, mapping_with("hostIP", json!(v))), "hostIP"));
+    let calls = values.map(|v| (add(&web, &mapping_with("hostIP", json!(v))), "hostIP"));
     refused(b, 7, calls.into());
 }
 
@@ -106,8 +106,8 @@ fn mappings_of_the_wrong_type(b: &TestBox) {
             (with(json!({ "portMappings": { "hostPort": 8080 } })), "portMappings"),
             (with(json!({ "portMappings": [8080] })), "portMappings"),
             (with(json!([])), "runtimeConfig"),
-            (add(&web, mapping_with("protocol", json!(6))), "protocol"),
-            (add(&web, mapping_with("hostIP", json!(0))), "hostIP"),
+            (add(&web, &mapping_with("protocol", json!(6))), "protocol"),
+            (add(&web, &mapping_with("hostIP", json!(0))), "hostIP"),
         ],
     );
 }
@@ -117,8 +117,7 @@ fn network_names_outside_the_alphabet(b: &TestBox) {
     let mapping = mapping_with("hostPort", json!(8080));
     let names =
         ["", "a b", "a\"b", "a'b", "a\nb", "a/b", "../x", "-a", ".a", "é", "a;drop", "$(id)"];
-    let calls =
-        names.map(|name| (add(&web, mapping.clone()).set("name", json!(name)), "network name"));
+    let calls = names.map(|name| (add(&web, &mapping).set("name", json!(name)), "network name"));
     refused(b, 7, calls.into());
 }
 
@@ -199,16 +198,15 @@ fn prev_results_that_are_none(b: &TestBox) {
         json!({ "cniVersion": "1.0.0", "ips": [{ "address": "garbage/24" }] }),
         json!({ "cniVersion": "1.0.0", "ips": "10.88.1.2/24" }),
     ];
-    let calls =
-        values.map(|value| (add(&web, mapping.clone()).set("prevResult", value), "prevResult"));
+    let calls = values.map(|value| (add(&web, &mapping).set("prevResult", value), "prevResult"));
     refused(b, 7, calls.into());
     let foreign = json!({ "cniVersion": "9.9.9" });
-    refused(b, 1, vec![(add(&web, mapping).set("prevResult", foreign), "9.9.9")]);
+    refused(b, 1, vec![(add(&web, &mapping).set("prevResult", foreign), "9.9.9")]);
 }
 
 fn no_prev_result(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let call = add(&web, mapping_with("hostPort", json!(8080))).without("prevResult");
+    let call = add(&web, &mapping_with("hostPort", json!(8080))).without("prevResult");
     refused(b, 7, vec![(call, "must be called as chained plugin")]);
 }
 
@@ -217,7 +215,7 @@ fn namespaces_that_are_none(b: &TestBox) {
     std::fs::write("/run/file", "").expect("a file in the box");
     let paths = ["/run/netns", "/run/file", "/run/netns/gone", "/proc/self/ns/uts", "relative"];
     let calls = paths.map(|path| {
-        (add(&web, mapping_with("hostPort", json!(8080))).env("CNI_NETNS", path), path)
+        (add(&web, &mapping_with("hostPort", json!(8080))).env("CNI_NETNS", path), path)
     });
     refused(b, 8, calls.into());
 }
@@ -225,7 +223,7 @@ fn namespaces_that_are_none(b: &TestBox) {
 fn versions_that_do_not_exist(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let calls = ["9.9.9", "1.0", " 1.0.0", "abc"].map(|version| {
-        let call = add(&web, mapping_with("hostPort", json!(8080)));
+        let call = add(&web, &mapping_with("hostPort", json!(8080)));
         (call.set("cniVersion", json!(version)), "incompatible CNI versions")
     });
     refused(b, 1, calls.into());
@@ -235,19 +233,19 @@ fn environment_that_is_missing(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let mapping = mapping_with("hostPort", json!(8080));
     let names = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"];
-    refused(b, 4, names.map(|name| (add(&web, mapping.clone()).env(name, ""), name)).into());
+    refused(b, 4, names.map(|name| (add(&web, &mapping).env(name, ""), name)).into());
     let odd = ["a/b", "a b", "a\"b", "$(id)", "-a"].map(|id| {
-        (add(&web, mapping.clone()).env("CNI_CONTAINERID", id), "invalid characters in containerID")
+        (add(&web, &mapping).env("CNI_CONTAINERID", id), "invalid characters in containerID")
     });
     refused(b, 4, odd.into());
     let odd = ["a/b", "a:b", "0123456789abcdef", ".."]
-        .map(|name| (add(&web, mapping.clone()).env("CNI_IFNAME", name), "interface name"));
+        .map(|name| (add(&web, &mapping).env("CNI_IFNAME", name), "interface name"));
     refused(b, 4, odd.into());
 }
 
 fn del_goes_on_with_a_bad_configuration(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    add(&web, mapping_with("hostPort", json!(8080))).portmap(b).expect_result();
+    add(&web, &mapping_with("hostPort", json!(8080))).portmap(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     let bad = json!({ "portMappings": [mapping_with("hostPort", json!(65536))] });
     Call::new("DEL", &web)

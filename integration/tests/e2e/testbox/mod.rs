@@ -72,6 +72,7 @@ pub(crate) struct TestBox {
     pub(crate) out: Namespace,
 }
 
+#[expect(clippy::unused_self, reason = "a `TestBox` is the proof of being inside one")]
 impl TestBox {
     /// Furnishes the fresh namespaces this process was started in.
     fn furnish(implementation: Implementation) -> Self {

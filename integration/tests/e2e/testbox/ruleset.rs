@@ -39,6 +39,7 @@ pub(crate) fn concatenation(values: &[Value]) -> String {
 /// The table of our nftables backend.
 pub(crate) const PORTMAP_TABLE: &str = "cni_portmap";
 
+#[expect(clippy::unused_self, reason = "a `TestBox` is the proof of being inside one")]
 impl TestBox {
     /// Everything netfilter holds, without counters and handles, for byte-wise comparison.
     pub(crate) fn ruleset(&self) -> String {

@@ -4,8 +4,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 /// Which Debian package brings a program.
-const PACKAGES: [(&str, &str); 14] = [
-    ("capsh", "libcap2-bin"),
+const PACKAGES: [(&str, &str); 12] = [
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
     ("ip6tables", "iptables"),
@@ -16,7 +15,6 @@ const PACKAGES: [(&str, &str); 14] = [
     ("nft", "nftables"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
-    ("tcpdump", "tcpdump"),
     ("timeout", "coreutils"),
     ("unshare", "util-linux"),
 ];
