@@ -14,6 +14,8 @@ cases! {
     check_misses_a_deleted_element, ours;
     check_misses_a_redirected_element, ours;
     check_misses_an_element_of_another_owner, ours;
+    check_misses_an_emptied_set, ours;
+    check_misses_a_foreign_rule_in_front, ours;
     check_misses_a_flushed_chain, ours;
     check_misses_a_deleted_chain, ours;
     check_misses_a_deleted_table, ours;
@@ -27,7 +29,17 @@ cases! {
     no_call_starts_another_program, ours;
 }
 
-const CHAINS: [&str; 4] = ["prerouting", "output", "postrouting", "guard"];
+/// The names of our table's chains; `hooked` for base chains only, which nothing refers to.
+fn chains(b: &TestBox, hooked: bool) -> Vec<String> {
+    let chains = b.nft_objects("chain", PORTMAP_TABLE);
+    let chosen = chains.iter().filter(|chain| !hooked || chain["hook"].is_string());
+    let names: Vec<String> =
+        chosen.filter_map(|chain| Some(chain["name"].as_str()?.to_owned())).collect();
+    for expected in ["prerouting", "output", "guard"] {
+        assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
+    }
+    names
+}
 
 fn check(web: &Attachment) -> Call {
     Call::new("CHECK", web).mappings(&both(8080, 80))
@@ -103,23 +115,52 @@ fn check_misses_an_element_of_another_owner(b: &TestBox) {
     check(&other).portmap(b).expect_silence();
 }
 
+/// The masquerade sets as much as the maps.
+fn check_misses_an_emptied_set(b: &TestBox) {
+    let web = checked(b);
+    let mut emptied = 0;
+    for kind in ["map", "set"] {
+        for set in b.nft_objects(kind, PORTMAP_TABLE) {
+            if set["elem"].is_null() {
+                continue;
+            }
+            let name = set["name"].as_str().expect("a set has a name");
+            b.nft(&format!("flush {kind} inet {PORTMAP_TABLE} {name}"));
+            misses(b, &web, &[]);
+            repair(b, &web);
+            emptied += 1;
+        }
+    }
+    assert!(emptied > 2, "two maps with ports and at least one set that masquerades: {emptied}");
+}
+
+/// An accept in front of our rules keeps them from ever being reached.
+fn check_misses_a_foreign_rule_in_front(b: &TestBox) {
+    let web = checked(b);
+    for chain in ["prerouting", "output"] {
+        b.nft(&format!("insert rule inet {PORTMAP_TABLE} {chain} tcp dport 8080 accept"));
+        misses(b, &web, &[chain]);
+        repair(b, &web);
+    }
+}
+
 fn check_misses_a_flushed_chain(b: &TestBox) {
     let web = checked(b);
-    for chain in CHAINS {
+    for chain in chains(b, false) {
         b.nft(&format!("flush chain inet {PORTMAP_TABLE} {chain}"));
-        misses(b, &web, &[chain]);
+        misses(b, &web, &[&chain]);
         repair(b, &web);
     }
 }
 
 fn check_misses_a_deleted_chain(b: &TestBox) {
     let web = checked(b);
-    for chain in CHAINS {
+    for chain in chains(b, true) {
         b.nft(&format!(
             "flush chain inet {PORTMAP_TABLE} {chain}
              delete chain inet {PORTMAP_TABLE} {chain}"
         ));
-        misses(b, &web, &[chain]);
+        misses(b, &web, &[&chain]);
         repair(b, &web);
     }
 }
@@ -173,7 +214,7 @@ fn check_changes_nothing(b: &TestBox) {
 fn add_heals_what_check_finds(b: &TestBox) {
     let web = checked(b);
     let whole = b.ruleset();
-    for chain in CHAINS {
+    for chain in chains(b, false) {
         b.nft(&format!("flush chain inet {PORTMAP_TABLE} {chain}"));
         b.map(&web, &both(8080, 80));
         check(&web).portmap(b).expect_silence();

@@ -10,6 +10,9 @@ use crate::testbox::{
 cases! {
     a_client_that_was_too_early_is_served_after_add;
     a_client_is_switched_to_the_new_container;
+    a_client_is_switched_by_add_alone, go_defect(
+        "rules are appended, so the older container is served until it is deleted"
+    );
     no_flow_outlives_its_mapping, go_defect(
         "conntrack is touched on ADD only: after DEL a flow goes on to the old container"
     );
@@ -45,6 +48,25 @@ fn a_client_is_switched_to_the_new_container(b: &TestBox) {
     }
     b.unmap(&old, &[udp(5353, 80)]);
     b.map(&new, &[udp(5353, 80)]);
+    for flow in &flows {
+        flow.reach().by("new");
+    }
+}
+
+/// The old container's DEL is still to come.
+fn a_client_is_switched_by_add_alone(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    b.map(&old, &[udp(5353, 80)]);
+    let flows = [b.out.udp_flow(CLIENT, HOST_V4, 5353), b.out.udp_flow(CLIENT + 1, HOST_V6, 5353)];
+    for flow in &flows {
+        flow.reach().by("old");
+    }
+    b.map(&new, &[udp(5353, 80)]);
+    for flow in &flows {
+        flow.reach().by("new");
+    }
+    b.unmap(&old, &[udp(5353, 80)]);
     for flow in &flows {
         flow.reach().by("new");
     }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
+use crate::implementation::Implementation;
 use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, both, ip, udp,
+    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, both, ip, tcp, udp,
 };
 
 cases! {
@@ -24,6 +25,8 @@ cases! {
     del_of_the_new_owner_does_not_serve_it_any_more;
     a_late_del_spares_a_new_owner_with_the_same_address;
     a_late_del_spares_a_new_owner_by_tag, ours;
+    every_order_of_add_and_del, ours;
+    del_removes_what_the_go_plugin_left, ours;
     add_twice_is_add_once;
     add_again_with_other_ports_replaces_them, go_defect(
         "the rules of an earlier ADD stay, so its ports stay mapped"
@@ -184,6 +187,67 @@ fn a_late_del_spares_a_new_owner_by_tag(b: &TestBox) {
     b.unmap(&old, &both(8080, 80));
     let owners: Vec<String> = b.portmap_elements().into_iter().map(|e| e.owner).collect();
     assert_eq!(owners, vec!["net1/new/eth0"; 4], "two protocols, two families");
+}
+
+/// Two containers with one address (one was restarted, its DEL is late) and one port: after every
+/// call the owner is the one who was added last, unless it was deleted since.
+fn every_order_of_add_and_del(b: &TestBox) {
+    let network = Network::v4(1);
+    let (old, mut new) = (b.web(&network, "old"), b.web(&network, "new"));
+    new.result = old.result.clone();
+    let tag = |a: &Attachment| format!("net1/{}/eth0", a.container.id);
+    let mut owner = None;
+    for (step, call) in every_four_of_four().into_iter().enumerate() {
+        let web = if call < 2 { &old } else { &new };
+        if call % 2 == 0 {
+            b.map(web, &[tcp(8080, 80)]);
+            owner = Some(tag(web));
+        } else {
+            b.unmap(web, &[tcp(8080, 80)]);
+            owner = owner.filter(|owner| *owner != tag(web));
+        }
+        let owners: Vec<String> = b.portmap_elements().into_iter().map(|e| e.owner).collect();
+        assert_eq!(owners, Vec::from_iter(owner.clone()), "step {step}");
+    }
+}
+
+/// A de Bruijn sequence: 256 numbers below 4 among which every four in a row occur.
+fn every_four_of_four() -> Vec<u8> {
+    let mut sequence = vec![0; 4];
+    let mut seen = std::collections::HashSet::from([[0; 4]]);
+    // Prefer-largest is a known construction: from all zeroes, the largest digit that makes a
+    // new window never runs into a dead end before every window occurred.
+    while let Some(next) = (0..4).rev().find(|digit| {
+        let tail = &sequence[sequence.len() - 3..];
+        seen.insert([tail[0], tail[1], tail[2], *digit])
+    }) {
+        sequence.push(next);
+    }
+    assert_eq!(seen.len(), 256, "every window once");
+    sequence
+}
+
+#[test]
+fn the_sequence_holds_every_window() {
+    assert_eq!(every_four_of_four().len(), 256 + 3);
+}
+
+/// The upgrade: the node's binaries were replaced while containers ran.
+fn del_removes_what_the_go_plugin_left(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    let go = |web: &Attachment, port| {
+        let call = Call::new("ADD", web).mappings(&both(port, 80));
+        call.portmap_of(Implementation::Go).expect_result();
+    };
+    go(&other, 8081);
+    let before = b.ruleset();
+    go(&web, 8080);
+    served_by(b, 8080, "web");
+    b.unmap(&web, &both(8080, 80));
+    not_served(b, 8080);
+    served_by(b, 8081, "other");
+    assert_eq!(b.ruleset(), before, "nothing else of the Go plugin's is touched");
 }
 
 fn add_twice_is_add_once(b: &TestBox) {

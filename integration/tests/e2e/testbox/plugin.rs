@@ -10,6 +10,7 @@ use super::TestBox;
 use super::container::Attachment;
 use super::mapping::Mapping;
 use super::tool::require;
+use crate::implementation::Implementation;
 
 /// The newest version that Debian's plugins speak.
 pub(super) const PORTMAP_VERSION: &str = "1.0.0";
@@ -116,10 +117,16 @@ impl Call {
         self.under(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"])
     }
 
-    /// Runs the implementation's portmap.
+    /// Runs the portmap that is under test.
     #[track_caller]
     pub(crate) fn portmap(self, b: &TestBox) -> Outcome {
-        let binary = b.implementation.plugin("portmap");
+        self.portmap_of(b.implementation)
+    }
+
+    /// Runs an implementation's portmap.
+    #[track_caller]
+    pub(crate) fn portmap_of(self, implementation: Implementation) -> Outcome {
+        let binary = implementation.plugin("portmap");
         let directory = binary.parent().expect("a directory").to_string_lossy().into_owned();
         self.run(&binary, &directory)
     }
