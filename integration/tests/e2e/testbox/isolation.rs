@@ -9,8 +9,8 @@ use super::TestBox;
 use super::tool::require;
 use crate::implementation::Implementation;
 
-/// Holds the network namespace of the process outside, so that a stray variable in somebody's
-/// environment can never make a test furnish the real machine.
+/// Holds the network namespace of the process outside. The variable alone proves nothing: see
+/// [`Surroundings::refuse_unless_fresh`].
 const IN_BOX: &str = "IN_BOX";
 
 /// A test's whole life may take this long before it counts as hung.
@@ -20,11 +20,72 @@ const HANG_SECONDS: &str = "120";
 pub(crate) fn in_box(test: &str, implementation: Implementation, case: impl FnOnce(&TestBox)) {
     match env::var(IN_BOX) {
         Ok(outside) => {
-            assert_ne!(outside, own_network(), "{IN_BOX} is set outside of a box; unset it");
+            if let Err(reason) = Surroundings::look().refuse_unless_fresh(&outside) {
+                panic!("{IN_BOX} is set, but this is no box: {reason}; unset {IN_BOX}");
+            }
             case(&TestBox::furnish(implementation));
         }
         Err(_) => repeat_in_box(test),
     }
+}
+
+/// What this process can see of where it is.
+struct Surroundings {
+    network: String,
+    process: u32,
+    /// Lines of `/proc/net/route`, the heading among them.
+    route_lines: usize,
+    /// Lines of `/proc/net/if_inet6`, one per address.
+    address_lines: usize,
+}
+
+impl Surroundings {
+    fn look() -> Self {
+        let lines = |path: &str| fs::read_to_string(path).map_or(0, |text| text.lines().count());
+        Self {
+            network: own_network(),
+            process: std::process::id(),
+            route_lines: lines("/proc/net/route"),
+            address_lines: lines("/proc/net/if_inet6"),
+        }
+    }
+
+    /// Furnishing hides `/run` and writes sysctls, so a variable left in somebody's environment
+    /// must never make a test do that to a machine. Every sign of a fresh box has to be there.
+    fn refuse_unless_fresh(&self, outside: &str) -> Result<(), &'static str> {
+        if !(outside.starts_with("net:[") && outside.ends_with(']')) {
+            return Err("its value names no network namespace");
+        }
+        if outside == self.network {
+            return Err("the network namespace is the one outside");
+        }
+        if self.process != 1 {
+            return Err("the test is not the first process of a process namespace");
+        }
+        if self.route_lines > 1 || self.address_lines > 0 {
+            return Err("the network namespace has addresses or routes already");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn only_a_fresh_box_is_furnished() {
+    let fresh =
+        || Surroundings { network: "net:[2]".into(), process: 1, route_lines: 1, address_lines: 0 };
+    assert_eq!(fresh().refuse_unless_fresh("net:[1]"), Ok(()));
+    for stray in ["", "1", "true", "net:[2]", "net:"] {
+        assert!(fresh().refuse_unless_fresh(stray).is_err(), "{stray:?}");
+    }
+    for machine in [
+        Surroundings { process: 4711, ..fresh() },
+        Surroundings { route_lines: 2, ..fresh() },
+        Surroundings { address_lines: 1, ..fresh() },
+    ] {
+        assert!(machine.refuse_unless_fresh("net:[1]").is_err());
+    }
+    // Wherever the test binary itself was started is no box.
+    assert!(Surroundings::look().refuse_unless_fresh("net:[1]").is_err());
 }
 
 /// Prints why the implementation cannot pass the case. With `E2E_VERIFY_DEFECTS=1` the case runs
