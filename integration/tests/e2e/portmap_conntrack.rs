@@ -28,6 +28,7 @@ cases! {
 const CLIENT: u16 = 40_000;
 
 fn a_client_that_was_too_early_is_served_after_add(b: &TestBox) {
+    track_connections(b);
     let web = b.web(&Network::dual(1), "web");
     for (host, client) in [(HOST_V4, CLIENT), (HOST_V6, CLIENT + 1)] {
         let flow = b.out.udp_flow(client, host, 5353);
@@ -91,6 +92,7 @@ fn no_flow_outlives_its_mapping(b: &TestBox) {
 }
 
 fn a_flow_to_a_remote_port_of_the_same_number_survives(b: &TestBox) {
+    track_connections(b);
     let far = b.far();
     far.serve("dns", 53);
     let network = Network::dual(1);
@@ -98,7 +100,7 @@ fn a_flow_to_a_remote_port_of_the_same_number_survives(b: &TestBox) {
     let query = pod.container.netns.udp_flow(CLIENT, FAR_V4, 53);
     query.reach().by("dns");
     let flow = format!("src={} dst={FAR_V4} sport={CLIENT} dport=53", pod.v4());
-    assert!(knows(b, &flow));
+    assert!(knows(b, &flow), "connection tracking is on and saw the question");
     b.map(&web, &[udp(53, 80)]);
     assert!(knows(b, &flow), "ADD ended somebody else's flow");
     b.unmap(&web, &[udp(53, 80)]);
@@ -107,16 +109,34 @@ fn a_flow_to_a_remote_port_of_the_same_number_survives(b: &TestBox) {
 }
 
 fn a_flow_to_another_address_of_the_host_survives(b: &TestBox) {
+    track_connections(b);
     let web = b.web(&Network::dual(1), "web");
     b.host.serve_at("host", SocketAddr::new(ip(HOST2_V4), 5353));
     b.out.udp_flow(CLIENT, HOST2_V4, 5353).reach().by("host");
     let flow = format!("src={OUT_V4} dst={HOST2_V4} sport={CLIENT} dport=5353");
-    assert!(knows(b, &flow));
+    assert!(knows(b, &flow), "connection tracking is on and saw the question");
     b.map(&web, &[udp(5353, 80).at(HOST_V4)]);
     b.out.reach(Transport::Udp, HOST_V4, 5353).by("web");
     assert!(knows(b, &flow), "ADD ended a flow to another address");
     b.unmap(&web, &[udp(5353, 80).at(HOST_V4)]);
     assert!(knows(b, &flow), "DEL ended a flow to another address");
+}
+
+/// The kernel tracks connections only where some rule asks for their state, and before ADD there
+/// may be none: a case about what was known before needs one of its own.
+fn track_connections(b: &TestBox) {
+    b.nft(
+        "table inet tracking {
+            chain prerouting {
+                type filter hook prerouting priority filter
+                ct state new counter
+            }
+            chain output {
+                type filter hook output priority filter
+                ct state new counter
+            }
+        }",
+    );
 }
 
 /// Whether connection tracking knows a UDP flow whose description contains `text`.

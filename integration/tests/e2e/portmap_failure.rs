@@ -13,10 +13,10 @@ cases! {
     );
     without_privilege_nothing_changes;
     the_namespace_of_the_host_is_refused, go_defect(
-        "the namespace is compared after the work is done and the result printed"
+        "1.1.1 compares no namespaces; later versions do, after the work is done and the result printed"
     );
     a_sysctl_that_cannot_be_written_leaves_nothing, go_defect(
-        "route_localnet comes last and its failure rolls nothing back"
+        "rules are made one by one and never rolled back"
     );
     a_sysctl_that_is_right_already_need_not_be_written, go_defect(
         "route_localnet is written even where it already is 1"

@@ -8,7 +8,8 @@ use crate::testbox::{Attachment, Call, HOST_V4, HOST_V6, Network, Outcome, TestB
 cases! {
     ports_out_of_range, ours;
     protocols_that_do_not_exist, ours;
-    a_protocol_in_capitals_is_served, ours;
+    a_protocol_in_capitals_is_served;
+    a_protocol_by_number_is_served;
     host_addresses_that_are_none, ours;
     mappings_of_the_wrong_type, ours;
     network_names_outside_the_alphabet, ours;
@@ -19,6 +20,7 @@ cases! {
     prev_results_that_are_none, ours;
     no_prev_result, ours;
     namespaces_that_are_none, ours;
+    a_namespace_of_another_kind, ours;
     versions_that_do_not_exist;
     environment_that_is_missing;
     del_goes_on_with_a_bad_configuration, go_defect(
@@ -62,7 +64,7 @@ fn ports_out_of_range(b: &TestBox) {
 
 fn protocols_that_do_not_exist(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let values = ["tcp; drop", "", "icmp", "tcp,udp", "all", "tcp\n", "6"];
+    let values = ["tcp; drop", "", "icmp", "tcp,udp", "all", "tcp\n", "-1", "256"];
     let calls = values.map(|v| (add(&web, &mapping_with("protocol", json!(v))), "protocol"));
     refused(b, 7, calls.into());
     let without = json!({ "hostPort": 8080, "containerPort": 80 });
@@ -72,6 +74,14 @@ fn protocols_that_do_not_exist(b: &TestBox) {
 fn a_protocol_in_capitals_is_served(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     add(&web, &mapping_with("protocol", json!("TCP"))).portmap(b).expect_result();
+    b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
+    b.out.reach(Transport::Tcp, HOST_V6, 8080).by("web");
+}
+
+/// `iptables -p 6` works, and so do mappings that rely on it.
+fn a_protocol_by_number_is_served(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    add(&web, &mapping_with("protocol", json!("6"))).portmap(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     b.out.reach(Transport::Tcp, HOST_V6, 8080).by("web");
 }
@@ -201,7 +211,7 @@ fn prev_results_that_are_none(b: &TestBox) {
     let calls = values.map(|value| (add(&web, &mapping).set("prevResult", value), "prevResult"));
     refused(b, 7, calls.into());
     let foreign = json!({ "cniVersion": "9.9.9" });
-    refused(b, 1, vec![(add(&web, &mapping).set("prevResult", foreign), "9.9.9")]);
+    refused(b, 7, vec![(add(&web, &mapping).set("prevResult", foreign), "9.9.9")]);
 }
 
 fn no_prev_result(b: &TestBox) {
@@ -213,11 +223,18 @@ fn no_prev_result(b: &TestBox) {
 fn namespaces_that_are_none(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     std::fs::write("/run/file", "").expect("a file in the box");
-    let paths = ["/run/netns", "/run/file", "/run/netns/gone", "/proc/self/ns/uts", "relative"];
+    let paths = ["/run/netns", "/run/file", "/run/netns/gone", "relative"];
     let calls = paths.map(|path| {
         (add(&web, &mapping_with("hostPort", json!(8080))).env("CNI_NETNS", path), path)
     });
     refused(b, 8, calls.into());
+}
+
+fn a_namespace_of_another_kind(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let path = "/proc/self/ns/uts";
+    let call = add(&web, &mapping_with("hostPort", json!(8080))).env("CNI_NETNS", path);
+    refused(b, 8, vec![(call, path)]);
 }
 
 fn versions_that_do_not_exist(b: &TestBox) {
