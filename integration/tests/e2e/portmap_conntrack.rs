@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 
 use crate::testbox::{
-    FAR_V4, HOST_V4, HOST_V6, HOST2_V4, Network, OUT_V4, TestBox, Transport, ip, udp,
+    FAR_V4, HOST_V4, HOST_V6, HOST2_V4, Mapping, Network, OUT_V4, TestBox, Transport, both, ip, udp,
 };
 
 cases! {
     a_client_that_was_too_early_is_served_after_add;
     a_client_is_switched_to_the_new_container;
+    a_client_is_switched_among_many_ports;
     a_client_is_switched_by_add_alone, go_defect(
         "rules are appended, so the older container is served until it is deleted"
     );
@@ -51,6 +52,26 @@ fn a_client_is_switched_to_the_new_container(b: &TestBox) {
     b.map(&new, &[udp(5353, 80)]);
     for flow in &flows {
         flow.reach().by("new");
+    }
+}
+
+fn a_client_is_switched_among_many_ports(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    let many: Vec<Mapping> = (0..50).flat_map(|i| both(5300 + i, 80)).collect();
+    b.map(&old, &many);
+    let flows = [b.out.udp_flow(CLIENT, HOST_V4, 5300), b.out.udp_flow(CLIENT + 1, HOST_V6, 5349)];
+    for flow in &flows {
+        flow.reach().by("old");
+    }
+    b.unmap(&old, &many);
+    b.map(&new, &many);
+    for flow in &flows {
+        flow.reach().by("new");
+    }
+    for port in [5300, 5325, 5349] {
+        b.out.reach(Transport::Tcp, HOST_V4, port).by("new");
+        b.out.reach(Transport::Tcp, HOST_V6, port).by("new");
     }
 }
 
