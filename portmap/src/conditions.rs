@@ -24,7 +24,11 @@ pub fn compile(words: &[String], v4: bool) -> Result<Vec<Vec<Statement>>, CniErr
         let negated = reader.negated();
         let operands = reader.operands(selector)?;
         if let Some(protocol) = protocol {
-            let only = Statement::ProtocolIn(vec![protocol]);
+            let only = Statement::Match {
+                selector: Selector::L4Protocol,
+                negated: false,
+                operand: Operand::Protocol(protocol),
+            };
             for statements in &mut alternatives {
                 statements.push(only.clone());
             }
@@ -239,7 +243,7 @@ mod tests {
             ),
             (
                 "iifname \"eth0\" tcp sport 1024",
-                vec!["iifname \"eth0\" meta l4proto { tcp } th sport 1024"],
+                vec!["iifname \"eth0\" meta l4proto tcp th sport 1024"],
             ),
             ("meta iifname != veth*", vec!["iifname != \"veth*\""]),
             ("meta mark 0x10", vec!["meta mark 0x00000010"]),

@@ -126,7 +126,9 @@ impl Scope {
             {
                 for condition in conditions {
                     let mut statements = condition.clone();
-                    statements.push(Statement::ProtocolIn(L4Protocol::ALL.to_vec()));
+                    if !names_a_protocol(condition) {
+                        statements.push(Statement::ProtocolIn(L4Protocol::ALL.to_vec()));
+                    }
                     let key: Vec<KeyPart> = key.iter().copied().map(KeyPart::from).collect();
                     statements.push(Statement::DnatByMap { v4, key, map: map.name.clone() });
                     rules.push(self.rule(&name, statements));
@@ -295,6 +297,14 @@ pub fn set_by_name(name: &str) -> Option<Set> {
 
 fn base_chain(name: String, kind: ChainKind, hook: Hook, priority: Priority) -> Chain {
     Chain { name, base: Some(BaseChain { kind, hook, priority }) }
+}
+
+/// nft reads a port only behind the protocols it can belong to, and reads no rule that narrows
+/// them twice.
+fn names_a_protocol(condition: &[Statement]) -> bool {
+    condition.iter().any(|statement| {
+        matches!(statement, Statement::Match { selector: Selector::L4Protocol, negated: false, .. })
+    })
 }
 
 fn marked(mark: u32) -> Statement {

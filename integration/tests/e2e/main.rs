@@ -13,8 +13,10 @@
 mod implementation;
 mod testbox;
 
+mod nft_kernel;
 mod portmap_addresses;
 mod portmap_check;
+mod portmap_conditions;
 mod portmap_conntrack;
 mod portmap_failure;
 mod portmap_hostile;

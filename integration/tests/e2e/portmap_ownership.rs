@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::implementation::Implementation;
 use crate::testbox::{
     Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, both, ip, tcp, udp,
 };
@@ -26,7 +25,6 @@ cases! {
     a_late_del_spares_a_new_owner_with_the_same_address;
     a_late_del_spares_a_new_owner_by_tag, ours;
     every_order_of_add_and_del, ours;
-    del_removes_what_the_go_plugin_left, ours;
     add_twice_is_add_once;
     add_again_with_other_ports_replaces_them, go_defect(
         "the rules of an earlier ADD stay, so its ports stay mapped"
@@ -233,23 +231,6 @@ fn the_sequence_holds_every_window() {
 }
 
 /// The upgrade: the node's binaries were replaced while containers ran.
-fn del_removes_what_the_go_plugin_left(b: &TestBox) {
-    let network = Network::dual(1);
-    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
-    let go = |web: &Attachment, port| {
-        let call = Call::new("ADD", web).mappings(&both(port, 80));
-        call.portmap_of(Implementation::Go).expect_result();
-    };
-    go(&other, 8081);
-    let before = b.ruleset();
-    go(&web, 8080);
-    served_by(b, 8080, "web");
-    b.unmap(&web, &both(8080, 80));
-    not_served(b, 8080);
-    served_by(b, 8081, "other");
-    assert_eq!(b.ruleset(), before, "nothing else of the Go plugin's is touched");
-}
-
 fn add_twice_is_add_once(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let once = b.map(&web, &both(8080, 80));

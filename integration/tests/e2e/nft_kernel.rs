@@ -1,0 +1,147 @@
+//! `cni_common::nft` against the kernel and against `nft`: the netlink backend and the text
+//! rendering mean the same, and refusals name the object.
+
+use cni_common::Attachment;
+use cni_common::nft::text::render;
+use cni_common::nft::{Element, NetlinkNft, Nft, Object, Transaction, Value, Verb};
+use cni_common::protocol::NetworkConfig;
+use cni_portmap::config::Config;
+use cni_portmap::layout::{self, TABLE};
+use cni_portmap::plan::{Addresses, Plan, scaffold};
+
+use crate::testbox::{TestBox, run, tool};
+
+cases! {
+    netlink_and_text_make_the_same_table, ours;
+    what_nft_lists_can_be_loaded_again, ours;
+    a_refusal_names_the_element, ours;
+    a_refusal_names_what_is_missing, ours;
+    a_transaction_bound_to_an_old_generation_is_stale, ours;
+    validation_leaves_nothing, ours;
+}
+
+/// A plan with everything that portmap ever writes: both families, conditions, a mark bit.
+fn transaction() -> Transaction {
+    let config = r#"{"name":"n","cniVersion":"1.0.0","markMasqBit":3,
+        "conditionsV4":["ip","saddr","!=","192.0.2.0/24","iifname","eth*","meta","mark","&","0xf0","==","0x10"],
+        "conditionsV6":["ip6 saddr { 2001:db8::/32, fd00::1 } tcp sport 1024"],
+        "runtimeConfig":{"portMappings":[
+          {"hostPort":8080,"containerPort":80,"protocol":"tcp"},
+          {"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"198.51.100.1"},
+          {"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"2001:db8:100::1"},
+          {"hostPort":9,"containerPort":9,"protocol":"sctp","hostIP":"::"}]}}"#;
+    let network = NetworkConfig::from_stdin(config.as_bytes()).expect("envelope");
+    let attachment =
+        Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
+    let addresses = Addresses {
+        v4: Some("10.71.0.2/24".parse().expect("address")),
+        v6: Some("fd71::2/64".parse().expect("address")),
+    };
+    let mut conditional = Config::read(&network).expect("valid");
+    let mut all = Transaction::new();
+    // Twice: once with conditions, once in the shared maps.
+    for round in 0..2 {
+        let plan = Plan::new(&attachment, &conditional, addresses).expect("plan");
+        all.operations.extend(scaffold(&plan).operations);
+        for (set, elements) in &plan.elements {
+            all.elements(Verb::Create, &TABLE, set, elements.clone());
+        }
+        if round == 0 {
+            let owner = vec![plan.owner_element()];
+            all.elements(Verb::Create, &TABLE, &layout::attachments(), owner);
+        }
+        conditional.conditions_v4.clear();
+        conditional.conditions_v6.clear();
+        conditional.mark_bit = 13;
+    }
+    all
+}
+
+fn open() -> NetlinkNft {
+    NetlinkNft::open().expect("a netlink socket")
+}
+
+fn listing() -> String {
+    run(tool("nft").args(["list", "ruleset"]))
+}
+
+/// A difference of two listings in a line, not in two screens.
+#[track_caller]
+fn assert_same_listing(left: &str, right: &str) {
+    let differs = left.lines().zip(right.lines()).find(|(left, right)| left != right);
+    assert_eq!(differs, None);
+    assert_eq!(left.lines().count(), right.lines().count());
+}
+
+fn netlink_and_text_make_the_same_table(b: &TestBox) {
+    let transaction = transaction();
+    open().commit(&transaction).expect("netlink");
+    let by_netlink = listing();
+    b.nft("flush ruleset");
+    b.nft(&render(&transaction));
+    assert_same_listing(&listing(), &by_netlink);
+    assert!(
+        by_netlink.contains("dnat ip6 to ip6 daddr . meta l4proto . th dport map @by_address6")
+    );
+}
+
+fn what_nft_lists_can_be_loaded_again(b: &TestBox) {
+    open().commit(&transaction()).expect("netlink");
+    let before = listing();
+    b.nft("flush ruleset");
+    b.nft(&before);
+    assert_same_listing(&listing(), &before);
+}
+
+fn element(port: u16) -> Element {
+    let key = vec![Value::Protocol(cni_common::nft::L4Protocol::Tcp), Value::Port(port)];
+    let data = vec![Value::Address([10, 0, 0, 1].into()), Value::Port(1)];
+    Element::new(key, data, "n/c/eth0")
+}
+
+fn a_refusal_names_the_element(_: &TestBox) {
+    let mut nft = open();
+    nft.commit(&transaction()).expect("the table");
+    let map = layout::Scope::shared().by_port(true);
+    let mut more = Transaction::new();
+    more.elements(Verb::Create, &TABLE, &map, [1, 2, 8080, 4].map(element).to_vec());
+    let error = nft.commit(&more).expect_err("8080 is taken");
+    assert!(error.is_exists(), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("element { tcp . 8080 } of map inet cni_portmap by_port4"), "{text}");
+    let left = nft.elements(&TABLE, &map).expect("elements");
+    assert_eq!(left.len(), 1, "all or nothing: {left:?}");
+}
+
+fn a_refusal_names_what_is_missing(_: &TestBox) {
+    let mut transaction = Transaction::new();
+    let map = layout::Scope::shared().by_port(true);
+    transaction.elements(Verb::Create, &TABLE, &map, vec![element(1)]);
+    let error = open().commit(&transaction).expect_err("there is no table");
+    assert!(
+        error.is_missing() && error.to_string().contains("inet cni_portmap by_port4"),
+        "{error}"
+    );
+}
+
+fn a_transaction_bound_to_an_old_generation_is_stale(b: &TestBox) {
+    let mut nft = open();
+    let mut transaction = transaction();
+    transaction.generation = Some(nft.generation().expect("generation"));
+    b.nft("add table ip somebody");
+    let error = nft.commit(&transaction).expect_err("the ruleset moved on");
+    assert!(error.is_stale(), "{error}");
+    assert!(!listing().contains("cni_portmap"));
+    transaction.generation = Some(nft.generation().expect("generation"));
+    nft.commit(&transaction).expect("the current generation");
+}
+
+fn validation_leaves_nothing(_: &TestBox) {
+    let mut nft = open();
+    nft.validate(&transaction()).expect("a kernel with nf_tables");
+    assert_eq!(listing(), "");
+    let mut impossible = transaction();
+    impossible.push(Verb::Create, &TABLE, Object::Table(None));
+    assert!(nft.validate(&impossible).expect_err("made twice").is_exists());
+    assert_eq!(listing(), "");
+}
