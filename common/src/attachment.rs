@@ -63,6 +63,15 @@ impl OwnerTag {
         digits
     }
 
+    /// Whether a comment is the tag of another attachment of the same container.
+    #[must_use]
+    pub fn is_sibling(&self, comment: &str) -> bool {
+        let container = |tag: &str| tag.split('/').nth(1).map(str::to_owned);
+        comment != self.0
+            && comment.matches('/').count() == 2
+            && container(comment) == container(&self.0)
+    }
+
     /// Whether a comment is the tag of an attachment to `network`.
     #[must_use]
     pub fn belongs_to(comment: &str, network: &str) -> bool {
@@ -132,6 +141,15 @@ mod tests {
         assert!(!OwnerTag::belongs_to("net2/c/eth0", "net"));
         assert!(!OwnerTag::belongs_to("net/c", "net"));
         assert!(!OwnerTag::belongs_to("some comment", "net"));
+    }
+
+    #[test]
+    fn siblings_are_other_attachments_of_one_container() {
+        let tag = attachment("net", "c", "eth0").tag();
+        assert!(tag.is_sibling("other/c/eth0") && tag.is_sibling("net/c/eth1"));
+        assert!(
+            !tag.is_sibling("net/c/eth0") && !tag.is_sibling("net/d/eth0") && !tag.is_sibling("c")
+        );
     }
 
     proptest! {

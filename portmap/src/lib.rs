@@ -36,28 +36,32 @@ impl Plugin for Portmap {
         warn_of_useless_mappings(request, &config, &plan);
         let localnet = localnet::prepare(&config, &plan)?;
 
+        if plan.is_empty() {
+            // Nothing to map now; an earlier ADD of this attachment may have mapped something.
+            remove(request, None)?;
+            return Ok(result);
+        }
         let mut nft = open_nft()?;
-        nftables::add(&mut nft, &plan, config.on_conflict, &request.log)?;
+        let active = nftables::add(&mut nft, &plan, config.on_conflict, &request.log)?;
         if let Err(error) = localnet.apply() {
             nftables::remove(&mut nft, &plan.tag, Some(&plan))?;
             return Err(error);
         }
-        flows::forget_stale(&plan.active, &request.log);
+        flows::forget_stale(&active, &request.log);
         Ok(result)
     }
 
     fn del(&self, request: &AttachmentRequest) -> Result<(), CniError> {
-        let known = known_plan(request);
-        let tag = request.attachment.tag();
-        let removed = nftables::remove(&mut open_nft()?, &tag, known.as_ref())?;
-        flows::forget_removed(&removed, &request.log);
-        Ok(())
+        remove(request, known_plan(request).as_ref())
     }
 
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
         let result = previous_result(request)?;
         let plan = plan(request, &config, &result)?;
+        if plan.is_empty() && open_nft_if_any()?.is_none() {
+            return Ok(());
+        }
         nftables::check(&mut open_nft()?, &plan)?;
         let faults: Vec<String> = localnet::fault(&config, &plan).into_iter().collect();
         nftables::fail_with(&faults)
@@ -70,7 +74,8 @@ impl Plugin for Portmap {
             );
             return Ok(());
         };
-        let removed = nftables::collect_garbage(&mut open_nft()?, &request.config.name, valid)?;
+        let Some(mut nft) = open_nft_if_any()? else { return Ok(()) };
+        let removed = nftables::collect_garbage(&mut nft, &request.config.name, valid)?;
         flows::forget_removed(&removed, &request.log);
         Ok(())
     }
@@ -87,6 +92,27 @@ impl Plugin for Portmap {
 
 fn open_nft() -> Result<NetlinkNft, CniError> {
     NetlinkNft::open().map_err(|error: NftError| error.into_cni("cannot reach nf_tables"))
+}
+
+/// `None` where the kernel has no `nf_tables`: what is not there needs no cleaning up.
+fn open_nft_if_any() -> Result<Option<NetlinkNft>, CniError> {
+    let open = || {
+        let mut nft = NetlinkNft::open()?;
+        nft.generation()?;
+        Ok(nft)
+    };
+    match open() {
+        Ok(nft) => Ok(Some(nft)),
+        Err(error) if NftError::is_unsupported(&error) => Ok(None),
+        Err(error) => Err(error.into_cni("cannot reach nf_tables")),
+    }
+}
+
+fn remove(request: &AttachmentRequest, known: Option<&Plan>) -> Result<(), CniError> {
+    let Some(mut nft) = open_nft_if_any()? else { return Ok(()) };
+    let removed = nftables::remove(&mut nft, &request.attachment.tag(), known)?;
+    flows::forget_removed(&removed, &request.log);
+    Ok(())
 }
 
 fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {

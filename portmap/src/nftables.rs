@@ -28,36 +28,32 @@ const PATIENT_ATTEMPTS: u32 = 5;
 /// More keys than this are cheaper to find in a dump.
 const KEYS_PER_QUERY: usize = 512;
 
-/// Makes exactly what the plan asks for, replacing whatever the attachment had before.
+/// Makes exactly what the plan asks for, replacing whatever the attachment had before. Returns
+/// the mappings that are now in force: all of the plan's, but for those that another attachment
+/// of the same container keeps.
 pub fn add(
     nft: &mut dyn Nft,
     plan: &Plan,
     on_conflict: OnConflict,
     log: &Log,
-) -> Result<(), CniError> {
+) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot install the port mappings";
-    let outcome = if plan.is_empty() {
-        // Nothing to map now; an earlier ADD of this attachment may have mapped something.
-        remove(nft, &plan.tag, None).map(|_| ())?;
-        return Ok(());
-    } else {
-        nft.commit(&first_try(plan))
-    };
-    match outcome {
-        Ok(()) => repair_if_damaged(nft, plan, log).map_err(|error| error.into_cni(DOING)),
+    match nft.commit(&first_try(plan)) {
+        Ok(()) => repair_if_damaged(nft, plan, log).map_err(|error| error.into_cni(DOING))?,
         Err(error) if error.is_missing() => {
             log.debug(|| format!("building table {TABLE}: {error}"));
             let mut transaction = plan::scaffold(plan);
             transaction.operations.extend(create_elements(plan).operations);
             match nft.commit(&transaction) {
-                Ok(()) => Ok(()),
-                Err(error) if error.is_exists() => replace(nft, plan, on_conflict, log),
-                Err(error) => Err(error.into_cni(DOING)),
+                Ok(()) => {}
+                Err(error) if error.is_exists() => return replace(nft, plan, on_conflict, log),
+                Err(error) => return Err(error.into_cni(DOING)),
             }
         }
-        Err(error) if error.is_exists() => replace(nft, plan, on_conflict, log),
-        Err(error) => Err(error.into_cni(DOING)),
+        Err(error) if error.is_exists() => return replace(nft, plan, on_conflict, log),
+        Err(error) => return Err(error.into_cni(DOING)),
     }
+    Ok(plan.active.clone())
 }
 
 /// The usual case, one transaction and no read: the table is there and no key is taken.
@@ -98,38 +94,65 @@ fn repair_if_damaged(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), Nf
 }
 
 /// Some key exists already: a repeated ADD, or another attachment has it.
+///
+/// Against another container the newest attachment wins. Between attachments of one container
+/// the first keeps the port, as with the Go plugin: runtimes hand the same mappings to each of a
+/// container's networks, and only through the first, which has the default route, do answers
+/// leave the way questions came.
 fn replace(
     nft: &mut dyn Nft,
     plan: &Plan,
     on_conflict: OnConflict,
     log: &Log,
-) -> Result<(), CniError> {
+) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot replace the port mappings";
     for attempt in 0..ATTEMPTS {
-        let (generation, owned, foreign) =
+        let (generation, owned, mut foreign) =
             read_for_replace(nft, plan).map_err(|error| error.into_cni(DOING))?;
+        let siblings = take_siblings(&mut foreign, &plan.tag);
+        let plan = plan.without(&siblings);
         let taken = port_conflicts(&foreign);
         if let (OnConflict::Fail, Some(first)) = (on_conflict, taken.first()) {
             return Err(conflict_error(first));
         }
-        let mut transaction = plan::scaffold(plan);
+        let mut transaction = plan::scaffold(&plan);
         for (set, elements) in owned.into_iter().chain(foreign.clone()) {
             transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&elements));
         }
-        transaction.operations.extend(create_elements(plan).operations);
+        transaction.operations.extend(create_elements(&plan).operations);
         transaction.generation = Some(generation);
         match nft.commit(&transaction) {
             Ok(()) => {
-                for element in taken {
-                    log.warn(takeover_warning(&element, plan));
+                for element in &siblings {
+                    let (mapping, keeper) = (describe(element), owner_name(element));
+                    log.debug(|| {
+                        format!(
+                            "host port mapping {mapping} stays with {keeper}, the same container"
+                        )
+                    });
                 }
-                return Ok(());
+                for element in taken {
+                    log.warn(takeover_warning(&element, &plan));
+                }
+                return Ok(plan.active);
             }
             Err(error) if moved(&error) => wait(attempt),
             Err(error) => return Err(error.into_cni(DOING)),
         }
     }
     Err(too_busy(DOING))
+}
+
+/// Takes the port mappings of the same container's other attachments out of `foreign`.
+fn take_siblings(foreign: &mut Elements, tag: &OwnerTag) -> Vec<Element> {
+    let mut siblings = Vec::new();
+    for (_, elements) in foreign.iter_mut() {
+        let is_sibling = |element: &mut Element| {
+            ActiveMapping::from_element(element).is_some() && tag.is_sibling(owner_name(element))
+        };
+        siblings.extend(elements.extract_if(.., is_sibling));
+    }
+    siblings
 }
 
 type Elements = Vec<(Set, Vec<Element>)>;
@@ -414,17 +437,23 @@ fn check_elements(
     plan: &Plan,
     faults: &mut Vec<String>,
 ) -> Result<(), NftError> {
-    let owner = (layout::attachments(), vec![plan.owner_element()]);
-    for (set, elements) in plan.elements.iter().chain([&owner]) {
+    let mut siblings = Vec::new();
+    for (set, elements) in &plan.elements {
         let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
         let held: std::collections::HashMap<_, _> = lookup(nft, set, &keys)?
             .into_iter()
             .map(|element| (element.key.clone(), element))
             .collect();
         for wanted in elements {
-            faults.extend(compare(set, wanted, held.get(&wanted.key), plan));
+            match held.get(&wanted.key) {
+                Some(held) if plan.tag.is_sibling(owner_name(held)) => siblings.push(held.clone()),
+                held => faults.extend(compare(set, wanted, held, plan)),
+            }
         }
     }
+    let (attachments, owner) = (layout::attachments(), plan.without(&siblings).owner_element());
+    let held = lookup(nft, &attachments, std::slice::from_ref(&owner.key))?;
+    faults.extend(compare(&attachments, &owner, held.first(), plan));
     Ok(())
 }
 

@@ -111,6 +111,22 @@ impl Plan {
         Element::new(owner_key(&self.tag), vec![Value::Mark(count)], self.tag.as_str())
     }
 
+    /// The plan without the port mappings at these keys, which stay with somebody else.
+    #[must_use]
+    pub fn without(&self, taken: &[Element]) -> Self {
+        let is_taken = |element: &Element| {
+            !element.data.is_empty() && taken.iter().any(|taken| taken.key == element.key)
+        };
+        let mut plan = self.clone();
+        for (_, elements) in &mut plan.elements {
+            elements.retain(|element| !is_taken(element));
+        }
+        let mapped: Vec<_> = plan.elements.iter().flat_map(|(_, elements)| elements).collect();
+        let mapped: Vec<_> = mapped.into_iter().filter_map(ActiveMapping::from_element).collect();
+        plan.active.retain(|mapping| mapped.contains(mapping));
+        plan
+    }
+
     fn map_ports(&mut self) {
         let mut groups: [(Set, Vec<Element>); 4] = [
             (self.scope.by_address(true), Vec::new()),

@@ -67,6 +67,13 @@ impl NftError {
         self.any(|errno| errno == EAGAIN || errno == ERESTART)
     }
 
+    /// Whether the kernel has no `nf_tables` at all; nothing can be in it then.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        let absent = |errno| matches!(errno, EINVAL | EOPNOTSUPP | EPROTONOSUPPORT | EAFNOSUPPORT);
+        self.errno().is_some_and(absent)
+    }
+
     fn all(&self, test: impl Fn(i32) -> bool) -> bool {
         matches!(self, Self::Refused(list) if list.iter().all(|refusal| test(refusal.errno)))
     }

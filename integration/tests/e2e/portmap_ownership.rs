@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
+use crate::implementation::Implementation;
 use crate::testbox::{
     Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, both, ip, tcp, udp,
 };
 
 cases! {
     one_container_on_two_networks;
+    one_container_on_two_networks_with_the_same_ports;
     one_container_twice_on_one_network, go_defect(
         "the chain is named after network and container, so DEL of one interface takes both"
     );
@@ -101,6 +103,30 @@ fn one_container_on_two_networks(b: &TestBox) {
     served_by(b, 8081, "web");
     b.unmap(&second, &both(8081, 80));
     not_served(b, 8081);
+}
+
+/// What podman does. Answers leave by the default route, so a host that checks reverse paths
+/// serves the port through the first network only.
+fn one_container_on_two_networks_with_the_same_ports(b: &TestBox) {
+    let (first, second) = two_interfaces(b, &Network::dual(2));
+    b.map(&first, &both(8080, 80));
+    b.map(&second, &both(8080, 80));
+    for network in [&first.network, &second.network] {
+        b.host.write_sysctl(&format!("ipv4/conf/{}/rp_filter", network.bridge()), "1");
+    }
+    served_by(b, 8080, "web");
+    if b.implementation == Implementation::Ours {
+        for attachment in [&first, &second] {
+            Call::new("CHECK", attachment).mappings(&both(8080, 80)).portmap(b).expect_silence();
+        }
+        let once = b.ruleset();
+        b.map(&second, &both(8080, 80));
+        assert_eq!(b.ruleset(), once);
+    }
+    b.unmap(&second, &both(8080, 80));
+    served_by(b, 8080, "web");
+    b.unmap(&first, &both(8080, 80));
+    not_served(b, 8080);
 }
 
 fn one_container_twice_on_one_network(b: &TestBox) {
