@@ -74,6 +74,10 @@ pub struct Route {
 
 const ROUTE_ATTRIBUTES: [&str; 5] = ["mtu", "advmss", "priority", "table", "scope"];
 
+/// The keys of an address in all versions. One that belongs to another version than the result's
+/// is not passed on as unknown: after a conversion it would stand beside the real one.
+const ADDRESS_KEYS: [&str; 6] = ["version", "interface", "address", "gateway", "ip", "routes"];
+
 /// Resolver settings of the result.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dns {
@@ -134,7 +138,7 @@ impl CniResult {
             interface: None,
             address: network(&fields.field("ip"))?,
             gateway: address(&fields.field("gateway"))?,
-            extra: unknown(&fields, &["ip", "gateway", "routes"]),
+            extra: unknown(&fields, &ADDRESS_KEYS),
         });
         for item in fields.field("routes").list()?.into_iter().flatten() {
             self.routes.push(Route::from_field(&item)?);
@@ -243,7 +247,7 @@ impl IpConfig {
             interface: signed(&fields.field("interface"))?,
             address: network(&fields.field("address"))?,
             gateway: address(&fields.field("gateway"))?,
-            extra: unknown(&fields, &["version", "interface", "address", "gateway"]),
+            extra: unknown(&fields, &ADDRESS_KEYS),
         })
     }
 
