@@ -426,3 +426,6 @@ pub fn is_unspecified(address: IpAddr) -> bool {
         IpAddr::V6(v6) => v6 == Ipv6Addr::UNSPECIFIED,
     }
 }
+
+#[cfg(test)]
+mod tests;
