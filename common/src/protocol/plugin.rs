@@ -72,8 +72,8 @@ static STDOUT_USED: AtomicBool = AtomicBool::new(false);
 /// A plugin's whole `main`.
 pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
     report_panics_as_errors();
-    if let Some(argument) = std::env::args().nth(1)
-        && matches!(argument.as_str(), "version" | "--version" | "-V")
+    if let Some(argument) = std::env::args_os().nth(1)
+        && ["version", "--version", "-V"].iter().any(|known| argument == *known)
     {
         println!("{}", about(P::NAME));
         return ExitCode::SUCCESS;
@@ -136,26 +136,21 @@ fn serve<P: Plugin>(
     config: NetworkConfig,
     log: Log,
 ) -> Result<String, CniError> {
+    // A command that is refused here leaves its line in the log as well.
+    let version = log_failure(select_version(command, &config), &log)?;
     match command {
-        Command::Gc | Command::Status => {
-            version::select_for(&config.version_text, command.as_str(), CniVersion::V1_1_0)?;
-            if command == Command::Gc {
-                let valid = config.valid_attachments()?;
-                let request = GcRequest { config, valid, log };
-                logged(plugin.gc(&request), &request.log)?;
-            } else {
-                let request = StatusRequest { config, log };
-                logged(plugin.status(&request), &request.log)?;
-            }
+        Command::Gc => {
+            let valid = log_failure(config.valid_attachments(), &log)?;
+            let request = GcRequest { config, valid, log };
+            logged(plugin.gc(&request), &request.log)?;
+            Ok(String::new())
+        }
+        Command::Status => {
+            let request = StatusRequest { config, log };
+            logged(plugin.status(&request), &request.log)?;
             Ok(String::new())
         }
         Command::Add | Command::Del | Command::Check => {
-            let version = match command {
-                Command::Check => {
-                    version::select_for(&config.version_text, command.as_str(), CniVersion::V0_4_0)?
-                }
-                _ => config.version()?,
-            };
             let request = AttachmentRequest {
                 attachment: Attachment {
                     network: config.name.clone(),
@@ -173,6 +168,16 @@ fn serve<P: Plugin>(
         }
         Command::Version => Ok(format!("{}\n", version_report())),
     }
+}
+
+/// The version that the configuration asks for, if it has this command.
+fn select_version(command: Command, config: &NetworkConfig) -> Result<CniVersion, CniError> {
+    let minimum = match command {
+        Command::Gc | Command::Status => CniVersion::V1_1_0,
+        Command::Check => CniVersion::V0_4_0,
+        Command::Add | Command::Del | Command::Version => return config.version(),
+    };
+    version::select_for(&config.version_text, command.as_str(), minimum)
 }
 
 fn serve_attachment<P: Plugin>(
@@ -212,6 +217,13 @@ fn serve_attachment<P: Plugin>(
 
 fn logged<T>(outcome: Result<T, CniError>, log: &Log) -> Result<T, CniError> {
     log.outcome(outcome.as_ref().map(|_| ()));
+    outcome
+}
+
+fn log_failure<T>(outcome: Result<T, CniError>, log: &Log) -> Result<T, CniError> {
+    if let Err(error) = &outcome {
+        log.outcome(Err(error));
+    }
     outcome
 }
 
