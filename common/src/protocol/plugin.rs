@@ -296,3 +296,6 @@ fn report_panics_as_errors() {
         std::process::exit(1);
     }));
 }
+
+#[cfg(test)]
+mod tests;
