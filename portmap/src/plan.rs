@@ -152,9 +152,11 @@ impl Plan {
                 sources.extend(everything.parse::<IpNet>().map(|source| (source, address.addr())));
                 continue;
             }
-            sources.push((address.trunc(), address.addr()));
-            if address.addr().is_ipv4() {
-                let loopback = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+            let own = address.trunc();
+            sources.push((own, address.addr()));
+            let loopback = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+            // The kernel takes an element once: a container may live on 127.0.0.0/8 itself.
+            if address.addr().is_ipv4() && own != loopback {
                 sources.push((loopback, address.addr()));
             }
         }
