@@ -569,8 +569,11 @@ fn keys_only(elements: &[Element]) -> Vec<Element> {
 }
 
 /// Whether a transaction failed because the ruleset is not what it was decided on.
+///
+/// The kernel compares the generation before anything else. A transaction that is bound to one
+/// and meets something missing or in the way would meet it again.
 fn moved(error: &NftError) -> bool {
-    error.is_transient() || error.is_missing() || error.is_exists()
+    error.is_transient()
 }
 
 fn wait(attempt: u32) {

@@ -108,6 +108,9 @@ impl NftError {
             Some(ERESTART | EAGAIN) => {
                 "another program changes the ruleset all the time; try again"
             }
+            Some(EEXIST) => {
+                "an object of that name is there with another type or hook: look at it and delete it"
+            }
             Some(ENOSPC) => "the kernel's limit for nf_tables objects is reached",
             _ => "see the details for the kernel's answer",
         }

@@ -106,9 +106,14 @@ fn an_unreadable_stdin_is_an_io_failure() {
 #[test]
 fn stdin_is_judged_before_the_command_is_known() {
     let plugin = Recorder::default();
-    for (stdin, expected) in
-        [("", 6), ("{{{", 6), ("[]", 6), ("null", 7), (r#"{"name":"a b"}"#, 7), (r#"{"name":"n"}"#, 4)]
-    {
+    for (stdin, expected) in [
+        ("", 6),
+        ("{{{", 6),
+        ("[]", 6),
+        ("null", 7),
+        (r#"{"name":"a b"}"#, 7),
+        (r#"{"name":"n"}"#, 4),
+    ] {
         assert_eq!(code(run_command(&plugin, "NOPE", stdin)), expected, "{stdin}");
     }
     let error = run_command(&plugin, "add", r#"{"name":"n"}"#).expect_err("lower case");
@@ -201,9 +206,8 @@ fn check_does_not_mind_its_own_namespace() {
 #[test]
 fn what_gc_must_keep() {
     let list = r#"[{"containerID":"c1","ifname":"eth0"}]"#;
-    let one = || {
-        Some(vec![ValidAttachment { container_id: "c1".to_owned(), ifname: "eth0".to_owned() }])
-    };
+    let one =
+        || Some(vec![ValidAttachment { container_id: "c1".to_owned(), ifname: "eth0".to_owned() }]);
     for (keys, expected) in [
         (format!(r#","cni.dev/valid-attachments":{list}"#), one()),
         (format!(r#","cni.dev/attachments":{list}"#), one()),
@@ -242,10 +246,8 @@ fn gc_refuses_a_list_it_cannot_read() {
 fn logged_lines(plugin: &Recorder, command: &str, version: &str, more: &str) -> Vec<Object> {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("log");
-    let stdin = format!(
-        r#"{{"name":"n","cniVersion":"{version}","logFile":"{}"{more}}}"#,
-        path.display()
-    );
+    let stdin =
+        format!(r#"{{"name":"n","cniVersion":"{version}","logFile":"{}"{more}}}"#, path.display());
     // The outcome is what the log is compared with by each caller.
     let _ = run_command(plugin, command, &stdin);
     let text = std::fs::read_to_string(&path).expect("a log was written");
@@ -281,18 +283,14 @@ fn failures_and_warnings_are_logged_with_their_context() {
     let plugin = Recorder { failure: Some(failure), ..Recorder::default() };
     let lines = logged_lines(&plugin, "DEL", "1.0.0", "");
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert_eq!(members(&lines[0], &["level", "msg", "outcome", "containerID"]), [
-        r#""warn""#,
-        r#""on the way""#,
-        "-",
-        r#""c1""#
-    ]);
-    assert_eq!(members(&lines[1], &["level", "msg", "outcome", "code"]), [
-        r#""error""#,
-        r#""no room; ENOSPC""#,
-        r#""error""#,
-        "101"
-    ]);
+    assert_eq!(
+        members(&lines[0], &["level", "msg", "outcome", "containerID"]),
+        [r#""warn""#, r#""on the way""#, "-", r#""c1""#]
+    );
+    assert_eq!(
+        members(&lines[1], &["level", "msg", "outcome", "code"]),
+        [r#""error""#, r#""no room; ENOSPC""#, r#""error""#, "101"]
+    );
 }
 
 #[test]
