@@ -39,7 +39,12 @@ pub fn add(
 ) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot install the port mappings";
     match nft.commit(&first_try(plan)) {
-        Ok(()) => repair_if_damaged(nft, plan, log).map_err(|error| error.into_cni(DOING))?,
+        Ok(()) => repair_if_damaged(nft, plan, log).map_err(|error| {
+            // Mappings that nothing looks up are no service. What undoing them meets is what
+            // the repair met, and is said by its error.
+            let _ = remove(nft, &plan.tag, Some(plan));
+            error.into_cni(DOING)
+        })?,
         Err(error) if error.is_missing() => {
             log.debug(|| format!("building table {TABLE}: {error}"));
             let mut transaction = plan::scaffold(plan);
@@ -87,10 +92,11 @@ fn repair_if_damaged(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), Nf
     if sound {
         return Ok(());
     }
+    nft.commit(&plan::scaffold(plan))?;
     log.warn(format!(
         "table {TABLE} had lost chains or rules to another program; they were restored"
     ));
-    nft.commit(&plan::scaffold(plan))
+    Ok(())
 }
 
 /// Some key exists already: a repeated ADD, or another attachment has it.
