@@ -346,15 +346,15 @@ pub fn collect_garbage(
     valid: &[ValidAttachment],
 ) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot collect stale port mappings";
-    let valid: std::collections::HashSet<OwnerTag> = valid
+    let valid: std::collections::HashSet<String> = valid
         .iter()
         .map(|attachment| {
             let ValidAttachment { container_id, ifname } = attachment.clone();
-            Attachment { network: network.to_owned(), container_id, ifname }.tag()
+            Attachment { network: network.to_owned(), container_id, ifname }.tag().to_string()
         })
         .collect();
-    let is_valid = |comment: &str| valid.iter().any(|tag| tag.as_str() == comment);
-    let is_stale = |comment: &str| OwnerTag::belongs_to(comment, network) && !is_valid(comment);
+    let is_stale =
+        |comment: &str| OwnerTag::belongs_to(comment, network) && !valid.contains(comment);
     for attempt in 0..ATTEMPTS {
         let attempt_once = |nft: &mut dyn Nft| {
             let generation = nft.generation()?;
