@@ -1,6 +1,6 @@
 //! `nf_tables` in memory, with the kernel's semantics as far as plugins can tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Nft;
 use super::encode::rule_expressions;
@@ -19,6 +19,10 @@ pub struct FakeNft {
     failures: Vec<Option<Refusal>>,
     /// Transactions that were committed.
     log: Vec<Transaction>,
+    /// What others commit, one after each time that a generation is read.
+    rivals: VecDeque<Transaction>,
+    /// How many times all elements of a set were listed.
+    listings: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +48,18 @@ impl FakeNft {
     /// What another program's commit does to the generation.
     pub fn disturb(&mut self) {
         self.generation += 1;
+    }
+
+    /// Lets another program commit this right after the next time that a generation is read; an
+    /// empty transaction only moves the generation. Several take one turn each.
+    pub fn interpose(&mut self, transaction: Transaction) {
+        self.rivals.push_back(transaction);
+    }
+
+    /// How many times all elements of a set were listed, which costs in proportion to its size.
+    #[must_use]
+    pub fn listings(&self) -> usize {
+        self.listings
     }
 
     /// Transactions committed so far.
@@ -228,7 +244,12 @@ impl FakeTable {
 
 impl Nft for FakeNft {
     fn generation(&mut self) -> Result<Generation, NftError> {
-        Ok(Generation(self.generation))
+        let read = Generation(self.generation);
+        if let Some(transaction) = self.rivals.pop_front() {
+            self.apply(&transaction)?;
+            self.disturb();
+        }
+        Ok(read)
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<(), NftError> {
@@ -260,6 +281,7 @@ impl Nft for FakeNft {
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
+        self.listings += 1;
         Ok(self.set_of(table, set).cloned().unwrap_or_default())
     }
 

@@ -1,0 +1,506 @@
+//! What the nftables backend does to a ruleset, on one that lives in memory.
+
+use cni_common::attachment::Attachment;
+use cni_common::log::Log;
+use cni_common::nft::fake::FakeNft;
+use cni_common::nft::{Chain, L4Protocol, Nft as _, Object, Set, Table, Transaction, Verb};
+use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_portmap::config::{Config, DEFAULT_MARK_BIT, HostAddress, OnConflict, PortMapping};
+use cni_portmap::layout::{self, TABLE};
+use cni_portmap::nftables;
+use cni_portmap::plan::{Addresses, Plan};
+
+const EPERM: i32 = 1;
+const ENOSPC: i32 = 28;
+
+fn config(ports: &[(u16, u16)]) -> Config {
+    let mappings = ports.iter().map(|(host_port, container_port)| PortMapping {
+        host_port: *host_port,
+        container_port: *container_port,
+        protocol: L4Protocol::Tcp,
+        host: HostAddress::Any,
+    });
+    Config {
+        snat: true,
+        masq_all: false,
+        mark_bit: DEFAULT_MARK_BIT,
+        conditions_v4: Vec::new(),
+        conditions_v6: Vec::new(),
+        on_conflict: OnConflict::Replace,
+        mappings: mappings.collect(),
+    }
+}
+
+fn plan_with(network: &str, container: &str, config: &Config, last_byte: u8) -> Plan {
+    let attachment = Attachment {
+        network: network.to_owned(),
+        container_id: container.to_owned(),
+        ifname: "eth0".to_owned(),
+    };
+    let addresses = Addresses {
+        v4: format!("10.0.0.{last_byte}/24").parse().ok(),
+        v6: format!("fd00::{last_byte}/64").parse().ok(),
+    };
+    Plan::new(&attachment, config, addresses).expect("no conditions that could be wrong")
+}
+
+fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Plan {
+    plan_with("net", container, &config(ports), last_byte)
+}
+
+fn add(nft: &mut FakeNft, plan: &Plan) -> Result<(), CniError> {
+    nftables::add(nft, plan, OnConflict::Replace, &Log::disabled())
+}
+
+fn added(nft: &mut FakeNft, plan: &Plan) {
+    add(nft, plan).expect("ADD");
+    nftables::check(nft, plan).expect("CHECK right after ADD");
+}
+
+/// DEL without any knowledge but the attachment.
+fn remove(nft: &mut FakeNft, plan: &Plan) -> Vec<String> {
+    let removed = nftables::remove(nft, &plan.tag, None).expect("DEL");
+    removed.iter().map(ToString::to_string).collect()
+}
+
+fn count_of(nft: &FakeNft, text: &str) -> usize {
+    nft.dump().matches(text).count()
+}
+
+fn valid(container: &str) -> ValidAttachment {
+    ValidAttachment { container_id: container.to_owned(), ifname: "eth0".to_owned() }
+}
+
+#[test]
+fn adding_twice_is_adding_once() {
+    let mut nft = FakeNft::new();
+    let plan = plan("c1", 2, &[(8080, 80), (8443, 443)]);
+    added(&mut nft, &plan);
+    let once = nft.dump();
+    added(&mut nft, &plan);
+    assert_eq!(nft.dump(), once);
+}
+
+#[test]
+fn what_is_added_is_removed_and_what_is_gone_is_no_error() {
+    let mut nft = FakeNft::new();
+    let (one, two) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8081, 80)]));
+    assert_eq!(remove(&mut nft, &one), Vec::<String>::new());
+    assert_eq!(nft.dump(), "", "DEL on an empty host makes nothing");
+    added(&mut nft, &one);
+    let before = nft.dump();
+    added(&mut nft, &two);
+    assert_eq!(remove(&mut nft, &two), ["*:8081/tcp -> 10.0.0.3:80", "*:8081/tcp -> [fd00::3]:80"]);
+    assert_eq!(nft.dump(), before);
+    assert!(remove(&mut nft, &two).is_empty());
+    assert_eq!(nft.dump(), before);
+    nftables::check(&mut nft, &one).expect("the other attachment is as it was");
+    let error = nftables::check(&mut nft, &two).expect_err("nothing is there");
+    assert_eq!(error.code, ErrorCode::CheckFailed);
+}
+
+#[test]
+fn adding_again_with_other_ports_or_another_address_replaces() {
+    let mut nft = FakeNft::new();
+    let bystander = plan("c9", 9, &[(9, 9)]);
+    added(&mut nft, &bystander);
+    for changed in [
+        plan("c1", 2, &[(8081, 80)]),
+        plan("c1", 2, &[(8080, 81)]),
+        plan("c1", 3, &[(8080, 80)]),
+        plan("c1", 2, &[(8080, 80), (8081, 80)]),
+        plan("c1", 2, &[(8081, 80), (8080, 80)]),
+        plan("c1", 2, &[]),
+    ] {
+        let mut fresh = nft.clone();
+        added(&mut fresh, &changed);
+        let mut again = nft.clone();
+        added(&mut again, &plan("c1", 2, &[(8080, 80), (1000, 10)]));
+        added(&mut again, &changed);
+        assert_eq!(again.dump(), fresh.dump());
+    }
+}
+
+#[test]
+fn adding_nothing_to_an_empty_host_makes_nothing() {
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[]));
+    assert!(nft.committed().is_empty() && nft.dump().is_empty());
+}
+
+#[test]
+fn the_newest_owner_of_a_port_wins_and_says_so() {
+    let mut nft = FakeNft::new();
+    let (old, new) = (plan("c1", 2, &[(8080, 80), (9090, 90)]), plan("c2", 3, &[(8080, 81)]));
+    added(&mut nft, &old);
+    let log = Log::disabled();
+    nftables::add(&mut nft, &new, OnConflict::Replace, &log).expect("taken over");
+    nftables::check(&mut nft, &new).expect("the new owner's mapping is complete");
+    let warnings = log.warnings().join("\n");
+    assert!(warnings.contains("*:8080/tcp -> 10.0.0.2:80"), "{warnings}");
+    assert!(warnings.contains("net/c1/eth0") && warnings.contains("net/c2/eth0"), "{warnings}");
+    let error = nftables::check(&mut nft, &old).expect_err("the old owner lost a port");
+    assert!(error.msg.contains("net/c2/eth0"), "{error}");
+
+    // The old owner's DEL comes late: its other port goes, the new owner's stays.
+    assert_eq!(remove(&mut nft, &old), ["*:9090/tcp -> 10.0.0.2:90", "*:9090/tcp -> [fd00::2]:90"]);
+    nftables::check(&mut nft, &new).expect("the new owner's mapping is untouched");
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+}
+
+#[test]
+fn a_late_delete_that_knows_its_keys_spares_their_new_owner() {
+    let mut nft = FakeNft::new();
+    let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8080, 80)]));
+    added(&mut nft, &old);
+    added(&mut nft, &new);
+    let removed = nftables::remove(&mut nft, &old.tag, Some(&old)).expect("DEL");
+    assert!(removed.is_empty(), "{removed:?}");
+    nftables::check(&mut nft, &new).expect("untouched");
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+}
+
+#[test]
+fn a_reused_address_belongs_to_its_new_container() {
+    let mut nft = FakeNft::new();
+    let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 2, &[(8081, 80)]));
+    added(&mut nft, &old);
+    let log = Log::disabled();
+    nftables::add(&mut nft, &new, OnConflict::Fail, &log).expect("no port is taken");
+    assert_eq!(log.warnings(), Vec::<String>::new());
+    remove(&mut nft, &old);
+    nftables::check(&mut nft, &new).expect("masquerading included");
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+}
+
+#[test]
+fn on_conflict_fail_names_the_owner_and_changes_nothing() {
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    let before = nft.dump();
+    let refused = plan("c2", 3, &[(7070, 70), (8080, 81)]);
+    let log = Log::disabled();
+    let error = nftables::add(&mut nft, &refused, OnConflict::Fail, &log).expect_err("taken");
+    assert_eq!(error.code, ErrorCode::PortConflict);
+    assert!(error.msg.contains("net/c1/eth0") && error.msg.contains("*:8080/tcp"), "{error}");
+    assert_eq!(nft.dump(), before);
+    // One's own earlier mapping is no conflict.
+    let own = plan("c1", 2, &[(8080, 82)]);
+    nftables::add(&mut nft, &own, OnConflict::Fail, &log).expect("its own port");
+    nftables::check(&mut nft, &own).expect("replaced");
+}
+
+#[test]
+fn a_refused_commit_leaves_everything_as_it_was() {
+    let old = plan("c1", 2, &[(8080, 80)]);
+    let mut empty = FakeNft::new();
+    empty.fail_commit(0, EPERM);
+    let error = add(&mut empty, &old).expect_err("EPERM");
+    assert!(error.code == ErrorCode::Kernel && error.msg.contains("CAP_NET_ADMIN"), "{error}");
+    assert_eq!(empty.dump(), "");
+
+    // The first commit of an empty host finds no table; the second one makes it.
+    let mut empty = FakeNft::new();
+    empty.fail_commit(1, ENOSPC);
+    add(&mut empty, &old).expect_err("ENOSPC");
+    assert_eq!(empty.dump(), "");
+    assert!(empty.committed().is_empty());
+
+    let mut occupied = FakeNft::new();
+    added(&mut occupied, &old);
+    for (what, next) in [
+        ("a new attachment", plan("c2", 3, &[(8081, 80)])),
+        ("a repeated ADD", old.clone()),
+        ("a takeover", plan("c2", 3, &[(8080, 80)])),
+    ] {
+        let mut nft = occupied.clone();
+        nft.fail_commit(0, ENOSPC);
+        add(&mut nft, &next).expect_err(what);
+        assert_eq!(nft.dump(), occupied.dump(), "{what}");
+        added(&mut nft, &next);
+    }
+    let mut nft = occupied.clone();
+    nft.fail_commit(0, ENOSPC);
+    nftables::remove(&mut nft, &old.tag, None).expect_err("ENOSPC");
+    assert_eq!(nft.dump(), occupied.dump());
+    nft.fail_commit(0, ENOSPC);
+    nftables::collect_garbage(&mut nft, "net", &[]).expect_err("ENOSPC");
+    assert_eq!(nft.dump(), occupied.dump());
+}
+
+/// What `nft flush table inet cni_portmap` does: the maps stay, the rules are gone.
+fn flush_rules(nft: &mut FakeNft) {
+    let mut transaction = Transaction::new();
+    for (chain, _) in layout::expected_chains(&layout::Scope::shared(), &[]) {
+        transaction.push(Verb::Flush, &TABLE, Object::Chain(chain));
+    }
+    nft.commit(&transaction).expect("flush");
+}
+
+#[test]
+fn lost_rules_are_noticed_and_restored() {
+    let mut nft = FakeNft::new();
+    let (one, two) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8081, 80)]));
+    added(&mut nft, &one);
+    flush_rules(&mut nft);
+    nftables::check(&mut nft, &one).expect_err("rules are gone");
+    let log = Log::disabled();
+    nftables::add(&mut nft, &two, OnConflict::Replace, &log).expect("ADD");
+    assert!(log.warnings().join("\n").contains("restored"), "{:?}", log.warnings());
+    nftables::check(&mut nft, &two).expect("restored");
+    nftables::check(&mut nft, &one).expect("restored for everybody");
+}
+
+#[test]
+fn an_add_that_cannot_restore_lost_rules_leaves_nothing() {
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    flush_rules(&mut nft);
+    let before = nft.dump();
+    nft.fail_commit(1, ENOSPC);
+    add(&mut nft, &plan("c2", 3, &[(8081, 80)])).expect_err("ENOSPC");
+    assert_eq!(nft.dump(), before);
+}
+
+#[test]
+fn a_decision_on_a_ruleset_that_moved_is_made_anew() {
+    for turns in [1, 3] {
+        let mut nft = FakeNft::new();
+        let old = plan("c1", 2, &[(8080, 80)]);
+        let new = plan("c1", 2, &[(8081, 80)]);
+        added(&mut nft, &old);
+        for _ in 0..turns {
+            nft.interpose(Transaction::new());
+        }
+        added(&mut nft, &new);
+        assert_eq!(count_of(&nft, "8080"), 0);
+        for _ in 0..turns {
+            nft.interpose(Transaction::new());
+        }
+        assert_eq!(remove(&mut nft, &new).len(), 2);
+        assert_eq!(count_of(&nft, "net/c1/"), 0);
+        added(&mut nft, &old);
+        for _ in 0..turns {
+            nft.interpose(Transaction::new());
+        }
+        nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+        assert_eq!(nft.dump(), "");
+    }
+}
+
+#[test]
+fn a_port_that_changes_hands_during_a_delete_stays_with_its_new_owner() {
+    let mut nft = FakeNft::new();
+    let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8080, 80)]));
+    added(&mut nft, &old);
+    // What the other ADD commits between this DEL's reads and its commit.
+    let mut rival = nft.clone();
+    added(&mut rival, &new);
+    nft.interpose(rival.committed().last().expect("the takeover").clone());
+    assert!(remove(&mut nft, &old).is_empty());
+    nftables::check(&mut nft, &new).expect("untouched");
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+}
+
+#[test]
+fn a_ruleset_that_never_rests_is_given_up() {
+    let mut nft = FakeNft::new();
+    let plan = plan("c1", 2, &[(8080, 80)]);
+    added(&mut nft, &plan);
+    for _ in 0..1000 {
+        nft.interpose(Transaction::new());
+    }
+    let error = nftables::remove(&mut nft, &plan.tag, None).expect_err("never rests");
+    assert_eq!(error.code, ErrorCode::TryAgainLater);
+}
+
+#[test]
+fn what_is_in_the_way_for_ever_is_not_tried_for_ever() {
+    let mut nft = FakeNft::new();
+    let mut transaction = Transaction::new();
+    transaction.push(Verb::Add, &TABLE, Object::Table(None));
+    let foreign = Chain { name: "guard".to_owned(), base: None };
+    transaction.push(Verb::Add, &TABLE, Object::Chain(foreign));
+    nft.commit(&transaction).expect("somebody's chain");
+    let before = nft.dump();
+    let error = add(&mut nft, &plan("c1", 2, &[(8080, 80)])).expect_err("in the way");
+    assert_eq!(error.code, ErrorCode::Kernel);
+    assert!(error.details.contains("guard"), "{error}");
+    assert_eq!(nft.dump(), before);
+}
+
+#[test]
+fn known_keys_are_looked_up_and_not_searched_for() {
+    let mut nft = FakeNft::new();
+    let plan = plan("c1", 2, &[(8080, 80), (8443, 443)]);
+    added(&mut nft, &plan);
+    let listings = nft.listings();
+    let removed = nftables::remove(&mut nft, &plan.tag, Some(&plan)).expect("DEL");
+    assert_eq!((removed.len(), nft.listings()), (4, listings));
+    // Gone already: that, too, costs no listing.
+    nftables::remove(&mut nft, &plan.tag, Some(&plan)).expect("DEL again");
+    nftables::remove(&mut nft, &plan.tag, None).expect("DEL without knowledge");
+    assert_eq!(nft.listings(), listings);
+}
+
+#[test]
+fn an_add_beside_others_reads_no_map() {
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    add(&mut nft, &plan("c2", 3, &[(8081, 80)])).expect("ADD");
+    assert_eq!(nft.listings(), 0);
+}
+
+#[test]
+fn keys_that_are_no_longer_all_of_them_are_searched_for() {
+    let mut nft = FakeNft::new();
+    let old = plan("c1", 2, &[(8080, 80), (8443, 443)]);
+    for known in [plan("c1", 2, &[(8080, 80)]), plan("c1", 3, &[(1, 1)]), plan("c1", 2, &[])] {
+        added(&mut nft, &old);
+        let removed = nftables::remove(&mut nft, &old.tag, Some(&known)).expect("DEL");
+        assert_eq!((removed.len(), count_of(&nft, "net/c1/")), (4, 0));
+    }
+}
+
+#[test]
+fn two_networks_and_two_interfaces_of_one_container_are_apart() {
+    let mut nft = FakeNft::new();
+    let one = plan_with("net", "c1", &config(&[(8080, 80)]), 2);
+    let other = plan_with("net2", "c1", &config(&[(8081, 80)]), 3);
+    added(&mut nft, &one);
+    let before = nft.dump();
+    added(&mut nft, &other);
+    nftables::check(&mut nft, &one).expect("both are there");
+    remove(&mut nft, &other);
+    assert_eq!(nft.dump(), before);
+    added(&mut nft, &other);
+    nftables::collect_garbage(&mut nft, "net2", &[]).expect("GC of the other network");
+    assert_eq!(nft.dump(), before);
+}
+
+#[test]
+fn garbage_is_what_the_network_owns_and_nobody_names() {
+    let mut nft = FakeNft::new();
+    let plans = [
+        plan_with("net", "c1", &config(&[(1, 80)]), 2),
+        plan_with("net", "c2", &config(&[(2, 80)]), 3),
+        // Names that begin alike are other networks' and other containers'.
+        plan_with("net2", "c1", &config(&[(3, 80)]), 4),
+        plan_with("ne", "c1", &config(&[(4, 80)]), 5),
+        plan_with("net", "c11", &config(&[(5, 80)]), 6),
+    ];
+    plans.iter().for_each(|plan| added(&mut nft, plan));
+    let removed = nftables::collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC");
+    let mut ports: Vec<_> = removed.iter().map(|mapping| mapping.host_port).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [2, 2, 5, 5]);
+    for kept in [&plans[0], &plans[2], &plans[3]] {
+        nftables::check(&mut nft, kept).expect("kept");
+    }
+    assert_eq!(count_of(&nft, "/c2/") + count_of(&nft, "/c11/"), 0);
+    let before = (nft.dump(), nft.committed().len());
+    let again = nftables::collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC again");
+    assert!(again.is_empty());
+    assert_eq!((nft.dump(), nft.committed().len()), before, "nothing to collect, no commit");
+    // The same container's other interface is another attachment.
+    let other = ValidAttachment { ifname: "eth1".to_owned(), ..valid("c1") };
+    assert_eq!(nftables::collect_garbage(&mut nft, "net", &[other]).expect("GC").len(), 2);
+}
+
+#[test]
+fn the_table_goes_with_the_last_garbage_unless_something_else_is_in_it() {
+    let mut nft = FakeNft::new();
+    assert!(nftables::collect_garbage(&mut nft, "net", &[]).expect("nothing there").is_empty());
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+    assert_eq!(nft.dump(), "");
+
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    let somebodys = Set { name: "somebodys".to_owned(), ..layout::attachments() };
+    let mut transaction = Transaction::new();
+    transaction.push(Verb::Add, &TABLE, Object::Set(somebodys));
+    nft.commit(&transaction).expect("somebody's set");
+    nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+    assert!(nft.dump().contains("somebodys") && count_of(&nft, "net/c1/") == 0);
+}
+
+#[test]
+fn conditions_change_with_the_network_and_leave_with_it() {
+    let mut nft = FakeNft::new();
+    let conditional =
+        |words: &str| Config { conditions_v4: vec![words.to_owned()], ..config(&[(8080, 80)]) };
+    let shared = plan("c1", 2, &[(8080, 80)]);
+    added(&mut nft, &shared);
+    let narrowed = plan_with("net", "c1", &conditional("ip saddr 192.0.2.0/24"), 2);
+    added(&mut nft, &narrowed);
+    assert!(nft.dump().contains("ip saddr 192.0.2.0/24"));
+    nftables::check(&mut nft, &shared).expect_err("moved to the network's own maps");
+    let changed = plan_with("net", "c1", &conditional("ip saddr 198.51.100.0/24"), 2);
+    added(&mut nft, &changed);
+    assert_eq!(count_of(&nft, "192.0.2.0/24"), 0);
+    nftables::check(&mut nft, &narrowed).expect_err("the conditions are others");
+    // DEL knows nothing of the conditions and finds the mappings all the same.
+    assert_eq!(remove(&mut nft, &shared).len(), 2);
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+}
+
+#[test]
+fn names_of_300_bytes() {
+    let mut nft = FakeNft::new();
+    let long = |head: &str| format!("{head}{}", "x".repeat(300 - head.len()));
+    let tail = |last: &str| format!("{}{last}", "x".repeat(300 - last.len()));
+    let plans = [
+        plan_with(&long("a"), &long("c"), &config(&[(1, 80)]), 2),
+        plan_with(&long("a"), &tail("c"), &config(&[(2, 80)]), 3),
+        plan_with(&tail("a"), &long("c"), &config(&[(3, 80)]), 4),
+        plan_with(&tail("b"), &long("c"), &config(&[(4, 80)]), 5),
+    ];
+    plans.iter().for_each(|plan| added(&mut nft, plan));
+    plans.iter().for_each(|plan| nftables::check(&mut nft, plan).expect("all are apart"));
+    assert_eq!(remove(&mut nft, &plans[0]).len(), 2);
+    plans[1..].iter().for_each(|plan| nftables::check(&mut nft, plan).expect("kept"));
+    nftables::collect_garbage(&mut nft, &tail("a"), &[]).expect("GC");
+    nftables::check(&mut nft, &plans[2]).expect_err("collected");
+    let kept = ValidAttachment { container_id: tail("c"), ..valid("") };
+    nftables::collect_garbage(&mut nft, &long("a"), &[kept]).expect("GC");
+    for kept in [&plans[1], &plans[3]] {
+        nftables::check(&mut nft, kept).expect("kept");
+    }
+}
+
+#[test]
+fn status_tries_without_a_trace() {
+    let mut nft = FakeNft::new();
+    let sample = plan("probe", 2, &[(1, 1)]);
+    nftables::status(&mut nft, &sample).expect("an empty host can serve");
+    assert!(nft.dump().is_empty() && nft.committed().is_empty());
+    added(&mut nft, &plan("c1", 3, &[(8080, 80)]));
+    let before = (nft.dump(), nft.committed().len());
+    nftables::status(&mut nft, &sample).expect("a host in use can serve");
+    assert_eq!((nft.dump(), nft.committed().len()), before);
+    flush_rules(&mut nft);
+    let error = nftables::status(&mut nft, &sample).expect_err("rules are gone");
+    assert_eq!(error.code, ErrorCode::LimitedConnectivity);
+    assert!(error.msg.contains("guard"), "{error}");
+}
+
+#[test]
+fn other_tables_are_never_touched() {
+    let mut nft = FakeNft::new();
+    let foreign = Table::new(TABLE.family, "foreign");
+    let mut transaction = Transaction::new();
+    transaction.push(Verb::Add, &foreign, Object::Table(None));
+    transaction.push(Verb::Add, &foreign, Object::Set(layout::attachments()));
+    nft.commit(&transaction).expect("foreign table");
+    let before = nft.dump();
+    let plan = plan("c1", 2, &[(8080, 80)]);
+    added(&mut nft, &plan);
+    added(&mut nft, &plan);
+    remove(&mut nft, &plan);
+    nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+    assert_eq!(nft.dump(), before);
+    let touches = |transaction: &Transaction| {
+        transaction.operations.iter().any(|operation| operation.table == foreign)
+    };
+    assert_eq!(nft.committed().iter().filter(|t| touches(t)).count(), 1, "its own making");
+}
