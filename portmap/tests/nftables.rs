@@ -389,7 +389,9 @@ fn garbage_is_what_the_network_owns_and_nobody_names() {
         plan_with("ne", "c1", &config(&[(4, 80)]), 5),
         plan_with("net", "c11", &config(&[(5, 80)]), 6),
     ];
-    plans.iter().for_each(|plan| added(&mut nft, plan));
+    for plan in &plans {
+        added(&mut nft, plan);
+    }
     let removed = nftables::collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC");
     let mut ports: Vec<_> = removed.iter().map(|mapping| mapping.host_port).collect();
     ports.sort_unstable();
@@ -455,10 +457,16 @@ fn names_of_300_bytes() {
         plan_with(&tail("a"), &long("c"), &config(&[(3, 80)]), 4),
         plan_with(&tail("b"), &long("c"), &config(&[(4, 80)]), 5),
     ];
-    plans.iter().for_each(|plan| added(&mut nft, plan));
-    plans.iter().for_each(|plan| nftables::check(&mut nft, plan).expect("all are apart"));
+    for plan in &plans {
+        added(&mut nft, plan);
+    }
+    for plan in &plans {
+        nftables::check(&mut nft, plan).expect("all are apart");
+    }
     assert_eq!(remove(&mut nft, &plans[0]).len(), 2);
-    plans[1..].iter().for_each(|plan| nftables::check(&mut nft, plan).expect("kept"));
+    for plan in &plans[1..] {
+        nftables::check(&mut nft, plan).expect("kept");
+    }
     nftables::collect_garbage(&mut nft, &tail("a"), &[]).expect("GC");
     nftables::check(&mut nft, &plans[2]).expect_err("collected");
     let kept = ValidAttachment { container_id: tail("c"), ..valid("") };

@@ -319,7 +319,7 @@ fn json_that_is_not_one_document() {
         ("two documents", format!("{good}{good}")),
         ("a document and a bracket", format!("{good}]")),
         ("a byte order mark", format!("\u{feff}{good}")),
-        ("UTF-16", good.encode_utf16().map(|unit| format!("\0{}", unit as u8 as char)).collect()),
+        ("UTF-16", good.chars().flat_map(|character| ['\0', character]).collect()),
         ("a NUL behind it", format!("{good}\0")),
         ("a comment", format!("/* */{good}")),
         ("a trailing comma", good.replace("}]}", "},]}")),

@@ -368,7 +368,7 @@ fn leaf() -> impl Strategy<Value = Json> {
         any::<u64>().prop_map(Json::from),
         any::<i64>().prop_map(Json::from),
         prop::num::f64::NORMAL
-            .prop_filter_map("finite", |f| super::super::json::Number::from_f64(f))
+            .prop_filter_map("finite", crate::protocol::json::Number::from_f64)
             .prop_map(Json::Number),
         ".{0,8}".prop_map(Json::from),
         prop::collection::vec(any::<bool>(), 0..3).prop_map(Json::from),
