@@ -48,8 +48,12 @@ fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Plan {
     plan_with("net", container, &config(ports), last_byte)
 }
 
+/// ADD as the plugin carries it out: a plan without mappings is a removal.
 fn add(nft: &mut FakeNft, plan: &Plan) -> Result<(), CniError> {
-    nftables::add(nft, plan, OnConflict::Replace, &Log::disabled())
+    if plan.is_empty() {
+        return nftables::remove(nft, &plan.tag, None).map(|_| ());
+    }
+    nftables::add(nft, plan, OnConflict::Replace, &Log::disabled()).map(|_| ())
 }
 
 fn added(nft: &mut FakeNft, plan: &Plan) {
@@ -376,6 +380,34 @@ fn two_networks_and_two_interfaces_of_one_container_are_apart() {
     added(&mut nft, &other);
     nftables::collect_garbage(&mut nft, "net2", &[]).expect("GC of the other network");
     assert_eq!(nft.dump(), before);
+}
+
+#[test]
+fn the_first_network_of_a_container_keeps_its_ports() {
+    let mut nft = FakeNft::new();
+    let first = plan_with("net", "c1", &config(&[(8080, 80)]), 2);
+    let second = plan_with("net2", "c1", &config(&[(8080, 80), (8081, 80)]), 3);
+    added(&mut nft, &first);
+    let before = nft.dump();
+    for on_conflict in [OnConflict::Replace, OnConflict::Fail] {
+        let log = Log::disabled();
+        let active = nftables::add(&mut nft, &second, on_conflict, &log).expect("ADD");
+        let ports: Vec<_> = active.iter().map(|mapping| mapping.host_port).collect();
+        assert_eq!((ports, log.warnings()), (vec![8081, 8081], vec![]));
+        nftables::check(&mut nft, &first).expect("kept");
+        nftables::check(&mut nft, &second).expect("all that is its own");
+        let removed = nftables::remove(&mut nft, &second.tag, Some(&second)).expect("DEL");
+        assert_eq!((removed.len(), nft.dump()), (2, before.clone()));
+    }
+    // Nothing at all is left for a network whose every port is the first one's.
+    let same = plan_with("net2", "c1", &config(&[(8080, 80)]), 3);
+    added(&mut nft, &same);
+    nftables::check(&mut nft, &first).expect("kept");
+    assert!(remove(&mut nft, &same).is_empty());
+    assert_eq!(nft.dump(), before);
+    // Another container is nobody's sibling.
+    added(&mut nft, &plan_with("net", "c11", &config(&[(8080, 80)]), 4));
+    nftables::check(&mut nft, &first).expect_err("taken over");
 }
 
 #[test]
