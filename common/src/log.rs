@@ -94,7 +94,11 @@ impl Log {
     #[must_use]
     pub fn open(config: &LogConfig, context: Object) -> Self {
         let open = |path: &String| {
-            OpenOptions::new().append(true).create(true).mode(0o640).open(path).map_err(|error| {
+            // A FIFO without a reader would otherwise hold the command up for ever.
+            let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o640).custom_flags(flags);
+            options.open(path).map_err(|error| {
                 eprintln!("cannot open log file {path}: {error}; going on without it");
             })
         };

@@ -28,7 +28,7 @@ const PATIENT_ATTEMPTS: u32 = 5;
 /// More keys than this are cheaper to find in a dump.
 const KEYS_PER_QUERY: usize = 512;
 
-/// Makes exactly what the plan asks for, replacing whatever the attachment had before. Returns
+/// Makes exactly what the plan, which must not be empty, asks for, replacing whatever the attachment had before. Returns
 /// the mappings that are now in force: all of the plan's, but for those that another attachment
 /// of the same container keeps.
 pub fn add(
