@@ -183,7 +183,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// The protocol number and the flow; `None` for flows without ports.
-fn parse(payload: &[u8]) -> Option<(u8, Flow)> {
+pub(crate) fn parse(payload: &[u8]) -> Option<(u8, Flow)> {
     const NFGENMSG: usize = 4;
     let parts = attributes(payload.get(NFGENMSG..)?)?;
     let find = |kind| parts.iter().find(|(k, _)| *k == kind).map(|(_, value)| *value);

@@ -8,6 +8,8 @@
 
 pub mod attachment;
 pub mod conntrack;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod link;
 pub mod log;
 pub mod netlink;

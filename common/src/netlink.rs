@@ -156,7 +156,7 @@ pub fn append<T: NetlinkSerializable>(request: &mut Vec<u8>, mut message: Netlin
 }
 
 /// The messages of one datagram; stops at the first that is cut off.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let length = NetlinkBuffer::new_checked(rest).ok()?.length() as usize;
@@ -166,7 +166,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     })
 }
 
-fn status(message: &NetlinkBuffer<&[u8]>) -> Option<Status> {
+pub(crate) fn status(message: &NetlinkBuffer<&[u8]>) -> Option<Status> {
     const MESSAGE: u16 = 1;
     const OFFSET: u16 = 2;
     if message.message_type() != NLMSG_ERROR {

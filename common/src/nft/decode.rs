@@ -31,13 +31,13 @@ fn be32(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
-pub(super) fn generation(payload: &[u8]) -> Option<u32> {
+pub(crate) fn generation(payload: &[u8]) -> Option<u32> {
     const ID: u16 = 1;
     be32(find(&body(payload)?, ID)?)
 }
 
 /// The elements of one message. An element of another type than the set's is an error.
-pub(super) fn elements(payload: &[u8], set: &Set) -> Option<Vec<Element>> {
+pub(crate) fn elements(payload: &[u8], set: &Set) -> Option<Vec<Element>> {
     const ELEMENTS: u16 = 3;
     let message = body(payload)?;
     let list = find(&message, ELEMENTS).unwrap_or_default();
@@ -72,7 +72,7 @@ fn decode_values(types: &[DataType], mut image: &[u8]) -> Option<Vec<Value>> {
 }
 
 /// A chain and its table's name.
-pub(super) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
+pub(crate) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
     const HOOK: u16 = 4;
@@ -104,7 +104,7 @@ fn base_chain(hook: &[u8], kind: Option<&str>) -> Option<BaseChain> {
 }
 
 /// A rule and its table's name.
-pub(super) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
+pub(crate) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
     const TABLE: u16 = 1;
     const CHAIN: u16 = 2;
     const HANDLE: u16 = 3;
@@ -121,7 +121,7 @@ pub(super) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
 }
 
 /// A set's name and its table's.
-pub(super) fn set_name(payload: &[u8]) -> Option<(String, String)> {
+pub(crate) fn set_name(payload: &[u8]) -> Option<(String, String)> {
     const TABLE: u16 = 1;
     const NAME: u16 = 2;
     let parts = body(payload)?;

@@ -1,0 +1,33 @@
+//! Stdin of a plugin: any bytes, up to the plan that would be carried out.
+
+#![no_main]
+
+use cni_common::Attachment;
+use cni_common::log::LogConfig;
+use cni_common::protocol::NetworkConfig;
+use cni_portmap::config::Config;
+use cni_portmap::plan::{Addresses, Plan};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|stdin: &[u8]| {
+    let Ok(network) = NetworkConfig::from_stdin(stdin) else { return };
+    let _ = network.validate_common();
+    let _ = network.valid_attachments();
+    let _ = network.with_fields(LogConfig::read);
+    let previous = network.prev_result();
+    let Ok(config) = Config::read(&network) else { return };
+    let Ok(Some(result)) = previous else { return };
+    let attachment = Attachment {
+        network: network.name.clone(),
+        container_id: "fuzz".to_owned(),
+        ifname: "eth0".to_owned(),
+    };
+    let Ok(plan) = Plan::new(&attachment, &config, Addresses::select(&result, "eth0")) else {
+        return;
+    };
+    // No key may come twice: the kernel would refuse the whole transaction.
+    for (set, elements) in &plan.elements {
+        let keys: std::collections::HashSet<_> = elements.iter().map(|e| &e.key).collect();
+        assert_eq!(keys.len(), elements.len(), "{} has a key twice", set.name);
+    }
+});
