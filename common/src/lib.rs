@@ -10,6 +10,7 @@ pub mod attachment;
 pub mod conntrack;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod iptables;
 pub mod link;
 pub mod log;
 pub mod netlink;
