@@ -22,7 +22,8 @@ const MACHINE: [&str; 8] = [
     "private",
     "sh",
     "-euc",
-    "for dir in /run /tmp /var/lib/cni; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done\n",
+    "for dir in /run /mnt /var/lib/cni; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done\n\
+     export TMPDIR=/mnt\n",
 ];
 
 /// Runs the arguments and prints what of the machine they changed, as a diff.
@@ -32,15 +33,15 @@ state() {
     cat /proc/self/net/if_inet6 /proc/self/net/route /proc/self/mounts
     cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/accept_dad
     nft list ruleset
-    find /run /tmp /var/lib/cni -mindepth 1 ! -name 'before' ! -name 'after'
+    find /run /mnt /var/lib/cni -mindepth 1 ! -name 'before' ! -name 'after'
 }
-mkdir /tmp/states
-mount -t tmpfs tmpfs /tmp/states
-state >/tmp/states/before
+mkdir /mnt/states
+mount -t tmpfs tmpfs /mnt/states
+state >/mnt/states/before
 status=0
 "$@" || status=$?
-state >/tmp/states/after
-diff /tmp/states/before /tmp/states/after >&2 || echo 'THE MACHINE HAS CHANGED' >&2
+state >/mnt/states/after
+diff /mnt/states/before /mnt/states/after >&2 || echo 'THE MACHINE HAS CHANGED' >&2
 exit $status
 "#;
 
@@ -197,7 +198,7 @@ ADD) echo '{"cniVersion":"1.1.0","ips":[{"address":"10.88.0.2/24"}]}' ;;
 esac
 "#;
 
-/// Outside of /tmp, which is another one on the test's machine.
+/// Outside of what the test's machine has another of.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
@@ -344,19 +345,19 @@ fn kept_namespaces_can_be_entered() {
 
 /// Drives the built-in plugin as a runtime would; `call` prints an error's code and message.
 const BRIDGE: &str = r#"
-ln -s "$1" /tmp/demo-bridge
+ln -s "$1" /mnt/demo-bridge
 mkdir -p /run/netns; ip netns add c
-export CNI_PATH=/tmp CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/c
+export CNI_PATH=/mnt CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/c
 call() {
-    if CNI_COMMAND=$1 /tmp/demo-bridge >/tmp/out <<END
+    if CNI_COMMAND=$1 /mnt/demo-bridge >/mnt/out <<END
 {"cniVersion":"1.1.0","name":"n","type":"demo-bridge","bridge":"br0",
  "addresses":["10.9.0.7/24","fd09::7/64"]${2-}}
 END
-    then echo "$1 ok"; else echo "$1" $(grep -o '"code": [0-9]*' /tmp/out) $(grep '"msg"' /tmp/out); fi
+    then echo "$1 ok"; else echo "$1" $(grep -o '"code": [0-9]*' /mnt/out) $(grep '"msg"' /mnt/out); fi
 }
 call STATUS
 call CHECK
-call ADD; tr -d ' \n' </tmp/out | grep -o '"routes".*'; echo
+call ADD; tr -d ' \n' </mnt/out | grep -o '"routes".*'; echo
 call CHECK
 call ADD
 call CHECK
