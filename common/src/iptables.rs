@@ -5,6 +5,7 @@
 //! two steps, so whoever does both holds [`Lock`] meanwhile. Other programs may change other
 //! chains at any time; ours are only ours.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -122,38 +123,59 @@ impl Iptables {
         let mut command = Command::new(&self.save);
         command.args(["-t", table]).stdin(Stdio::null());
         let output = run(command, &self.save, "")?;
-        Ok(TableDump::parse(&String::from_utf8_lossy(&output.stdout)))
+        let mut tables = parse_tables(&String::from_utf8_lossy(&output.stdout));
+        Ok(tables.remove(table).unwrap_or_default())
     }
 
-    /// Applies the lines of one table: `:CHAIN - [0:0]` makes or empties a chain, `-A`, `-I`, `-D`
-    /// and `-X` do as in iptables. All or nothing.
-    pub fn restore(&self, table: &str, lines: &[String]) -> Result<(), IptablesError> {
-        if lines.is_empty() {
+    /// Reads all tables in one go, by name.
+    pub fn save_all(&self) -> Result<HashMap<String, TableDump>, IptablesError> {
+        let mut command = Command::new(&self.save);
+        command.stdin(Stdio::null());
+        let output = run(command, &self.save, "")?;
+        Ok(parse_tables(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Applies lines to tables: `:CHAIN - [0:0]` makes or empties a chain, `-A`, `-I`, `-D`, `-F`
+    /// and `-X` do as in iptables. All or nothing in each table.
+    pub fn restore(&self, changes: &[(&str, Vec<String>)]) -> Result<(), IptablesError> {
+        let changes: Vec<_> = changes.iter().filter(|(_, lines)| !lines.is_empty()).collect();
+        if changes.is_empty() {
             return Ok(());
         }
         let mut command = Command::new(&self.restore);
         command.args(["--noflush", "-w", XTABLES_WAIT]).stdin(Stdio::piped());
-        let script = format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"));
+        let script: String = changes
+            .iter()
+            .map(|(table, lines)| format!("*{table}\n{}\nCOMMIT\n", lines.join("\n")))
+            .collect();
         run(command, &self.restore, &script).map(|_| ())
     }
 }
 
-impl TableDump {
-    fn parse(text: &str) -> Self {
-        let mut dump = Self::default();
-        for line in text.lines() {
-            if let Some(rest) = line.strip_prefix(':') {
-                let mut words = rest.split(' ');
-                if let (Some(name), Some(policy)) = (words.next(), words.next()) {
-                    dump.chains.push((name.to_owned(), policy.to_owned()));
-                }
-            } else if let Some((chain, spec)) =
-                line.strip_prefix("-A ").and_then(|r| r.split_once(' '))
-            {
-                dump.rules.push(SavedRule { chain: chain.to_owned(), spec: spec.to_owned() });
-            }
+fn parse_tables(text: &str) -> HashMap<String, TableDump> {
+    let mut tables = HashMap::new();
+    let mut name = String::new();
+    for line in text.lines() {
+        if let Some(table) = line.strip_prefix('*') {
+            table.clone_into(&mut name);
         }
-        dump
+        let dump: &mut TableDump = tables.entry(name.clone()).or_default();
+        dump.read_line(line);
+    }
+    tables
+}
+
+impl TableDump {
+    fn read_line(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix(':') {
+            let mut words = rest.split(' ');
+            if let (Some(name), Some(policy)) = (words.next(), words.next()) {
+                self.chains.push((name.to_owned(), policy.to_owned()));
+            }
+        } else if let Some((chain, spec)) = line.strip_prefix("-A ").and_then(|r| r.split_once(' '))
+        {
+            self.rules.push(SavedRule { chain: chain.to_owned(), spec: spec.to_owned() });
+        }
     }
 
     /// Whether there is such a chain.
@@ -173,6 +195,17 @@ impl SavedRule {
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         split_words(&self.spec)
+    }
+
+    /// Whether this is the rule that a specification asks for, whatever the order of its options.
+    #[must_use]
+    pub fn is(&self, spec: &str) -> bool {
+        let sorted = |text: &str| {
+            let mut words = split_words(text);
+            words.sort();
+            words
+        };
+        sorted(&self.spec) == sorted(spec)
     }
 
     /// The value behind an option, for instance `-j`.
@@ -314,7 +347,9 @@ COMMIT
 
     #[test]
     fn a_saved_table() {
-        let dump = TableDump::parse(SAVED);
+        let mut tables = parse_tables(SAVED);
+        assert!(tables.contains_key("nat") && !tables.contains_key("filter"));
+        let dump = tables.remove("nat").expect("nat");
         assert!(dump.has_chain("CNI-HOSTPORT-DNAT") && !dump.has_chain("OUTPUT"));
         let rule = dump.rules_of("CNI-HOSTPORT-DNAT").next().expect("a rule");
         assert_eq!(rule.option("--comment").as_deref(), Some(r#"dnat name: "n" id: "c""#));

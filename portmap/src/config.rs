@@ -9,6 +9,10 @@ use cni_common::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The backend it names, or that its options need; `None` leaves the choice to us.
+    pub backend: Option<Backend>,
+    /// iptables: somebody else's chain that marks packets for masquerading.
+    pub external_set_mark_chain: Option<String>,
     /// Masquerade what would otherwise never find its way back: hairpin and loopback sources.
     pub snat: bool,
     /// Masquerade every source; external clients' addresses are lost.
@@ -24,6 +28,26 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// The mappings, without exact duplicates.
     pub mappings: Vec<PortMapping>,
+}
+
+/// What carries out the mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `nf_tables`, by netlink.
+    Nftables,
+    /// iptables, by its programs.
+    Iptables,
+}
+
+impl Backend {
+    /// The name in configurations.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
 }
 
 /// The default of `markMasqBit`: Go portmap's.
@@ -90,7 +114,9 @@ impl Config {
                     "Cannot specify externalSetMarkChain and markMasqBit: remove one of them",
                 ));
             }
-            let config = Self {
+            let mut config = Self {
+                backend: None,
+                external_set_mark_chain: external_chain.map(str::to_owned),
                 snat: top.field("snat").boolean()?.unwrap_or(true),
                 masq_all: top.field("masqAll").boolean()?.unwrap_or(false),
                 mark_bit: mark_bit.and_then(|bit| bit.try_into().ok()).unwrap_or(DEFAULT_MARK_BIT),
@@ -99,7 +125,10 @@ impl Config {
                 on_conflict: on_conflict(&top.field("onConflict"))?,
                 mappings: mappings(top)?,
             };
-            backend(&top.field("backend"), external_chain, &config)?;
+            config.backend = backend(&top.field("backend"), &config)?;
+            if let Some(chain) = &config.external_set_mark_chain {
+                validate_chain_name(chain, &chain_field)?;
+            }
             Ok(config)
         })
     }
@@ -112,47 +141,71 @@ impl Config {
     }
 }
 
-/// Judges `backend`, and options that only the iptables backend can honour.
-fn backend(
-    field: &Field<'_>,
-    external_chain: Option<&str>,
-    config: &Config,
-) -> Result<(), CniError> {
+/// The backend that is named, or that options need which only one of them has.
+fn backend(field: &Field<'_>, config: &Config) -> Result<Option<Backend>, CniError> {
     let unsupported = |msg: String| Err(CniError::new(ErrorCode::UnsupportedField, msg));
-    match field.string()? {
-        None | Some("nftables") => {}
-        Some("iptables") => {
-            return unsupported(
-                "backend \"iptables\" is not available in this release: remove the key or set \"nftables\""
-                    .to_owned(),
-            );
-        }
+    let named = match field.string()? {
+        None => None,
+        Some("nftables") => Some(Backend::Nftables),
+        Some("iptables") => Some(Backend::Iptables),
         Some(other) => {
             return unsupported(format!(
-                "unrecognized backend {other:?}: use \"nftables\" or remove the key"
+                "unrecognized backend {other:?}: use \"nftables\" or \"iptables\", or remove the key"
             ));
         }
+    };
+    let iptables = options_of(Backend::Iptables, config);
+    let nftables = options_of(Backend::Nftables, config);
+    let refuse = |chosen: Backend, other: Backend, options: &[&str]| {
+        unsupported(format!(
+            "{} backend was requested but configuration contains {}-specific options [{}]: \
+             remove them, or write conditions in the words of {}",
+            chosen.as_str(),
+            other.as_str(),
+            options.join(" "),
+            chosen.as_str()
+        ))
+    };
+    match named {
+        Some(Backend::Nftables) if !iptables.is_empty() => {
+            refuse(Backend::Nftables, Backend::Iptables, &iptables)
+        }
+        Some(Backend::Iptables) if !nftables.is_empty() => {
+            refuse(Backend::Iptables, Backend::Nftables, &nftables)
+        }
+        Some(named) => Ok(Some(named)),
+        None if iptables.is_empty() && nftables.is_empty() => Ok(None),
+        None if iptables.is_empty() => Ok(Some(Backend::Nftables)),
+        None if nftables.is_empty() => Ok(Some(Backend::Iptables)),
+        None => refuse(Backend::Iptables, Backend::Nftables, &nftables),
     }
+}
+
+/// Options that only this backend can honour. The first character of conditions tells whose
+/// words they are.
+fn options_of(backend: Backend, config: &Config) -> Vec<&'static str> {
     let mut options = Vec::new();
-    if external_chain.is_some() {
+    if backend == Backend::Iptables && config.external_set_mark_chain.is_some() {
         options.push("externalSetMarkChain");
     }
-    let iptables_words =
-        |words: &[String]| words.first().is_some_and(|w| w.starts_with(['-', '!']));
-    if iptables_words(&config.conditions_v4) {
-        options.push("conditionsV4");
+    for (name, words) in
+        [("conditionsV4", &config.conditions_v4), ("conditionsV6", &config.conditions_v6)]
+    {
+        let of_iptables = words.first().map(|word| word.starts_with(['-', '!']));
+        if of_iptables == Some(backend == Backend::Iptables) {
+            options.push(name);
+        }
     }
-    if iptables_words(&config.conditions_v6) {
-        options.push("conditionsV6");
-    }
-    if options.is_empty() {
+    options
+}
+
+/// A chain name as iptables takes it: 28 bytes, no blanks, not an option.
+fn validate_chain_name(name: &str, field: &Field<'_>) -> Result<(), CniError> {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '!');
+    if (1..=28).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('-') {
         return Ok(());
     }
-    unsupported(format!(
-        "nftables backend was requested but configuration contains iptables-specific options [{}]: \
-         remove them, or write conditions in nft's words",
-        options.join(" ")
-    ))
+    Err(field.expected("the name of an iptables chain, at most 28 characters"))
 }
 
 fn words(field: &Field<'_>) -> Result<Vec<String>, CniError> {
@@ -328,19 +381,38 @@ mod tests {
 
     #[test]
     fn backends_and_their_options() {
-        assert!(read(r#""backend":"nftables""#).is_ok());
-        assert!(read(r#""backend":null"#).is_ok());
-        for bad in ["iptables", "foo", ""] {
-            let (code, msg) = read(&format!(r#""backend":"{bad}""#)).expect_err(bad);
+        let chosen = |text: &str| read(text).map(|config| config.backend);
+        assert_eq!(chosen(r#""backend":"nftables""#), Ok(Some(Backend::Nftables)));
+        assert_eq!(chosen(r#""backend":"iptables""#), Ok(Some(Backend::Iptables)));
+        assert_eq!(chosen(r#""backend":null"#), Ok(None));
+        assert_eq!(
+            chosen(r#""conditionsV4":["ip","saddr","1.2.3.4"]"#),
+            Ok(Some(Backend::Nftables))
+        );
+        assert_eq!(chosen(r#""conditionsV6":["!","-d","::1"]"#), Ok(Some(Backend::Iptables)));
+        assert_eq!(
+            chosen(r#""externalSetMarkChain":"KUBE-MARK-MASQ""#),
+            Ok(Some(Backend::Iptables))
+        );
+        for bad in ["foo", "", "IPTABLES"] {
+            let (code, msg) = chosen(&format!(r#""backend":"{bad}""#)).expect_err(bad);
             assert!(code == 2 && msg.contains(&format!("{bad:?}")), "{msg}");
         }
-        let (code, msg) = read(r#""externalSetMarkChain":"X","conditionsV4":["-d","1.2.3.4"],"conditionsV6":["!","-d","::1"]"#)
-            .expect_err("iptables words");
-        assert!(
-            code == 2 && msg.contains("[externalSetMarkChain conditionsV4 conditionsV6]"),
-            "{msg}"
-        );
-        assert_eq!(read(r#""externalSetMarkChain":"X","markMasqBit":5"#).expect_err("both").0, 7);
-        assert_eq!(read(r#""markMasqBit":32"#).expect_err("range").0, 7);
+        let iptables = r#""externalSetMarkChain":"X","conditionsV4":["-d","1.2.3.4"],"conditionsV6":["!","-d","::1"]"#;
+        let (code, msg) =
+            chosen(&format!(r#""backend":"nftables",{iptables}"#)).expect_err("mixed");
+        let options = "[externalSetMarkChain conditionsV4 conditionsV6]";
+        assert!(code == 2 && msg.contains(options), "{msg}");
+        let mixed = r#""conditionsV4":["-d","1.2.3.4"],"conditionsV6":["ip6","saddr","::1"]"#;
+        assert_eq!(chosen(mixed).expect_err("mixed").0, 2);
+        assert_eq!(chosen(r#""externalSetMarkChain":"X","markMasqBit":5"#).expect_err("both").0, 7);
+        assert_eq!(chosen(r#""markMasqBit":32"#).expect_err("range").0, 7);
+        for bad in ["", "-j", "a b", "with\"quote", "12345678901234567890123456789"] {
+            let text = format!(
+                r#""externalSetMarkChain":{}"#,
+                cni_common::protocol::json::Json::from(bad)
+            );
+            assert_eq!(chosen(&text).expect_err(bad).0, 7, "{bad}");
+        }
     }
 }

@@ -5,22 +5,28 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod conditions;
 pub mod config;
 pub mod flows;
+pub mod iptables;
 pub mod layout;
 pub mod localnet;
 pub mod nftables;
 pub mod plan;
+pub mod takeover;
 
+use cni_common::iptables::Variant;
+use cni_common::log::Log;
 use cni_common::nft::{NetlinkNft, Nft, NftError};
 use cni_common::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
 };
 use cni_common::sysctl::Sysctl;
 
-use config::{Config, HostAddress};
-use plan::{Addresses, Plan};
+use config::{Backend, Config, HostAddress};
+use localnet::Localnet;
+use plan::{ActiveMapping, Addresses, Plan, active_mappings};
 
 /// The plugin.
 #[derive(Debug, Default)]
@@ -32,21 +38,19 @@ impl Plugin for Portmap {
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = Config::read(&request.config)?;
         let result = previous_result(request)?;
-        let plan = plan(request, &config, &result)?;
-        warn_of_useless_mappings(request, &config, &plan);
-        let localnet = localnet::prepare(&config, &plan)?;
-
-        if plan.is_empty() {
+        let addresses = Addresses::select(&result, &request.attachment.ifname);
+        let active = active_mappings(&config.mappings, addresses);
+        warn_of_useless_mappings(request, &config, &active);
+        if active.is_empty() {
             // Nothing to map now; an earlier ADD of this attachment may have mapped something.
             remove(request, None)?;
             return Ok(result);
         }
-        let mut nft = open_nft()?;
-        let active = nftables::add(&mut nft, &plan, config.on_conflict, &request.log)?;
-        if let Err(error) = localnet.apply() {
-            nftables::remove(&mut nft, &plan.tag, Some(&plan))?;
-            return Err(error);
-        }
+        let localnet = localnet::prepare(config.snat, &active)?;
+        let active = match choose(&config, &request.log) {
+            Backend::Nftables => add_nftables(request, &config, addresses, localnet)?,
+            Backend::Iptables => add_iptables(request, &config, addresses, localnet)?,
+        };
         flows::forget_stale(&active, &request.log);
         Ok(result)
     }
@@ -58,12 +62,20 @@ impl Plugin for Portmap {
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
         let result = previous_result(request)?;
-        let plan = plan(request, &config, &result)?;
-        if plan.is_empty() && open_nft_if_any()?.is_none() {
+        let addresses = Addresses::select(&result, &request.attachment.ifname);
+        let active = active_mappings(&config.mappings, addresses);
+        if active.is_empty() && open_nft_if_any()?.is_none() {
             return Ok(());
         }
-        nftables::check(&mut open_nft()?, &plan)?;
-        let faults: Vec<String> = localnet::fault(&config, &plan).into_iter().collect();
+        if choose(&config, &request.log) == Backend::Iptables {
+            let faults = iptables::faults(&request.attachment, &config, addresses)
+                .map_err(|error| error.into_cni("cannot read the port mappings"))?;
+            nftables::fail_with(&faults)?;
+        } else {
+            let plan = Plan::new(&request.attachment, &config, addresses)?;
+            nftables::check(&mut open_nft()?, &plan)?;
+        }
+        let faults: Vec<String> = localnet::fault(config.snat, &active).into_iter().collect();
         nftables::fail_with(&faults)
     }
 
@@ -74,20 +86,78 @@ impl Plugin for Portmap {
             );
             return Ok(());
         };
-        let Some(mut nft) = open_nft_if_any()? else { return Ok(()) };
-        let removed = nftables::collect_garbage(&mut nft, &request.config.name, valid)?;
+        let network = &request.config.name;
+        let mut nft = open_nft_if_any()?;
+        let removed = match &mut nft {
+            Some(nft) => nftables::collect_garbage(nft, network, valid)?,
+            None => Vec::new(),
+        };
+        flows::forget_removed(&removed, &request.log);
+        let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
+        let removed = takeover::collect_garbage(nft, network, valid, &request.log);
         flows::forget_removed(&removed, &request.log);
         Ok(())
     }
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
-        nftables::status(&mut open_nft()?, &sample_plan(&config)?)?;
+        match choose(&config, &request.log) {
+            Backend::Nftables => nftables::status(&mut open_nft()?, &sample_plan(&config)?)?,
+            Backend::Iptables => iptables::status(&config)?,
+        }
         if config.snat {
             require_writable_sysctls()?;
         }
         Ok(())
     }
+}
+
+fn choose(config: &Config, log: &Log) -> Backend {
+    let mut nft = NetlinkNft::open();
+    let nf_tables = nft.as_mut().map(|nft| nft as &mut dyn Nft).map_err(|error| &*error);
+    let choice = backend::choose(config, nf_tables);
+    log.debug(|| format!("backend {}: {}", choice.backend.as_str(), choice.reason));
+    choice.backend
+}
+
+fn add_nftables(
+    request: &AttachmentRequest,
+    config: &Config,
+    addresses: Addresses,
+    localnet: Localnet,
+) -> Result<Vec<ActiveMapping>, CniError> {
+    let plan = Plan::new(&request.attachment, config, addresses)?;
+    let mut nft = open_nft()?;
+    let active = nftables::add(&mut nft, &plan, config.on_conflict, &request.log)?;
+    if let Err(error) = localnet.apply() {
+        nftables::remove(&mut nft, &plan.tag, Some(&plan))?;
+        return Err(error);
+    }
+    // Rules of an earlier ADD by the Go plugin come before ours and may lead elsewhere.
+    takeover::remove(Some(&mut nft), &request.attachment, &addresses.bare(), &request.log);
+    Ok(active)
+}
+
+fn add_iptables(
+    request: &AttachmentRequest,
+    config: &Config,
+    addresses: Addresses,
+    localnet: Localnet,
+) -> Result<Vec<ActiveMapping>, CniError> {
+    let AttachmentRequest { attachment, log, .. } = request;
+    let active = iptables::add(attachment, config, addresses, &localnet, log)?;
+    if let Err(error) = localnet.apply() {
+        for v4 in [true, false] {
+            // The sysctl's error is the one to tell.
+            let _ = iptables::remove(v4, Variant::Default, attachment, &[]);
+        }
+        return Err(error);
+    }
+    // On a host that had the nftables backend before.
+    if let Some(mut nft) = open_nft_if_any()? {
+        nftables::remove(&mut nft, &attachment.tag(), None)?;
+    }
+    Ok(active)
 }
 
 fn open_nft() -> Result<NetlinkNft, CniError> {
@@ -108,10 +178,21 @@ fn open_nft_if_any() -> Result<Option<NetlinkNft>, CniError> {
     }
 }
 
+/// Removes the attachment's mappings from every backend that may hold some.
 fn remove(request: &AttachmentRequest, known: Option<&Plan>) -> Result<(), CniError> {
-    let Some(mut nft) = open_nft_if_any()? else { return Ok(()) };
-    let removed = nftables::remove(&mut nft, &request.attachment.tag(), known)?;
-    flows::forget_removed(&removed, &request.log);
+    let AttachmentRequest { attachment, log, .. } = request;
+    let mut nft = open_nft_if_any()?;
+    let outcome = match &mut nft {
+        Some(nft) => nftables::remove(nft, &attachment.tag(), known),
+        None => Ok(Vec::new()),
+    };
+    // An error in one backend does not keep the others from being cleaned.
+    let result = request.config.prev_result().ok().flatten().unwrap_or_default();
+    let addresses = Addresses::select(&result, &attachment.ifname).bare();
+    let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
+    let left = takeover::remove(nft, attachment, &addresses, log);
+    flows::forget_removed(&left, log);
+    flows::forget_removed(&outcome?, log);
     Ok(())
 }
 
@@ -124,14 +205,6 @@ fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {
     })
 }
 
-fn plan(
-    request: &AttachmentRequest,
-    config: &Config,
-    result: &CniResult,
-) -> Result<Plan, CniError> {
-    Plan::new(&request.attachment, config, Addresses::select(result, &request.attachment.ifname))
-}
-
 /// What DEL can know of the keys: enough, in the usual case, to find them without a dump.
 fn known_plan(request: &AttachmentRequest) -> Option<Plan> {
     let result = request.config.prev_result().ok().flatten()?;
@@ -139,14 +212,18 @@ fn known_plan(request: &AttachmentRequest) -> Option<Plan> {
         mappings: Config::mappings_if_valid(&request.config),
         ..sample_config()
     });
-    plan(request, &config, &result).ok()
+    let addresses = Addresses::select(&result, &request.attachment.ifname);
+    Plan::new(&request.attachment, &config, addresses).ok()
 }
 
-fn warn_of_useless_mappings(request: &AttachmentRequest, config: &Config, plan: &Plan) {
+fn warn_of_useless_mappings(
+    request: &AttachmentRequest,
+    config: &Config,
+    active: &[ActiveMapping],
+) {
     for mapping in &config.mappings {
         let port = format!("host port {}/{}", mapping.host_port, mapping.protocol);
-        let served =
-            plan.active.iter().any(|active| mapping.host.serves(active.container.is_ipv4()));
+        let served = active.iter().any(|active| mapping.host.serves(active.container.is_ipv4()));
         if !served {
             request.log.warn(format!(
                 "{port} is not mapped: the container has no address of hostIP's family"
@@ -162,6 +239,8 @@ fn warn_of_useless_mappings(request: &AttachmentRequest, config: &Config, plan: 
 
 fn sample_config() -> Config {
     Config {
+        backend: None,
+        external_set_mark_chain: None,
         snat: true,
         masq_all: false,
         mark_bit: config::DEFAULT_MARK_BIT,
@@ -211,14 +290,14 @@ fn require_writable_sysctls() -> Result<(), CniError> {
 }
 
 /// Lists what portmap has on this host: each mapping with its owner's tag.
-pub fn list(nft: &mut dyn Nft) -> Result<Vec<(plan::ActiveMapping, String)>, NftError> {
+pub fn list(nft: &mut dyn Nft) -> Result<Vec<(ActiveMapping, String)>, NftError> {
     let mut found = Vec::new();
     for name in nft.sets(&layout::TABLE)? {
         let Some(set) = layout::set_by_name(&name).filter(|set| !set.data.is_empty()) else {
             continue;
         };
         for element in nft.elements(&layout::TABLE, &set)? {
-            if let Some(mapping) = plan::ActiveMapping::from_element(&element) {
+            if let Some(mapping) = ActiveMapping::from_element(&element) {
                 found.push((mapping, element.comment.unwrap_or_default()));
             }
         }

@@ -10,27 +10,27 @@ use cni_common::protocol::{CniError, ErrorCode};
 use cni_common::route::{Routes, interface_name};
 use cni_common::sysctl::{Sysctl, WritableSysctl};
 
-use crate::config::Config;
-use crate::plan::Plan;
+use crate::plan::ActiveMapping;
 
 /// What has to be done about the parameter.
 #[derive(Debug)]
 pub enum Localnet {
-    /// It is not needed, or set already.
-    Nothing,
+    /// It is not needed.
+    NotNeeded,
+    /// It is set already.
+    IsSet,
     /// It must be set; the file is open for writing.
     Set(Sysctl, WritableSysctl),
 }
 
 /// The parameter that this plan needs, if any.
-pub fn required(config: &Config, plan: &Plan) -> io::Result<Option<Sysctl>> {
+pub fn required(snat: bool, active: &[ActiveMapping]) -> io::Result<Option<Sysctl>> {
     let reachable_by_loopback =
         |host: Option<std::net::IpAddr>| host.is_none_or(|address| address.is_loopback());
-    let container = plan
-        .active
+    let container = active
         .iter()
         .find(|mapping| mapping.container.is_ipv4() && reachable_by_loopback(mapping.host_address));
-    let Some(mapping) = container.filter(|_| config.snat) else { return Ok(None) };
+    let Some(mapping) = container.filter(|_| snat) else { return Ok(None) };
     let Some(route) = Routes::open()?.to(mapping.container)? else { return Ok(None) };
     // Behind a gateway, or on the host itself, there is no interface of the container's.
     let Some(index) = route.interface.filter(|_| !route.local && !route.via_gateway) else {
@@ -40,7 +40,7 @@ pub fn required(config: &Config, plan: &Plan) -> io::Result<Option<Sysctl>> {
 }
 
 /// Finds out what has to be done, without doing it.
-pub fn prepare(config: &Config, plan: &Plan) -> Result<Localnet, CniError> {
+pub fn prepare(snat: bool, active: &[ActiveMapping]) -> Result<Localnet, CniError> {
     let failed = |sysctl: Option<&Sysctl>, error: &io::Error| {
         let path =
             sysctl.map_or_else(|| "route_localnet".to_owned(), |s| s.path().display().to_string());
@@ -53,12 +53,12 @@ pub fn prepare(config: &Config, plan: &Plan) -> Result<Localnet, CniError> {
         )
         .with_details(error.to_string())
     };
-    let Some(sysctl) = required(config, plan).map_err(|error| failed(None, &error))? else {
-        return Ok(Localnet::Nothing);
+    let Some(sysctl) = required(snat, active).map_err(|error| failed(None, &error))? else {
+        return Ok(Localnet::NotNeeded);
     };
     // Already set: /proc/sys may be read-only then.
     if sysctl.read().is_ok_and(|value| value == "1") {
-        return Ok(Localnet::Nothing);
+        return Ok(Localnet::IsSet);
     }
     match sysctl.open() {
         Ok(file) => Ok(Localnet::Set(sysctl, file)),
@@ -82,8 +82,8 @@ impl Localnet {
 
 /// CHECK: the fault, if the parameter is needed and not set.
 #[must_use]
-pub fn fault(config: &Config, plan: &Plan) -> Option<String> {
-    let sysctl = match required(config, plan) {
+pub fn fault(snat: bool, active: &[ActiveMapping]) -> Option<String> {
+    let sysctl = match required(snat, active) {
         Ok(sysctl) => sysctl?,
         Err(error) => return Some(format!("the route to the container cannot be read: {error}")),
     };

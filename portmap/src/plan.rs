@@ -70,6 +70,12 @@ impl Addresses {
         Self { v4: first(true), v6: first(false) }
     }
 
+    /// The addresses alone.
+    #[must_use]
+    pub fn bare(self) -> Vec<IpAddr> {
+        self.each().map(|address| address.addr()).collect()
+    }
+
     fn each(self) -> impl Iterator<Item = IpNet> {
         self.v4.into_iter().chain(self.v6)
     }
@@ -197,7 +203,11 @@ fn scope(network: &str, config: &Config) -> Result<Scope, CniError> {
     ))
 }
 
-fn active_mappings(mappings: &[PortMapping], addresses: Addresses) -> Vec<ActiveMapping> {
+/// The mappings that addresses of the container can serve.
+pub(crate) fn active_mappings(
+    mappings: &[PortMapping],
+    addresses: Addresses,
+) -> Vec<ActiveMapping> {
     let mut active = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for mapping in mappings {

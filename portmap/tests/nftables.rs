@@ -21,6 +21,8 @@ fn config(ports: &[(u16, u16)]) -> Config {
         host: HostAddress::Any,
     });
     Config {
+        backend: None,
+        external_set_mark_chain: None,
         snat: true,
         masq_all: false,
         mark_bit: DEFAULT_MARK_BIT,

@@ -6,8 +6,12 @@ use std::path::PathBuf;
 /// An implementation of the meta plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Implementation {
-    /// This workspace's binaries.
+    /// This workspace's binaries, with the backend they choose: nftables.
     Ours,
+    /// The same with the iptables backend, on a host whose iptables is nft's.
+    IptablesNft,
+    /// The same on a host whose iptables is the legacy one.
+    IptablesLegacy,
     /// Debian's `containernetworking-plugins` (1.1.1 in bookworm: iptables only).
     Go,
 }
@@ -16,10 +20,20 @@ pub(crate) enum Implementation {
 pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
 
 impl Implementation {
+    /// The backend to name in the configuration, if it is not the one chosen by itself.
+    pub(crate) fn backend(self) -> Option<&'static str> {
+        match self {
+            Self::IptablesNft | Self::IptablesLegacy => Some("iptables"),
+            Self::Ours | Self::Go => None,
+        }
+    }
+
     /// The path of one meta plugin.
     pub(crate) fn plugin(self, name: &str) -> PathBuf {
         let (directory, remedy) = match self {
-            Self::Ours => (our_plugins(), "cargo build --workspace"),
+            Self::Ours | Self::IptablesNft | Self::IptablesLegacy => {
+                (our_plugins(), "cargo build --workspace")
+            }
             Self::Go => (PathBuf::from(GO_PLUGINS), "apt-get install containernetworking-plugins"),
         };
         let path = directory.join(name);
@@ -37,9 +51,11 @@ fn our_plugins() -> PathBuf {
     test.ancestors().nth(2).expect("target/<triple>/<profile>/deps/e2e").to_owned()
 }
 
-/// Makes the tests of each case, `case::ours` and `case::go`:
-/// - `case;` runs for both;
-/// - `case, ours;` uses what only ours has (its tables, GC, STATUS, …);
+/// Makes the tests of each case, `case::ours`, `case::iptables_nft`, `case::iptables_legacy` and
+/// `case::go`:
+/// - `case;` runs for all;
+/// - `case, ours;` uses what only our nftables backend has (its table);
+/// - `case, backends;` uses what only ours has, whatever its backend (GC, STATUS, …);
 /// - `case, go_defect("why");` is something the Go plugin is known to get wrong. Its test only
 ///   prints the reason; with `E2E_VERIFY_DEFECTS=1` it demands that the case really fails.
 macro_rules! cases {
@@ -56,7 +72,26 @@ macro_rules! cases {
             cases!(@go $name $($kind $($reason)?)?);
         })+
     };
+    (@iptables $name:ident) => {
+        #[test]
+        fn iptables_nft() {
+            crate::testbox::in_box(
+                concat!(module_path!(), "::iptables_nft"),
+                crate::implementation::Implementation::IptablesNft,
+                super::$name,
+            );
+        }
+        #[test]
+        fn iptables_legacy() {
+            crate::testbox::in_box(
+                concat!(module_path!(), "::iptables_legacy"),
+                crate::implementation::Implementation::IptablesLegacy,
+                super::$name,
+            );
+        }
+    };
     (@go $name:ident) => {
+        cases!(@iptables $name);
         #[test]
         fn go() {
             crate::testbox::in_box(
@@ -67,7 +102,11 @@ macro_rules! cases {
         }
     };
     (@go $name:ident ours) => {};
+    (@go $name:ident backends) => {
+        cases!(@iptables $name);
+    };
     (@go $name:ident go_defect $reason:literal) => {
+        cases!(@iptables $name);
         #[test]
         fn go() {
             crate::testbox::known_defect(

@@ -439,7 +439,6 @@ fn options() {
         (r#""conditionsV4":[5]"#, 7, "conditionsV4[0] must be"),
         (r#""conditionsV4":["-s","10.0.0.1"]"#, 2, "[conditionsV4]"),
         (r#""conditionsV6":["!","-d","::1"]"#, 2, "[conditionsV6]"),
-        (r#""backend":"iptables""#, 2, "\"iptables\""),
         (r#""backend":"foo""#, 2, "\"foo\""),
         (r#""backend":"""#, 2, "backend \"\""),
         (r#""backend":["nftables"]"#, 7, "backend must be"),

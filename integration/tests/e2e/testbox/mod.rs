@@ -83,6 +83,11 @@ impl TestBox {
         for directory in ["/run/netns", "/run/lock"] {
             std::fs::create_dir(directory).expect("a directory on the fresh tmpfs");
         }
+        if implementation == Implementation::IptablesLegacy {
+            // One program with many names; for this box, all of them mean the legacy one.
+            let programs = ["/usr/sbin/xtables-legacy-multi", "/usr/sbin/xtables-nft-multi"];
+            run(tool("mount").arg("--bind").args(programs));
+        }
         let host = Namespace::own("host");
         host.set_up();
         batch(&[

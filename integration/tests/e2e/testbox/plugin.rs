@@ -125,7 +125,10 @@ impl Call {
 
     /// Runs an implementation's portmap.
     #[track_caller]
-    pub(crate) fn portmap_of(self, implementation: Implementation) -> Outcome {
+    pub(crate) fn portmap_of(mut self, implementation: Implementation) -> Outcome {
+        if let Some(backend) = implementation.backend() {
+            self.config.entry("backend").or_insert_with(|| json!(backend));
+        }
         let binary = implementation.plugin("portmap");
         let directory = binary.parent().expect("a directory").to_string_lossy().into_owned();
         self.run(&binary, &directory)

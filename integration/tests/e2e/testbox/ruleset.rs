@@ -43,10 +43,16 @@ pub(crate) const PORTMAP_TABLE: &str = "cni_portmap";
 impl TestBox {
     /// Everything netfilter holds, without counters and handles, for byte-wise comparison.
     pub(crate) fn ruleset(&self) -> String {
-        let nft = run(tool("nft").args(["list", "ruleset"]));
+        let mut nft = run(tool("nft").args(["list", "ruleset"]));
+        if self.implementation.backend() == Some("iptables") {
+            // The same rules as below, in an order that depends on which chain came first.
+            nft.clear();
+        }
         let v4 = run(&mut tool("iptables-save"));
         let v6 = run(&mut tool("ip6tables-save"));
-        [nft, v4, v6].iter().flat_map(|text| text.lines()).filter_map(without_counters).collect()
+        let saved = [v4, v6].map(|text| by_chain(&text));
+        let lines = nft.lines().map(str::to_owned).chain(saved.into_iter().flatten());
+        lines.filter_map(|line| without_counters(&line)).collect()
     }
 
     /// `nft -j list ruleset`'s objects of one kind (`map`, `chain`, …) in a table.
@@ -87,6 +93,21 @@ impl TestBox {
         let text = run(tool("conntrack").args(["-L", "-f", family, "-p", protocol]));
         text.lines().map(str::to_owned).collect()
     }
+}
+
+/// The lines of `iptables-save` ordered by table and chain; rules keep their order in a chain.
+fn by_chain(text: &str) -> Vec<String> {
+    let mut table = String::new();
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('*') {
+            line.clone_into(&mut table);
+        }
+        let chain = line.trim_start_matches("-A ").trim_start_matches(':').split(' ').next();
+        lines.push((format!("{table} {}", chain.unwrap_or_default()), line.to_owned()));
+    }
+    lines.sort_by(|(left, _), (right, _)| left.cmp(right));
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 /// A line without what changes by itself; `None` for the time stamps of `iptables-save`.
