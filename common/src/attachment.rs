@@ -108,10 +108,16 @@ fn fit(part: &str, limit: usize) -> String {
 }
 
 fn hex_digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
         // Writing into a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
+        let _ = write!(digits, "{byte:02x}");
+        digits
     })
 }
 

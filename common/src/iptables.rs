@@ -144,10 +144,10 @@ impl Iptables {
         }
         let mut command = Command::new(&self.restore);
         command.args(["--noflush", "-w", XTABLES_WAIT]).stdin(Stdio::piped());
-        let script: String = changes
-            .iter()
-            .map(|(table, lines)| format!("*{table}\n{}\nCOMMIT\n", lines.join("\n")))
-            .collect();
+        let mut script = String::new();
+        for (table, lines) in changes {
+            script.extend(["*", table, "\n", &lines.join("\n"), "\nCOMMIT\n"]);
+        }
         run(command, &self.restore, &script).map(|_| ())
     }
 }
@@ -310,7 +310,7 @@ fn which(program: &str) -> Option<PathBuf> {
 }
 
 fn run(mut command: Command, program: &Path, stdin: &str) -> Result<Output, IptablesError> {
-    /// `RESOURCE_PROBLEM` of iptables: the lock, or memory.
+    /// Of iptables: the lock, or memory.
     const RESOURCE_PROBLEM: i32 = 4;
     let name = program.display().to_string();
     let io = |error| IptablesError::Io(name.clone(), error);
@@ -326,7 +326,11 @@ fn run(mut command: Command, program: &Path, stdin: &str) -> Result<Output, Ipta
         return Ok(output);
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.code() == Some(RESOURCE_PROBLEM) {
+    // iptables-nft ends so for whatever the kernel refuses.
+    let locked = ["xtables lock", "Resource temporarily unavailable"];
+    if output.status.code() == Some(RESOURCE_PROBLEM)
+        && locked.iter().any(|text| message.contains(text))
+    {
         return Err(IptablesError::Locked(message));
     }
     Err(IptablesError::Failed { program: name, status: output.status.to_string(), message })

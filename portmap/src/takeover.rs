@@ -36,13 +36,13 @@ pub fn remove(
     let chains: Vec<String> = names.chains().into_iter().cloned().collect();
     let mut removed = Vec::new();
     let mut nft = nft;
-    if let Some(nft) = nft.as_deref_mut() {
-        if let Err(error) = remove_go_rules(nft, &attachment.container_id) {
-            log.warn(format!(
-                "cannot remove the Go portmap's nftables rules of {}: {error}",
-                attachment.tag()
-            ));
-        }
+    if let Some(nft) = nft.as_deref_mut()
+        && let Err(error) = remove_go_rules(nft, &attachment.container_id)
+    {
+        log.warn(format!(
+            "cannot remove the Go portmap's nftables rules of {}: {error}",
+            attachment.tag()
+        ));
     }
     for (v4, variant) in suspects(nft, |nft, table| has_any_chain(nft, table, &chains)) {
         match iptables::remove(v4, variant, attachment, addresses) {
@@ -61,6 +61,12 @@ pub fn collect_garbage(
     log: &Log,
 ) -> Vec<ActiveMapping> {
     let mut removed = Vec::new();
+    let mut nft = nft;
+    if let Some(nft) = nft.as_deref_mut()
+        && let Err(error) = remove_empty_go_tables(nft)
+    {
+        log.warn(format!("cannot remove the Go portmap's empty nftables table: {error}"));
+    }
     for (v4, variant) in
         suspects(nft, |nft, table| has_any_chain(nft, table, &[TOP_CHAIN.to_owned()]))
     {
@@ -119,6 +125,28 @@ fn remove_go_rules(nft: &mut dyn Nft, container_id: &str) -> Result<(), NftError
         match nft.commit(&transaction) {
             Err(error) if error.is_transient() => {}
             outcome => return outcome,
+        }
+    }
+    Ok(())
+}
+
+/// The Go plugin never removes its tables, which without mappings only cost time.
+fn remove_empty_go_tables(nft: &mut dyn Nft) -> Result<(), NftError> {
+    const CONTENT: [&str; 3] = ["hostports", "hostip_hostports", "masquerading"];
+    for table in &GO_TABLES {
+        let generation = nft.generation()?;
+        if nft.chains_at(table, &[CONTENT[0].to_owned()])?.iter().all(Option::is_none) {
+            continue;
+        }
+        if nft.rules(table)?.iter().any(|rule| CONTENT.contains(&rule.chain.as_str())) {
+            continue;
+        }
+        let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
+        transaction.push(Verb::Delete, table, Object::Table(None));
+        match nft.commit(&transaction) {
+            // Somebody is at work; the next GC will see.
+            Err(error) if error.is_transient() => {}
+            outcome => outcome?,
         }
     }
     Ok(())

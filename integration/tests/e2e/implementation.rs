@@ -56,21 +56,26 @@ fn our_plugins() -> PathBuf {
 /// - `case;` runs for all;
 /// - `case, ours;` uses what only our nftables backend has (its table);
 /// - `case, backends;` uses what only ours has, whatever its backend (GC, STATUS, …);
+/// - `case, iptables_only;` uses what only our iptables backend has;
 /// - `case, go_defect("why");` is something the Go plugin is known to get wrong. Its test only
 ///   prints the reason; with `E2E_VERIFY_DEFECTS=1` it demands that the case really fails.
 macro_rules! cases {
     ($($name:ident $(, $kind:ident $(($reason:literal))?)?;)+) => {
         $(mod $name {
-            #[test]
-            fn ours() {
-                crate::testbox::in_box(
-                    concat!(module_path!(), "::ours"),
-                    crate::implementation::Implementation::Ours,
-                    super::$name,
-                );
-            }
+            cases!(@ours $name $($kind)?);
             cases!(@go $name $($kind $($reason)?)?);
         })+
+    };
+    (@ours $name:ident iptables_only) => {};
+    (@ours $name:ident $($kind:ident)?) => {
+        #[test]
+        fn ours() {
+            crate::testbox::in_box(
+                concat!(module_path!(), "::ours"),
+                crate::implementation::Implementation::Ours,
+                super::$name,
+            );
+        }
     };
     (@iptables $name:ident) => {
         #[test]
@@ -102,6 +107,9 @@ macro_rules! cases {
         }
     };
     (@go $name:ident ours) => {};
+    (@go $name:ident iptables_only) => {
+        cases!(@iptables $name);
+    };
     (@go $name:ident backends) => {
         cases!(@iptables $name);
     };

@@ -22,4 +22,5 @@ mod portmap_failure;
 mod portmap_hostile;
 mod portmap_ownership;
 mod portmap_security;
+mod portmap_takeover;
 mod portmap_traffic;

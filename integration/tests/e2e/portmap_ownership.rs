@@ -40,21 +40,21 @@ cases! {
     );
     del_without_netns;
     del_with_a_vanished_netns;
-    del_with_nothing_but_a_name, ours;
+    del_with_nothing_but_a_name, backends;
     del_twice;
     del_before_any_add;
     del_ten_times_at_once, go_defect(
         "concurrent DELs race between making the chain, flushing and deleting it, and some fail"
     );
-    gc_removes_what_is_not_valid, ours;
-    gc_with_an_empty_list_removes_all_of_the_network, ours;
-    gc_with_null_is_gc_with_an_empty_list, ours;
-    gc_without_a_list_removes_nothing, ours;
-    gc_understands_the_earlier_spelling, ours;
-    gc_of_another_network_removes_nothing, ours;
-    gc_before_any_add, ours;
-    on_conflict_fail_refuses_and_names_the_owner, ours;
-    on_conflict_fail_lets_the_owner_add_again, ours;
+    gc_removes_what_is_not_valid, backends;
+    gc_with_an_empty_list_removes_all_of_the_network, backends;
+    gc_with_null_is_gc_with_an_empty_list, backends;
+    gc_without_a_list_removes_nothing, backends;
+    gc_understands_the_earlier_spelling, backends;
+    gc_of_another_network_removes_nothing, backends;
+    gc_before_any_add, backends;
+    on_conflict_fail_refuses_and_names_the_owner, backends;
+    on_conflict_fail_lets_the_owner_add_again, backends;
     twenty_containers_at_once, go_defect(
         "concurrent ADDs race between iptables -C and -A and leave duplicate shared rules"
     );
@@ -386,6 +386,10 @@ fn gc_removes_what_is_not_valid(b: &TestBox) {
     not_served(b, 8080);
     served_by(b, 8081, "b");
     served_by(b, 8082, "c");
+    if b.implementation != Implementation::Ours {
+        // Comments of the Go plugin's shape know no interface.
+        return;
+    }
     // Identity is container and interface: the same container on another interface is stale.
     let elsewhere = json!([{ "containerID": "b", "ifname": "eth7" }]);
     gc(b, "net1", &[("cni.dev/valid-attachments", elsewhere)]);

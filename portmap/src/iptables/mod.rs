@@ -319,7 +319,8 @@ fn removal(dump: &TableDump, chains: &[String]) -> Vec<String> {
     lines
 }
 
-/// GC: removes the chains of attachments to `network` that are not valid any more.
+/// GC: removes the chains of attachments to `network` that are not valid any more, and the shared
+/// chains once nothing is mapped at all.
 pub fn collect_garbage(
     v4: bool,
     variant: Variant,
@@ -327,29 +328,85 @@ pub fn collect_garbage(
     valid: &[ValidAttachment],
 ) -> Result<Vec<ActiveMapping>, IptablesError> {
     let _lock = Lock::acquire()?;
+    let iptables = Iptables::find(v4, variant)?;
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let dump = iptables.save(TABLE)?;
+        let stale = stale_chains(&dump, network, valid);
+        let removed = dump.rules.iter().filter(|rule| stale.contains(&rule.chain));
+        let removed = removed.filter_map(translation).collect();
+        let mut lines = removal(&dump, &stale);
+        let leads_there = |rule: &SavedRule| rule.option("-j").is_some_and(|t| stale.contains(&t));
+        if dump.rules_of(TOP_CHAIN).all(leads_there) {
+            lines.extend(skeleton_removal(&dump));
+        }
+        match iptables.restore(&[(TABLE, lines)]) {
+            Ok(()) => return Ok(removed),
+            Err(error @ IptablesError::Failed { .. }) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    last.map_or(Ok(Vec::new()), Err)
+}
+
+fn stale_chains(dump: &TableDump, network: &str, valid: &[ValidAttachment]) -> Vec<String> {
     let is_valid = |attachment: &Attachment| {
         valid.iter().any(|valid| {
-            valid.container_id == attachment.container_id && valid.ifname == attachment.ifname
+            // The Go plugin's comments name no interface; its chain is stale with the container.
+            let any_interface = attachment.ifname == rules::USUAL_IFNAME;
+            valid.container_id == attachment.container_id
+                && (any_interface || valid.ifname == attachment.ifname)
         })
     };
-    // The Go plugin's comments name no interface; its chain goes when the container has none.
-    let has_container = |id: &str| valid.iter().any(|valid| valid.container_id == id);
-    remove_chains(v4, variant, |dump| {
-        let mut stale = Vec::new();
-        for entry in dump.rules_of(TOP_CHAIN) {
-            let owner = entry.option("--comment").and_then(|comment| Owner::from_comment(&comment));
-            let (Some(Owner { attachment }), Some(chain)) = (owner, entry.option("-j")) else {
-                continue;
-            };
-            let keep = is_valid(&attachment)
-                || (attachment.ifname == rules::USUAL_IFNAME
-                    && has_container(&attachment.container_id));
-            if attachment.network == network && !keep && !stale.contains(&chain) {
-                stale.push(chain);
-            }
+    let mut stale = Vec::new();
+    for entry in dump.rules_of(TOP_CHAIN) {
+        let owner = entry.option("--comment").and_then(|comment| Owner::from_comment(&comment));
+        let (Some(Owner { attachment }), Some(chain)) = (owner, entry.option("-j")) else {
+            continue;
+        };
+        if attachment.network == network && !is_valid(&attachment) && !stale.contains(&chain) {
+            stale.push(chain);
         }
-        stale
-    })
+    }
+    stale
+}
+
+/// The lines that remove the shared chains and the jumps to them. Those that rules of other
+/// programs lead to stay.
+fn skeleton_removal(dump: &TableDump) -> Vec<String> {
+    const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
+    let ours = |chain: &str| {
+        rules::SHARED_CHAINS.iter().any(|stem| {
+            chain.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    };
+    let foreign_use = |chain: &str| {
+        dump.rules.iter().any(|rule| {
+            let own_chain = ours(&rule.chain) || rule.chain.starts_with("CNI-DN-");
+            rule.option("-j").as_deref() == Some(chain)
+                && !own_chain
+                && !BUILT_IN.contains(&rule.chain.as_str())
+        })
+    };
+    let chains: Vec<&String> = dump
+        .chains
+        .iter()
+        .map(|(chain, _)| chain)
+        .filter(|chain| ours(chain) && !foreign_use(chain))
+        .filter(|chain| *chain != OLD_SNAT_TOP || dump.rules_of(chain).next().is_none())
+        .collect();
+    let jumps = dump.rules.iter().filter(|rule| {
+        BUILT_IN.contains(&rule.chain.as_str())
+            && rule.option("-j").is_some_and(|target| chains.iter().any(|chain| **chain == target))
+    });
+    let mut lines: Vec<String> =
+        jumps.map(|rule| format!("-D {} {}", rule.chain, rule.spec)).collect();
+    // iptables-nft cannot flush a chain that it deletes rules from in the same go; the entries of
+    // the top chain are all deleted by now.
+    let full = chains.iter().filter(|chain| **chain != TOP_CHAIN);
+    lines.extend(full.map(|chain| format!("-F {chain}")));
+    lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
+    lines
 }
 
 /// CHECK: what differs from what ADD would make.

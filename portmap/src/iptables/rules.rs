@@ -26,6 +26,8 @@ const SETMARK_CHAIN: &str = "CNI-HOSTPORT-SETMARK";
 const MASQ_CHAIN: &str = "CNI-HOSTPORT-MASQ";
 /// What the Go plugin's ancestors made and nobody makes any more.
 pub const OLD_SNAT_TOP: &str = "CNI-HOSTPORT-SNAT";
+/// Chains that all attachments share; names may go on with `-` and a bit.
+pub const SHARED_CHAINS: [&str; 4] = [TOP_CHAIN, SETMARK_CHAIN, MASQ_CHAIN, OLD_SNAT_TOP];
 /// Drops packets for 127.0.0.0/8 that do not come from the host itself.
 pub const GUARD_CHAIN: &str = "CNI-HOSTPORT-GUARD";
 
@@ -135,10 +137,7 @@ impl Owner {
 }
 
 fn hashed(prefix: &str, text: &str) -> String {
-    let digits = Sha512::digest(text.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
+    let digits = cni_common::attachment::hex(&Sha512::digest(text.as_bytes()));
     format!("{prefix}{}", &digits[..CHAIN_LEN - prefix.len()])
 }
 
@@ -286,9 +285,12 @@ fn own(mapping: &ActiveMapping, container: IpNet, config: &Config) -> Vec<String
     rules
 }
 
+/// What one entry rule can match.
+type Group = (Option<IpAddr>, L4Protocol);
+
 /// One rule per host address and protocol, for up to fifteen ports.
 fn entries(names: &Names, active: &[ActiveMapping], conditions: &[String]) -> Vec<Entry> {
-    let mut groups: Vec<((Option<IpAddr>, L4Protocol), Vec<u16>)> = Vec::new();
+    let mut groups: Vec<(Group, Vec<u16>)> = Vec::new();
     for mapping in active {
         let key = (mapping.host_address, mapping.protocol);
         match groups.iter_mut().find(|(known, _)| *known == key) {
@@ -305,11 +307,13 @@ fn entries(names: &Names, active: &[ActiveMapping], conditions: &[String]) -> Ve
                 address.map(|address| format!("-d {} ", IpNet::from(address))).unwrap_or_default();
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             let comment = quote(&names.comment);
-            let conditions: String =
-                conditions.iter().map(|word| format!(" {}", condition(word))).collect();
+            let mut words = String::new();
+            for word in conditions {
+                words.extend([" ", &condition(word)]);
+            }
             entries.push(Entry {
                 spec: format!(
-                    "{to}-p {protocol} -m comment --comment {comment} -m multiport --dports {}{conditions}",
+                    "{to}-p {protocol} -m comment --comment {comment} -m multiport --dports {}{words}",
                     ports.join(",")
                 ),
                 specific: address.is_some(),

@@ -1,0 +1,336 @@
+//! From the Go plugin to ours on a live node, from one backend to the other, and iptables under
+//! contention.
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use crate::implementation::Implementation;
+use crate::testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, both, run, tool,
+};
+
+cases! {
+    a_node_upgraded_in_place, backends;
+    del_removes_what_the_go_plugin_left, backends;
+    add_replaces_what_the_go_plugin_left, backends;
+    rules_of_other_go_attachments_stay, backends;
+    a_host_that_changes_its_backend, backends;
+    parallel_calls_beside_a_neighbour_that_holds_the_lock, backends;
+    a_lock_that_is_never_released_is_an_error_to_retry, iptables_only;
+    two_programs_per_family_whatever_the_number_of_mappings, iptables_only;
+    an_external_mark_chain_is_used_and_must_exist, iptables_only;
+    conditions_in_the_words_of_iptables, iptables_only;
+    go_nftables_rules_of_the_attachment_go, ours;
+}
+
+fn served(b: &TestBox, port: u16, server: &str) {
+    for transport in Transport::ALL {
+        for host in [HOST_V4, HOST_V6] {
+            b.out.reach(transport, host, port).by(server);
+        }
+    }
+}
+
+fn not_served(b: &TestBox, port: u16) {
+    for transport in Transport::ALL {
+        for host in [HOST_V4, HOST_V6] {
+            b.out.cannot_reach(transport, host, port);
+        }
+    }
+}
+
+fn by_go(command: &str, web: &Attachment, port: u16) {
+    let call = Call::new(command, web).mappings(&both(port, 80));
+    call.portmap_of(Implementation::Go).expect_silence();
+}
+
+/// Rules that somebody mapped a port with, or that lead to such rules, in any iptables.
+fn cni_rules() -> Vec<String> {
+    ["iptables-save", "ip6tables-save"]
+        .iter()
+        .flat_map(|program| {
+            let text = run(&mut tool(program));
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter(|line| line.contains("CNI-") && !line.contains("CNI-HOSTPORT-GUARD"))
+        .collect()
+}
+
+fn gc(b: &TestBox, network: &str, valid: &[&Attachment]) {
+    let valid: Vec<_> = valid
+        .iter()
+        .map(|web| json!({ "containerID": web.container.id, "ifname": web.ifname }))
+        .collect();
+    let call = Call::of_network("GC", network).set("cni.dev/valid-attachments", json!(valid));
+    call.portmap(b).expect_silence();
+}
+
+fn a_node_upgraded_in_place(b: &TestBox) {
+    let network = Network::dual(1);
+    let webs: Vec<Attachment> = (0..50).map(|i| b.web(&network, &format!("c{i}"))).collect();
+    let port = |index: usize| 8100 + u16::try_from(index).expect("a port");
+    for (index, web) in webs.iter().enumerate() {
+        by_go("ADD", web, port(index));
+    }
+    // Flows that live through all of it: their clients never pause.
+    let flow = b.out.udp_flow(40_000, HOST_V4, port(0));
+    flow.reach().by("c0");
+    // The binaries are swapped. A third is added again, a third deleted, a third left to GC.
+    for (index, web) in webs.iter().enumerate() {
+        let call = |command: &str| Call::new(command, web).mappings(&both(port(index), 80));
+        match index % 3 {
+            0 => {
+                call("ADD").portmap(b).expect_result();
+                call("CHECK").portmap(b).expect_silence();
+                b.out.reach(Transport::Tcp, HOST_V4, port(index)).by(&web.container.id);
+            }
+            1 => call("DEL").portmap(b).expect_silence(),
+            _ => {}
+        }
+        flow.reach().by("c0");
+    }
+    served(b, port(3), "c3");
+    served(b, port(5), "c5");
+    not_served(b, port(4));
+    let kept: Vec<&Attachment> = webs.iter().step_by(3).collect();
+    gc(b, &network.name, &kept);
+    not_served(b, port(5));
+    served(b, port(3), "c3");
+    flow.reach().by("c0");
+    for (index, web) in webs.iter().enumerate().step_by(3) {
+        b.unmap(web, &both(port(index), 80));
+    }
+    gc(b, &network.name, &[]);
+    assert_eq!(cni_rules(), Vec::<String>::new(), "as after a fresh boot");
+    assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_"));
+}
+
+fn del_removes_what_the_go_plugin_left(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    by_go("ADD", &other, 8081);
+    let before = cni_rules();
+    by_go("ADD", &web, 8080);
+    served(b, 8080, "web");
+    b.unmap(&web, &both(8080, 80));
+    not_served(b, 8080);
+    served(b, 8081, "other");
+    assert_eq!(cni_rules(), before, "nothing else of the Go plugin's is touched");
+}
+
+fn add_replaces_what_the_go_plugin_left(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    web.container.netns.serve("second", 81);
+    by_go("ADD", &web, 8080);
+    b.map(&web, &both(8080, 81));
+    served(b, 8080, "second");
+    b.unmap(&web, &both(8080, 81));
+    not_served(b, 8080);
+    assert!(cni_rules().iter().all(|line| !line.contains("CNI-DN-")));
+}
+
+fn rules_of_other_go_attachments_stay(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    let elsewhere = b.web(&Network::dual(2), "elsewhere");
+    by_go("ADD", &other, 8081);
+    by_go("ADD", &elsewhere, 8082);
+    b.map(&web, &both(8080, 80));
+    b.unmap(&web, &both(8080, 80));
+    gc(b, &network.name, &[&other]);
+    served(b, 8081, "other");
+    served(b, 8082, "elsewhere");
+    gc(b, &network.name, &[]);
+    not_served(b, 8081);
+    served(b, 8082, "elsewhere");
+}
+
+/// The configuration names another backend than the one that ADD used.
+fn a_host_that_changes_its_backend(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let with = |command: &str, backend: &str, port: u16| {
+        let call = Call::new(command, &web).mappings(&both(port, 80));
+        call.set("backend", json!(backend)).portmap(b).expect_silence();
+    };
+    for (first, second) in [("nftables", "iptables"), ("iptables", "nftables")] {
+        with("ADD", first, 8080);
+        with("ADD", second, 8081);
+        not_served(b, 8080);
+        served(b, 8081, "web");
+        with("CHECK", second, 8081);
+        with("ADD", first, 8080);
+        with("DEL", second, 8081);
+        not_served(b, 8080);
+        not_served(b, 8081);
+        assert!(b.portmap_elements().is_empty());
+        assert!(cni_rules().iter().all(|line| !line.contains("CNI-DN-")));
+    }
+}
+
+/// Adds and deletes rules without a pause, and holds legacy iptables' lock half of the time.
+struct Neighbour(Child);
+
+impl Neighbour {
+    fn move_in() -> Self {
+        let script = "while :; do \
+            flock /run/xtables.lock sleep 0.02; \
+            iptables -w -t nat -A OUTPUT -d 192.0.2.9 -j ACCEPT; \
+            iptables -w -t nat -D OUTPUT -d 192.0.2.9 -j ACCEPT; \
+            done";
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(command.spawn().expect("sh"))
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn parallel_calls_beside_a_neighbour_that_holds_the_lock(b: &TestBox) {
+    let network = Network::dual(1);
+    let webs: Vec<Attachment> = (0..20).map(|i| b.web(&network, &format!("c{i}"))).collect();
+    // CI's size; E2E_ROUNDS=5 makes 200 calls of it.
+    let rounds = std::env::var("E2E_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    b.map(&webs[0], &both(8100, 80));
+    let neighbour = Neighbour::move_in();
+    for _ in 0..rounds {
+        for command in ["ADD", "DEL"] {
+            std::thread::scope(|scope| {
+                for (web, port) in webs.iter().zip(8100u16..) {
+                    scope.spawn(move || {
+                        let call = Call::new(command, web).mappings(&both(port, 80));
+                        call.portmap(b).expect_silence();
+                    });
+                }
+            });
+            if command == "ADD" {
+                for (web, port) in webs.iter().zip(8100u16..) {
+                    b.out.reach(Transport::Tcp, HOST_V4, port).by(&web.container.id);
+                }
+                let rules = cni_rules();
+                for rule in rules.iter().filter(|line| line.starts_with("-A")) {
+                    let copies = rules.iter().filter(|other| *other == rule).count();
+                    // The same line may stand in iptables and in ip6tables.
+                    assert!(copies <= 2, "{rule} stands there {copies} times");
+                }
+            }
+        }
+    }
+    drop(neighbour);
+    assert!(b.portmap_elements().is_empty());
+    assert!(cni_rules().iter().all(|line| !line.contains("CNI-DN-")), "{:?}", cni_rules());
+}
+
+fn a_lock_that_is_never_released_is_an_error_to_retry(b: &TestBox) {
+    if b.implementation == Implementation::IptablesNft {
+        // iptables-nft has no lock; the kernel's transactions are enough for it.
+        return;
+    }
+    let web = b.web(&Network::v4(1), "web");
+    let mut holder = Command::new("flock");
+    holder.args(["/run/xtables.lock", "sleep", "30"]);
+    let mut holder = holder.spawn().expect("flock");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let outcome = Call::new("ADD", &web).mappings(&both(8080, 80)).portmap(b);
+    outcome.expect_error_with(11, &["lock", "try again"]);
+    holder.kill().expect("kill");
+    holder.wait().expect("wait");
+    assert_eq!(cni_rules(), Vec::<String>::new());
+}
+
+fn two_programs_per_family_whatever_the_number_of_mappings(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let many: Vec<_> = (0..100).flat_map(|i| both(9000 + i, 80)).collect();
+    let trace = "/run/trace";
+    for command in ["ADD", "CHECK", "ADD", "DEL", "DEL"] {
+        Call::new(command, &web)
+            .mappings(&many)
+            .under(&["strace", "-f", "-qq", "-e", "trace=execve", "-o", trace])
+            .portmap(b)
+            .expect_silence();
+        let text = std::fs::read_to_string(trace).expect("strace wrote it");
+        let programs = text.lines().filter(|line| line.contains("= 0")).count();
+        // strace's own start of the plugin is the first.
+        assert!(programs <= 1 + 2 * 2, "{command}: {text}");
+    }
+    b.map(&web, &many);
+    b.out.reach(Transport::Tcp, HOST_V4, 9099).by("web");
+    b.out.reach(Transport::Udp, HOST_V6, 9050).by("web");
+}
+
+fn an_external_mark_chain_is_used_and_must_exist(b: &TestBox) {
+    let network = Network::v4(1).with(json!({ "externalSetMarkChain": "OTHERS-MARK" }));
+    let web = b.web(&network, "web");
+    let before = b.ruleset();
+    let add = || Call::new("ADD", &web).mappings(&both(8080, 80)).portmap(b);
+    add().expect_error_with(101, &["iptables"]);
+    assert_eq!(cni_rules(), Vec::<String>::new(), "{before}");
+    for args in [
+        vec!["-N", "OTHERS-MARK"],
+        vec!["-A", "OTHERS-MARK", "-j", "MARK", "--set-xmark", "0x4000/0x4000"],
+        vec!["-A", "POSTROUTING", "-m", "mark", "--mark", "0x4000/0x4000", "-j", "MASQUERADE"],
+    ] {
+        run(tool("iptables").args(["-w", "-t", "nat"]).args(args));
+    }
+    add().expect_result();
+    for transport in Transport::ALL {
+        b.host.reach(transport, "127.0.0.1", 8080).by("web").seen_as(&network.gateway_v4());
+    }
+    assert!(cni_rules().iter().all(|line| !line.contains("SETMARK")));
+}
+
+fn conditions_in_the_words_of_iptables(b: &TestBox) {
+    let conditions = json!({
+        "conditionsV4": ["!", "-s", "10.88.0.0/16"],
+        "conditionsV6": ["-s", "2001:db8:100::/64"],
+    });
+    let web = b.web(&Network::dual(1).with(conditions), "web");
+    let pod = b.web(&Network::dual(2), "pod");
+    b.map(&web, &both(8080, 80));
+    served(b, 8080, "web");
+    for transport in Transport::ALL {
+        pod.container.netns.cannot_reach(transport, HOST_V4, 8080);
+        pod.container.netns.cannot_reach(transport, HOST_V6, 8080);
+    }
+    Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b).expect_silence();
+}
+
+/// Debian's Go portmap has no nftables backend; the rules are written as 1.6 to 1.9 write them.
+fn go_nftables_rules_of_the_attachment_go(b: &TestBox) {
+    let (web, other) = (b.web(&Network::v4(1), "web"), b.web(&Network::v4(2), "other"));
+    let rules = |web: &Attachment, port: u16| {
+        format!(
+            "add rule ip cni_hostport hostports tcp dport {port} dnat to {}:80 comment \"{}\"\n",
+            web.v4(),
+            web.container.id
+        )
+    };
+    b.nft(&format!(
+        "table ip cni_hostport {{
+            comment \"CNI portmap plugin\"
+            chain hostports {{ }}
+            chain hostip_hostports {{ }}
+            chain prerouting {{ type nat hook prerouting priority -100; fib daddr type local jump hostports; }}
+            chain masquerading {{ type nat hook postrouting priority 100; }}
+        }}
+        {}{}",
+        rules(&web, 8080),
+        rules(&other, 8081)
+    ));
+    b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
+    b.unmap(&web, &both(8080, 80));
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, 8080);
+    b.out.reach(Transport::Tcp, HOST_V4, 8081).by("other");
+    b.unmap(&other, &both(8081, 80));
+    gc(b, "net1", &[]);
+    assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_hostport"));
+}
