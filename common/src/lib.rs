@@ -20,6 +20,7 @@ mod nstype;
 pub mod protocol;
 pub mod route;
 pub mod rtnetlink;
+pub mod state;
 pub mod sysctl;
 
 pub use attachment::{Attachment, OwnerTag};

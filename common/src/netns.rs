@@ -41,6 +41,12 @@ impl Netns {
         self.identity == other.identity
     }
 
+    /// Device and inode, which no other namespace has as long as this one lives.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Runs `work` on a thread of its own inside the namespace, so that no thread of the caller
     /// ever has to find its way back.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
