@@ -1,0 +1,153 @@
+//! The node's list of sysctls that networks may set.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use cni_common::protocol::{CniError, ErrorCode};
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::key::{Key, Reading};
+
+/// The Go plugin's file.
+pub const PATH: &str = "/etc/cni/tuning/allowlist.conf";
+
+/// A list of patterns, one of which must match a whole key.
+#[derive(Debug)]
+pub struct Allowlist {
+    patterns: Vec<Regex>,
+}
+
+impl Allowlist {
+    /// Reads the file; `None` if there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>, CniError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(CniError::new(
+                ErrorCode::IoFailure,
+                format!(
+                    "cannot read the sysctl allowlist {}: make it a text file that root can read, or remove it",
+                    path.display()
+                ),
+            )
+            .with_details(error.to_string())),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, CniError> {
+        let mut patterns = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() {
+                continue;
+            }
+            patterns.push(compile(line).map_err(|error| {
+                CniError::config(format!(
+                    "line {} of {PATH} is no regular expression: correct {line:?}",
+                    index + 1
+                ))
+                .with_details(error.to_string())
+            })?);
+        }
+        Ok(Self { patterns })
+    }
+
+    /// Whether a pattern matches the whole of the key, as it was written or in any spelling of
+    /// what it means.
+    #[must_use]
+    pub fn allows(&self, key: &Key, meaning: &Reading) -> bool {
+        let spellings = meaning.spellings();
+        let mut texts = std::iter::once(key.text()).chain(spellings.iter().map(String::as_str));
+        texts.any(|text| self.patterns.iter().any(|pattern| pattern.is_match(text.as_bytes())))
+    }
+
+    /// The error for a key that is not allowed.
+    #[must_use]
+    pub fn denial(key: &Key) -> CniError {
+        CniError::config(format!(
+            "sysctl {:?} is not allowed: remove it, or add a line that matches all of it to {PATH}",
+            key.text()
+        ))
+    }
+
+    /// The error for a key where there must be a list and is none.
+    #[must_use]
+    pub fn missing(key: &Key) -> CniError {
+        CniError::config(format!(
+            "sysctl {:?} is not allowed: \"allowlistStrict\" is set and there is no {PATH}: create it",
+            key.text()
+        ))
+    }
+}
+
+/// Go's classes such as `\w` are ASCII; that of this crate are only without its Unicode mode.
+fn compile(line: &str) -> Result<Regex, regex::Error> {
+    // On its own first, lest an unbalanced bracket be balanced by what is put around it.
+    RegexBuilder::new(line).unicode(false).build()?;
+    RegexBuilder::new(&format!(r"\A(?:{line})\z")).unicode(false).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(list: &str, key: &str) -> bool {
+        let key = Key::parse(key, "eth0").expect("key");
+        let list = Allowlist::parse(list).expect("list");
+        list.allows(&key, &key.readings()[0])
+    }
+
+    #[test]
+    fn patterns_match_the_whole_key_in_either_spelling() {
+        let exact = r"^net\.core\.somaxconn$";
+        assert!(allows(exact, "net.core.somaxconn"));
+        assert!(allows(exact, "net/core/somaxconn"));
+        assert!(allows("net/core/somaxconn", "net.core.somaxconn"));
+        assert!(allows(r"net\.core\.\w+", "net.core.somaxconn"));
+        assert!(!allows("somax", "net.core.somaxconn"));
+        assert!(!allows(r"net\.core\.somax", "net.core.somaxconn"));
+        assert!(!allows(r"a|net\.core", "net.core.somaxconn"));
+        assert!(!allows("", "net.core.somaxconn"));
+    }
+
+    #[test]
+    fn lines_are_trimmed_and_any_may_match() {
+        let list = "\r\n  net\\.core\\.a \r\n\r\n^net\\.core\\.b$\r\n";
+        assert!(allows(list, "net.core.a") && allows(list, "net.core.b"));
+        assert!(!allows(list, "net.core.c"));
+    }
+
+    #[test]
+    fn the_interface_is_matched_by_its_token() {
+        let list = r"^net\.ipv4\.conf\.IFNAME\.[a-z_]*$";
+        assert!(allows(list, "net.ipv4.conf.IFNAME.log_martians"));
+        assert!(!allows(list, "net.ipv4.conf.eth0.log_martians"));
+    }
+
+    #[test]
+    fn a_dotted_interface_is_no_part_of_another() {
+        let list = Allowlist::parse(r"net\.ipv4\.conf\.eth0\..*").expect("list");
+        let key = Key::parse("net/ipv4/conf/eth0.100/x", "eth0").expect("key");
+        assert!(!list.allows(&key, &key.readings()[1]));
+    }
+
+    #[test]
+    fn bad_patterns_name_their_line() {
+        for bad in ["[a", "a)(b", "(?P<x", r"\p{Greek}"] {
+            let error = Allowlist::parse(&format!("ok\n\n{bad}\n")).expect_err(bad);
+            assert!(error.msg.starts_with("line 3 of /etc/cni/tuning/allowlist.conf"), "{error}");
+            assert!(!error.details.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_file_is_not_an_empty_file() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("list");
+        assert!(Allowlist::read(&path).expect("missing").is_none());
+        fs::write(&path, "").expect("write");
+        assert!(Allowlist::read(&path).expect("empty").is_some());
+        assert_eq!(Allowlist::read(dir.path()).expect_err("directory").code, ErrorCode::IoFailure);
+    }
+}

@@ -1,0 +1,197 @@
+//! The sysctls and the interface of the namespace that the calling thread is in.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+
+use cni_common::link::{Link, Links};
+use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::rtnetlink::RtnetlinkError;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+
+use crate::key::{Key, Reading, SysctlPath};
+use crate::setting::{LinkSetting, Setting};
+
+/// What is beneath: the kernel shows each thread the sysctls of the namespace it is in.
+const ROOT: &str = "/proc/sys/net";
+
+/// A handle on `/proc/sys/net`, from which no path leads away.
+#[derive(Debug)]
+pub struct Sysctls {
+    root: OwnedFd,
+}
+
+impl Sysctls {
+    /// Opens the directory.
+    pub fn open() -> Result<Self, CniError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(ROOT, flags, Mode::empty()).map_err(|error| {
+            CniError::new(
+                ErrorCode::Kernel,
+                format!("cannot open {ROOT}: mount /proc where the plugin runs"),
+            )
+            .with_details(error.to_string())
+        })?;
+        Ok(Self { root })
+    }
+
+    /// Finds the first meaning of a key that exists, and makes sure that it can be written.
+    pub fn find_writable<'a>(&self, key: &'a Key) -> Result<&'a Reading, CniError> {
+        self.find(key, OFlag::O_WRONLY).map_err(|error| {
+            let remedy = match error {
+                Errno::ENOENT => "there is no such sysctl in the container's namespace: check the spelling",
+                Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+                    "it cannot be changed in the container's namespace: remove it, or make /proc/sys writable for the plugin"
+                }
+                Errno::EISDIR => "it is a directory of sysctls: name one of them",
+                Errno::ENOSYS => "the kernel has no openat2: Linux 5.6 or newer is needed",
+                _ => "remove it from the configuration",
+            };
+            CniError::new(
+                ErrorCode::Kernel,
+                format!("cannot set sysctl {:?}: {remedy}", key.text()),
+            )
+            .with_details(format!("open {}: {error}", key.readings()[0].path()))
+        })
+    }
+
+    /// Finds the first meaning of a key that exists.
+    pub fn find_any<'a>(&self, key: &'a Key) -> Option<&'a Reading> {
+        self.find(key, OFlag::O_PATH).ok()
+    }
+
+    fn find<'a>(&self, key: &'a Key, access: OFlag) -> Result<&'a Reading, Errno> {
+        let mut outcome = Err(Errno::ENOENT);
+        for reading in key.readings() {
+            match self.open_beneath(reading.path(), access) {
+                Ok(_) => return Ok(reading),
+                // Another meaning may exist; the first one's error is the one to report.
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        outcome
+    }
+
+    /// The value without the newline at its end.
+    pub fn read(&self, path: &SysctlPath) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.open_beneath(path, OFlag::O_RDONLY)?.read_to_end(&mut bytes)?;
+        let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+        Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    }
+
+    /// Writes a value, in one piece as the kernel wants it.
+    pub fn write(&self, path: &SysctlPath, value: &str) -> io::Result<()> {
+        let file = self.open_beneath(path, OFlag::O_WRONLY)?;
+        // Nothing at all would be no write; a line end clears what can be cleared.
+        let value = if value.is_empty() { "\n" } else { value };
+        file.write_all_at(value.as_bytes(), 0)
+    }
+
+    fn open_beneath(&self, path: &SysctlPath, access: OFlag) -> Result<File, Errno> {
+        let how = OpenHow::new().flags(access | OFlag::O_CLOEXEC).resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
+        openat2(&self.root, path.below_net().as_str(), how).map(File::from)
+    }
+}
+
+/// Sysctls and interface together.
+#[derive(Debug)]
+pub struct Target {
+    /// The sysctls.
+    pub sysctls: Sysctls,
+    ifname: String,
+    links: Links,
+    /// The interface, if there is one of that name.
+    pub link: Option<Link>,
+}
+
+impl Target {
+    /// Opens both.
+    pub fn open(ifname: &str) -> Result<Self, CniError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            CniError::new(
+                ErrorCode::Kernel,
+                format!(
+                    "cannot look for interface {ifname}: is rtnetlink available to the plugin?"
+                ),
+            )
+            .with_details(error.to_string())
+        };
+        let mut links = Links::open().map_err(|error| failed(&error))?;
+        let link = links.by_name(ifname).map_err(|error| failed(&error))?;
+        Ok(Self { sysctls: Sysctls::open()?, ifname: ifname.to_owned(), links, link })
+    }
+
+    /// The interface, which must be there.
+    pub fn require_link(&self) -> Result<&Link, CniError> {
+        self.link.as_ref().ok_or_else(|| {
+            CniError::new(
+                ErrorCode::UnknownContainer,
+                format!(
+                    "there is no interface {} in the container: put tuning behind the plugin that makes it",
+                    self.ifname
+                ),
+            )
+        })
+    }
+
+    /// The property's present value; `None` if it cannot be read.
+    #[must_use]
+    pub fn current(&self, setting: &Setting) -> Option<Setting> {
+        match setting {
+            Setting::Sysctl { path, .. } => {
+                let value = self.sysctls.read(path).ok()?;
+                Some(Setting::Sysctl { path: path.clone(), value })
+            }
+            Setting::Link(setting) => setting.on(self.link.as_ref()?).map(Setting::Link),
+        }
+    }
+
+    /// Gives the property its value.
+    pub fn set(&mut self, setting: &Setting) -> Result<(), CniError> {
+        match setting {
+            Setting::Sysctl { path, value } => self.sysctls.write(path, value).map_err(|error| {
+                CniError::new(
+                    ErrorCode::Kernel,
+                    format!(
+                        "cannot write {value:?} to {path}: give it a value that the kernel takes"
+                    ),
+                )
+                .with_details(error.to_string())
+            }),
+            Setting::Link(setting) => {
+                let index = self.require_link()?.index;
+                let outcome = self.links.change(index, &setting.change());
+                // Another look, because a change may bring others with it.
+                self.link = self.links.by_index(index).unwrap_or_default();
+                outcome.map_err(|error| self.link_failure(*setting, &error))
+            }
+        }
+    }
+
+    fn link_failure(&self, setting: LinkSetting, error: &RtnetlinkError) -> CniError {
+        let remedy = match setting {
+            LinkSetting::Mac(_) => {
+                "choose an address that the device takes; some take none while they are up"
+            }
+            LinkSetting::Mtu(_) => "choose one that the device and those it is stacked on allow",
+            _ => "the device may not support it: remove it from the configuration",
+        };
+        CniError::new(
+            ErrorCode::Kernel,
+            format!("cannot set {} of {} to {setting}: {remedy}", setting.name(), self.ifname),
+        )
+        .with_details(error.to_string())
+    }
+}
