@@ -1,0 +1,96 @@
+//! Keys and names that try to reach what they must not.
+
+use std::fs;
+
+use crate::harness::{allowlist, ours, sh, sysctl};
+
+/// What a call opens, as strace shows it, but for what every call opens.
+fn opened(keys: &str, ifname: &str) -> Vec<String> {
+    let calls =
+        "trace=open,openat,openat2,creat,rename,renameat,renameat2,symlink,link,mkdir,unlink";
+    let trace = ["strace", "-f", "-y", "-s", "4096", "-o", "/run/trace", "-e", calls];
+    ours("ADD", keys).of("c1", ifname).under(&trace).run();
+    let text = fs::read_to_string("/run/trace").expect("trace");
+    text.lines().filter(|line| line.contains("open")).map(str::to_owned).collect()
+}
+
+/// Where a successful open led: strace -y writes the resolved path behind the descriptor.
+fn reached(line: &str) -> Option<&str> {
+    let (_, result) = line.rsplit_once(" = ")?;
+    let (_, path) = result.split_once('<')?;
+    path.strip_suffix('>')
+}
+
+in_box! {
+    fn hostile_keys_open_nothing_outside() {
+        // Something to fall into, if a path could lead there.
+        let precious = "/proc/sys/kernel/msgmax";
+        let before = fs::read_to_string(precious).expect("msgmax");
+        let mut usual: Vec<String> = opened("", "eth0");
+        usual.extend(opened(r#""sysctl":{"net.core.somaxconn":"601"}"#, "eth0"));
+        let usual: Vec<&str> = usual.iter().filter_map(|line| reached(line)).collect();
+        let mut denied = 0;
+        for key in [
+            "kernel.msgmax", "net/../kernel/msgmax", "net.../kernel.msgmax", "net/../../etc/passwd",
+            "/net/../kernel/msgmax", "net.core/../../kernel/msgmax", "../../etc/passwd",
+            "net/core/../../kernel/msgmax", "net.core.somaxconn/../../../kernel/msgmax",
+            "net/ipv4/conf/..//../../kernel/msgmax", "net.%2e%2e.kernel.msgmax", "net/./core/x",
+            "net//proc/sys/kernel/msgmax", "/proc/sys/net/core/somaxconn", "net/core/somaxconn\\u0000x",
+            "net/core/somaxconn\\n", "net.ipv4.conf.IFNAME.../../x", "net/ipv4/conf/./../../x",
+            "net.ipv4.conf./proc/1/root", "net/self/fd/0", "net\\\\core\\\\somaxconn",
+        ] {
+            let keys = format!(r#""sysctl":{{"{key}":"9"}}"#);
+            for line in opened(&keys, "eth0") {
+                let Some(path) = reached(&line) else { continue };
+                let inside = path.starts_with("/proc/sys/net/") || usual.contains(&path);
+                assert!(inside, "{key}: {line}");
+            }
+            denied += usize::from(!ours("ADD", &keys).run().succeeded());
+            ours("DEL", &keys).ok();
+        }
+        assert_eq!(denied, 21);
+        assert_eq!(fs::read_to_string(precious).expect("msgmax"), before);
+    }
+
+    fn an_interface_with_a_hostile_name_stays_one_name() {
+        for name in ["..", ".", "a/b", "../../kernel"] {
+            ours("ADD", r#""sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"1"}"#).of("c1", name).fails(4, &[]);
+        }
+        sh("ip -n c1 link set eth0 down; ip -n c1 link set eth0 name ..a..b; ip -n c1 link set ..a..b up");
+        let keys = r#""sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"1"}"#;
+        ours("ADD", keys).of("c1", "..a..b").ok();
+        assert_eq!(sysctl("c1", "ipv4/conf/..a..b/arp_filter"), "1");
+        ours("CHECK", keys).of("c1", "..a..b").ok();
+        ours("DEL", keys).of("c1", "..a..b").ok();
+        assert_eq!(sysctl("c1", "ipv4/conf/..a..b/arp_filter"), "0");
+    }
+
+    fn links_beneath_are_not_followed() {
+        // A mount that somebody put in the way, with a link to the outside.
+        sh("mkdir /run/trap && touch /run/prey && ln -s /run/prey /run/trap/somaxconn \
+            && mount --bind /run/trap /proc/sys/net/core");
+        ours("ADD", r#""sysctl":{"net.core.somaxconn":"601"}"#).fails(101, &["net.core.somaxconn"]);
+        assert_eq!(fs::read_to_string("/run/prey").expect("prey"), "");
+    }
+
+    fn a_forged_backup_reaches_nothing_else() {
+        let keys = r#""mtu":1400"#;
+        ours("ADD", keys).ok();
+        let state = "/run/cni/tuning/net@c1@eth0.state";
+        let text = fs::read_to_string(state).expect("state");
+        let forged = r#"{"sysctl":"/proc/sys/net/../kernel/msgmax","value":"9"}"#;
+        fs::write(state, text.replace(r#"{"mtu":1500}"#, forged)).expect("forge");
+        let before = fs::read_to_string("/proc/sys/kernel/msgmax").expect("msgmax");
+        let outcome = ours("DEL", keys).ok();
+        assert!(outcome.stderr.contains("is of no use"), "{outcome:?}");
+        assert_eq!(fs::read_to_string("/proc/sys/kernel/msgmax").expect("msgmax"), before);
+    }
+
+    fn patterns_that_explode_elsewhere_do_not_here() {
+        allowlist("(a*)*b|(a|a)*c|net.core.(x+x+)+y\n");
+        let key = format!("net.core.{}", "x".repeat(200));
+        ours("ADD", &format!(r#""sysctl":{{"{key}":"1"}}"#)).fails(7, &["is not allowed"]);
+        allowlist("a{1000}{1000}{1000}\n");
+        ours("ADD", r#""sysctl":{"net.core.somaxconn":"1"}"#).fails(7, &["line 1 of"]);
+    }
+}
