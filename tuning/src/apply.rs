@@ -35,7 +35,7 @@ pub fn add(
 
     if let Err(mut error) = set_all(&mut target, &wanted, &mut warnings) {
         for failure in restore(&mut target, &before.into_iter().flatten().collect::<Vec<_>>()) {
-            error.details += &format!("; {failure}");
+            error.details = format!("{}; {failure}", error.details);
         }
         match earlier {
             Some(earlier) => store.save(&earlier)?,
@@ -207,7 +207,7 @@ pub fn check(config: &Config, ifname: &str) -> Result<Vec<String>, CniError> {
         match wanted.on(link) {
             Some(found) if found == wanted => {}
             Some(found) => {
-                faults.push(format!("{name} of {ifname} is {found} instead of {wanted}"))
+                faults.push(format!("{name} of {ifname} is {found} instead of {wanted}"));
             }
             None => faults.push(format!("{name} of {ifname} cannot be read")),
         }

@@ -11,7 +11,7 @@ pub fn mac(args: &str) -> Result<&str, CniError> {
     let (mut mac, mut ignore_unknown, mut unknown) = ("", false, Vec::new());
     for pair in args.split(';').filter(|_| !args.is_empty()) {
         let (name, value) = pair.split_once('=').ok_or_else(|| {
-            refuse(format!("ARGS: invalid pair {pair:?}: write NAME=VALUE, with ; between pairs"))
+            refuse(&format!("ARGS: invalid pair {pair:?}: write NAME=VALUE, with ; between pairs"))
         })?;
         match name {
             "MAC" => mac = value,
@@ -22,18 +22,18 @@ pub fn mac(args: &str) -> Result<&str, CniError> {
     if ignore_unknown || unknown.is_empty() {
         return Ok(mac);
     }
-    Err(refuse(format!("ARGS: unknown args {unknown:?}: remove them or add IgnoreUnknown=true")))
+    Err(refuse(&format!("ARGS: unknown args {unknown:?}: remove them or add IgnoreUnknown=true")))
 }
 
 fn flag(value: &str) -> Result<bool, CniError> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
-        _ => Err(refuse(format!("ARGS: IgnoreUnknown must be true or false, but is {value:?}"))),
+        _ => Err(refuse(&format!("ARGS: IgnoreUnknown must be true or false, but is {value:?}"))),
     }
 }
 
-fn refuse(what: String) -> CniError {
+fn refuse(what: &str) -> CniError {
     CniError::new(ErrorCode::InvalidEnvironment, format!("CNI_{what}"))
 }
 

@@ -107,6 +107,7 @@ pub struct Store<'a> {
 
 impl<'a> Store<'a> {
     /// The attachment's place in `data_dir`.
+    #[must_use]
     pub fn new(data_dir: PathBuf, attachment: &'a Attachment) -> Self {
         Self { dir: StateDir::new(data_dir), attachment }
     }

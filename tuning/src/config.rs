@@ -13,7 +13,8 @@ use crate::mac::Mac;
 pub const DEFAULT_DATA_DIR: &str = "/run/cni/tuning";
 
 /// What IP can work with; a device may allow less.
-const MTU_RANGE: std::ops::RangeInclusive<u64> = 68..=65535;
+const MTU_MIN: u32 = 68;
+const MTU_MAX: u64 = 65535;
 /// The kernel would take -1 as four billion.
 const TX_QUEUE_LEN_MAX: u64 = i32::MAX as u64;
 /// A page: the kernel refuses longer values.
@@ -49,6 +50,25 @@ pub struct WantedSysctl {
     pub value: String,
 }
 
+/// What a source says about a property.
+enum Said<T> {
+    Nothing,
+    /// `""` or 0.
+    LeaveAlone,
+    Value(T),
+}
+
+impl<T> Said<T> {
+    /// What holds after this source, if `earlier` held before.
+    fn over(self, earlier: Option<T>) -> Option<T> {
+        match self {
+            Self::Nothing => earlier,
+            Self::LeaveAlone => None,
+            Self::Value(value) => Some(value),
+        }
+    }
+}
+
 impl Config {
     /// Reads and validates `network`'s entry and `CNI_ARGS`.
     ///
@@ -59,9 +79,9 @@ impl Config {
         network.with_fields(|top| {
             let mut config = Self {
                 sysctls: sysctls(&top.field("sysctl"), ifname)?,
-                mac: mac(&top.field("mac"))?.flatten(),
+                mac: mac(&top.field("mac"))?.over(None),
                 promisc: top.field("promisc").boolean()?.unwrap_or(false),
-                mtu: mtu(&top.field("mtu"))?.flatten(),
+                mtu: mtu(&top.field("mtu"))?.over(None),
                 allmulti: top.field("allmulti").boolean()?,
                 tx_queue_len: tx_queue_len(&top.field("txQLen"))?,
                 data_dir: data_dir(top)?,
@@ -73,8 +93,10 @@ impl Config {
                 };
                 config.mac = Some(Mac::parse(args_mac).map_err(bad)?);
             }
-            if let Some(runtime) = top.field("runtimeConfig").object()? {
-                config.mac = mac(&runtime.field("mac"))?.flatten().or(config.mac);
+            if let Some(runtime) = top.field("runtimeConfig").object()?
+                && let Said::Value(mac) = mac(&runtime.field("mac"))?
+            {
+                config.mac = Some(mac);
             }
             if let Some(args) = top.field("args").object()?
                 && let Some(cni) = args.field("cni").object()?
@@ -93,9 +115,9 @@ impl Config {
                 None => self.sysctls.push(sysctl),
             }
         }
-        self.mac = mac(&cni.field("mac"))?.unwrap_or(self.mac);
+        self.mac = mac(&cni.field("mac"))?.over(self.mac);
         self.promisc = cni.field("promisc").boolean()?.unwrap_or(self.promisc);
-        self.mtu = mtu(&cni.field("mtu"))?.unwrap_or(self.mtu);
+        self.mtu = mtu(&cni.field("mtu"))?.over(self.mtu);
         self.allmulti = cni.field("allmulti").boolean()?.or(self.allmulti);
         self.tx_queue_len = tx_queue_len(&cni.field("txQLen"))?.or(self.tx_queue_len);
         Ok(())
@@ -123,23 +145,20 @@ fn data_dir(top: Fields<'_>) -> Result<PathBuf, CniError> {
     Ok(text.unwrap_or(DEFAULT_DATA_DIR).into())
 }
 
-/// `Some(None)` is a value that says "leave it alone".
-fn mac(field: &Field<'_>) -> Result<Option<Option<Mac>>, CniError> {
+fn mac(field: &Field<'_>) -> Result<Said<Mac>, CniError> {
     match field.string()? {
-        None => Ok(None),
-        Some("") => Ok(Some(None)),
-        Some(text) => {
-            Mac::parse(text).map(|mac| Some(Some(mac))).map_err(|why| field.expected(why))
-        }
+        None => Ok(Said::Nothing),
+        Some("") => Ok(Said::LeaveAlone),
+        Some(text) => Mac::parse(text).map(Said::Value).map_err(|why| field.expected(why)),
     }
 }
 
-fn mtu(field: &Field<'_>) -> Result<Option<Option<u32>>, CniError> {
+fn mtu(field: &Field<'_>) -> Result<Said<u32>, CniError> {
     let wrong = || field.expected("0 to leave it alone, or an integer from 68 to 65535");
-    match field.integer(0..=u64::MAX).map_err(|_| wrong())? {
-        None => Ok(None),
-        Some(0) => Ok(Some(None)),
-        Some(mtu) if MTU_RANGE.contains(&mtu) => Ok(Some(u32::try_from(mtu).ok())),
+    match field.integer(0..=MTU_MAX).map_err(|_| wrong())?.map(u32::try_from) {
+        None => Ok(Said::Nothing),
+        Some(Ok(0)) => Ok(Said::LeaveAlone),
+        Some(Ok(mtu)) if mtu >= MTU_MIN => Ok(Said::Value(mtu)),
         Some(_) => Err(wrong()),
     }
 }

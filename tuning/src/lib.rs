@@ -49,9 +49,10 @@ impl Plugin for Tuning {
             return Ok(result);
         }
         // Patterns are worth their compilation only where there is something to match.
-        let allowlist = match config.sysctls.is_empty() {
-            true => None,
-            false => Allowlist::read(Path::new(allowlist::PATH))?,
+        let allowlist = if config.sysctls.is_empty() {
+            None
+        } else {
+            Allowlist::read(Path::new(allowlist::PATH))?
         };
         let netns = open_netns(&request.netns)?;
         let store = Store::new(config.data_dir.clone(), attachment);

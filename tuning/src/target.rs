@@ -59,6 +59,7 @@ impl Sysctls {
     }
 
     /// Finds the first meaning of a key that exists.
+    #[must_use]
     pub fn find_any<'a>(&self, key: &'a Key) -> Option<&'a Reading> {
         self.find(key, OFlag::O_PATH).ok()
     }
