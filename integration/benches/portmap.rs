@@ -8,50 +8,35 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Write as _;
+mod harness;
+
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cni_common::netns::Netns;
-use nix::sys::resource::{UsageWho, getrusage};
+use harness::{Call, Limits, against_go, enter_box, furnish, go_plugin, mean, our_plugin};
 
-const IN_BOX: &str = "CNI_CHAIN_BENCH_BOX";
-const GO: &str = "/usr/lib/cni/portmap";
 const MANY: u16 = 10_000;
 const CONTAINER: &str = "10.71.0.2";
 
 fn main() {
-    if std::env::var_os(IN_BOX).is_none() {
-        let error = Command::new("unshare")
-            .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["--propagation", "private"])
-            .arg(std::env::current_exe().expect("own path"))
-            .args(std::env::args().skip(1))
-            .env(IN_BOX, "1")
-            .exec();
-        panic!("cannot run unshare (apt package util-linux): {error}");
-    }
-    let enforce = std::env::args().any(|argument| argument == "--enforce");
-    furnish();
-    let bench = Bench { ours: our_portmap(), go: PathBuf::from(GO) };
+    enter_box();
+    furnish_host();
+    let bench = Bench { ours: our_plugin("portmap"), go: go_plugin("portmap") };
     let mut limits = Limits::default();
     bench.against_start_up(&mut limits);
     bench.against_go(&mut limits);
     bench.at_scale(&mut limits);
     bench.many_at_once(&mut limits);
     bench.connects(&mut limits);
-    bench.instructions();
-    if enforce && limits.missed > 0 {
-        std::process::exit(1);
-    }
+    config("counted", [8080].into_iter()).print_instructions(&bench.ours);
+    limits.conclude();
 }
 
 /// A host with a bridge and one container, in namespaces of its own.
-fn furnish() {
-    for command in [
+fn furnish_host() {
+    furnish(&[
         "mount -t tmpfs tmpfs /run",
         "mkdir -p /run/netns",
         "ip link set lo up",
@@ -65,34 +50,8 @@ fn furnish() {
         "ip -n c1 link set eth0 up",
         "ip -n c1 link set lo up",
         "ip -n c1 route add default via 10.71.0.1",
-    ] {
-        let status = Command::new("sh").args(["-c", command]).status().expect("sh");
-        assert!(status.success(), "{command}");
-    }
+    ]);
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("ip_forward");
-}
-
-/// The release binary beside this benchmark: target/<triple>/release/deps/.. .
-fn our_portmap() -> PathBuf {
-    let exe = std::env::current_exe().expect("own path");
-    let release = exe.parent().and_then(Path::parent).expect("target directory");
-    let path = release.join("portmap");
-    assert!(path.is_file(), "{} is missing: run `cargo build --release` first", path.display());
-    path
-}
-
-/// Compares each ratio with what the project promises.
-#[derive(Default)]
-struct Limits {
-    missed: u32,
-}
-
-impl Limits {
-    fn line(&mut self, what: &str, value: f64, limit: f64, unit: &str) {
-        let verdict = if value <= limit { "ok" } else { "MISSED" };
-        self.missed += u32::from(value > limit);
-        println!("  {what:<58} {value:>8.2}{unit}  (limit {limit}{unit})  {verdict}");
-    }
 }
 
 struct Bench {
@@ -111,51 +70,6 @@ fn config(container: &str, ports: impl Iterator<Item = u16>) -> Call {
         mappings.join(",")
     );
     Call { container: container.to_owned(), stdin }
-}
-
-struct Call {
-    container: String,
-    stdin: String,
-}
-
-impl Call {
-    /// Runs the plugin and returns its CPU time and that of its children.
-    fn run(&self, plugin: &Path, command: &str) -> Duration {
-        let before = children_cpu();
-        let mut child = Command::new(plugin)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", &self.container)
-            .env("CNI_NETNS", "/run/netns/c1")
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", "/usr/lib/cni")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("plugin");
-        let mut stdin = child.stdin.take().expect("stdin");
-        // VERSION does not read it.
-        let _ = stdin.write_all(self.stdin.as_bytes());
-        drop(stdin);
-        let status = child.wait().expect("wait");
-        assert!(status.success(), "{} {command} failed", plugin.display());
-        children_cpu().saturating_sub(before)
-    }
-}
-
-fn children_cpu() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("getrusage");
-    let micros = |time: nix::sys::time::TimeVal| {
-        u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).expect("CPU time")
-    };
-    Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
-}
-
-fn mean(samples: &[Duration]) -> f64 {
-    let count = u32::try_from(samples.len()).expect("count");
-    (samples.iter().sum::<Duration>() / count).as_secs_f64() * 1e6
 }
 
 impl Bench {
@@ -178,19 +92,8 @@ impl Bench {
     }
 
     fn against_go(&self, limits: &mut Limits) {
-        const ROUNDS: usize = 60;
-        println!(
-            "One mapping, ADD+DEL, ours and Debian's Go portmap ({ROUNDS} interleaved rounds)"
-        );
         let call = config("pair", [8080].into_iter());
-        let (mut ours, mut go) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            ours.push(call.run(&self.ours, "ADD") + call.run(&self.ours, "DEL"));
-            go.push(call.run(&self.go, "ADD") + call.run(&self.go, "DEL"));
-        }
-        let (ours, go) = (mean(&ours), mean(&go));
-        println!("  ours {ours:.0} us, Go {go:.0} us: Go costs {:.1} times as much", go / ours);
-        limits.line("ours / Go", ours / go, 0.05, "x");
+        against_go(limits, &call, &self.ours, &self.go, 0.05);
     }
 
     fn at_scale(&self, limits: &mut Limits) {
@@ -299,41 +202,4 @@ impl Bench {
         );
         call.run(&self.ours, "DEL");
     }
-
-    /// Counted, not timed: the same on a busy machine.
-    fn instructions(&self) {
-        println!("Instructions in user space (valgrind)");
-        let call = config("counted", [8080].into_iter());
-        call.run(&self.ours, "ADD");
-        call.run(&self.ours, "DEL");
-        for command in ["VERSION", "ADD", "CHECK", "DEL"] {
-            match count_instructions(&self.ours, &call, command) {
-                Some(count) => println!("  {command:<8} {count:>9}"),
-                None => println!(
-                    "  {command:<8} not counted: valgrind (apt package valgrind) is missing"
-                ),
-            }
-        }
-    }
-}
-
-fn count_instructions(plugin: &Path, call: &Call, command: &str) -> Option<u64> {
-    let mut child = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(plugin)
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", &call.container)
-        .env("CNI_NETNS", "/run/netns/c1")
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_PATH", "/usr/lib/cni")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .ok()?;
-    let _ = child.stdin.take()?.write_all(call.stdin.as_bytes());
-    let output = child.wait_with_output().ok()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().find(|line| line.contains("Collected"))?;
-    line.rsplit(' ').next()?.parse().ok()
 }
