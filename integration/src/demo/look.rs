@@ -94,7 +94,7 @@ pub(super) fn default_gateways() -> io::Result<Vec<IpAddr>> {
 }
 
 impl Link {
-    fn from_message(message: &LinkMessage) -> Self {
+    pub(super) fn from_message(message: &LinkMessage) -> Self {
         let mut link = Self {
             index: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),

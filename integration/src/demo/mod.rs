@@ -16,6 +16,7 @@ mod screen;
 mod server;
 mod sysctl;
 mod trip;
+mod tuned;
 mod wire;
 
 use std::io::{self, BufRead};
@@ -31,6 +32,7 @@ use left::Traces;
 use plan::{CONTAINER_ID, Plan};
 use screen::{Screen, Tone, Verdict, aligned};
 use trip::{Place, Trip};
+use tuned::Watch;
 
 /// How to run the demo.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +85,7 @@ impl Demo {
         self.show_networks()?;
         self.show_chain()?;
         let before = self.traces()?;
+        let mut watch = Watch::begin(&self.host.container)?;
         let turns = self.chain.add()?;
         self.show_turns("ADD", &turns)?;
         server::start(&self.host.container, &host::bare(&self.plan.container))
@@ -90,12 +93,16 @@ impl Demo {
         self.try_everything()?;
         self.check()?;
         let during = self.traces()?;
+        watch.look(&self.host.container)?;
         if keep {
             self.wait_for_the_visitor()?;
         }
         let turns = self.chain.del()?;
         self.show_turns("DEL", &turns)?;
         self.expect_refusals()?;
+        watch.look(&self.host.container)?;
+        self.screen.heading("What tuning set and gave back")?;
+        self.judge(&["in the container", "its values"], &watch.verdicts())?;
         self.expect_nothing_left(&before, &during)?;
         self.conclude(keep)
     }

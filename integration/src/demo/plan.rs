@@ -26,6 +26,11 @@ pub(super) struct Mapping {
 pub(super) const PAGE: Mapping = Mapping { protocol: "tcp", host: 8080, container: 80 };
 pub(super) const ECHO: Mapping = Mapping { protocol: "udp", host: 7007, container: 7 };
 
+/// A sysctl of the container's namespace, and what tuning sets it to.
+pub(super) const SYSCTL: (&str, &str) = ("net.core.somaxconn", "512");
+/// What tuning sets the interface's MTU to.
+pub(super) const TUNED_MTU: u32 = 1400;
+
 /// One entry of the chain. To add a plugin to the demo, add a stage.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -70,7 +75,7 @@ impl Plan {
 
     /// The chain, in order.
     pub(super) fn stages(&self) -> Vec<Stage> {
-        vec![self.bridge(), Self::portmap()]
+        vec![self.bridge(), Self::portmap(), Self::tuning()]
     }
 
     fn bridge(&self) -> Stage {
@@ -94,6 +99,15 @@ impl Plan {
             config: Object::default(),
             capabilities: vec![("portMappings", mappings.to_vec().into())],
         }
+    }
+
+    fn tuning() -> Stage {
+        let mut sysctl = Object::default();
+        sysctl.push(SYSCTL.0, SYSCTL.1);
+        let mut config = Object::default();
+        config.push("sysctl", sysctl);
+        config.push("mtu", u64::from(TUNED_MTU));
+        Stage { plugin: "tuning", config, capabilities: Vec::new() }
     }
 
     /// Every way to the container that a port mapping has to serve.
@@ -172,7 +186,8 @@ mod tests {
             text,
             r#"{"cniVersion":"1.1.0","name":"demo","plugins":[{"type":"demo-bridge","#.to_owned()
                 + r#""bridge":"demo0","addresses":["10.88.0.2/24"]},"#
-                + r#"{"type":"portmap","capabilities":{"portMappings":true}}]}"#
+                + r#"{"type":"portmap","capabilities":{"portMappings":true}},"#
+                + r#"{"type":"tuning","sysctl":{"net.core.somaxconn":"512"},"mtu":1400}]}"#
         );
         assert!(plan.trips().iter().all(|trip| trip.to.is_ipv4()));
     }
