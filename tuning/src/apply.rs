@@ -34,6 +34,7 @@ pub fn add(
     }
 
     if let Err(mut error) = set_all(&mut target, &wanted, &mut warnings) {
+        target.look_again();
         for failure in restore(&mut target, &before.into_iter().flatten().collect::<Vec<_>>()) {
             error.details = format!("{}; {failure}", error.details);
         }
@@ -111,11 +112,10 @@ fn set_all(
         target.set(setting)?;
     }
     for setting in wanted {
-        if drift(target, setting).is_some() {
-            target.set(setting)?;
+        if drift(target, setting).is_none() {
+            continue;
         }
-    }
-    for setting in wanted {
+        target.set(setting)?;
         if let Some(text) = drift(target, setting) {
             warnings.push(format!("{text}; CHECK will find fault with it"));
         }
@@ -132,19 +132,24 @@ fn drift(target: &Target, wanted: &Setting) -> Option<String> {
 
 /// Gives back the originals, the last one first; returns what could not be.
 fn restore(target: &mut Target, originals: &[Setting]) -> Vec<String> {
-    let mut failures = Vec::new();
-    // Forwards again, because giving back one may have changed another.
-    for original in originals.iter().rev().chain(originals) {
-        // A property that is gone is as good as given back.
-        let Some(current) = target.current(original) else { continue };
-        if current == *original {
-            continue;
+    let mut failures = give_back(target, originals.iter().rev());
+    // Again, because giving back one may have changed another.
+    target.look_again();
+    for failure in give_back(target, originals.iter()) {
+        if !failures.contains(&failure) {
+            failures.push(failure);
         }
-        if let Err(error) = target.set(original) {
-            let failure = format!("not restored: {error}");
-            if !failures.contains(&failure) {
-                failures.push(failure);
-            }
+    }
+    failures
+}
+
+fn give_back<'a>(target: &mut Target, originals: impl Iterator<Item = &'a Setting>) -> Vec<String> {
+    let mut failures = Vec::new();
+    for original in originals {
+        // A property that is gone is as good as given back.
+        let changed = target.current(original).is_some_and(|current| current != *original);
+        if changed && let Err(error) = target.set(original) {
+            failures.push(format!("not restored: {error}"));
         }
     }
     failures

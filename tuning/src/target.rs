@@ -82,8 +82,15 @@ impl Sysctls {
 
     /// The value without the newline at its end.
     pub fn read(&self, path: &SysctlPath) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        self.open_beneath(path, OFlag::O_RDONLY)?.read_to_end(&mut bytes)?;
+        let mut file = self.open_beneath(path, OFlag::O_RDONLY)?;
+        let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+        // Two calls for nearly every sysctl; read_to_end would first ask for a size.
+        loop {
+            match file.read(&mut chunk)? {
+                0 => break,
+                length => bytes.extend_from_slice(&chunk[..length]),
+            }
+        }
         let text = String::from_utf8(bytes).map_err(io::Error::other)?;
         Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
     }
@@ -159,6 +166,12 @@ impl Target {
         }
     }
 
+    /// Looks at the interface again, after changes.
+    pub fn look_again(&mut self) {
+        let index = self.link.as_ref().map(|link| link.index);
+        self.link = index.and_then(|index| self.links.by_index(index).ok().flatten());
+    }
+
     /// Gives the property its value.
     pub fn set(&mut self, setting: &Setting) -> Result<(), CniError> {
         match setting {
@@ -173,10 +186,9 @@ impl Target {
             }),
             Setting::Link(setting) => {
                 let index = self.require_link()?.index;
-                let outcome = self.links.change(index, &setting.change());
-                // Another look, because a change may bring others with it.
-                self.link = self.links.by_index(index).unwrap_or_default();
-                outcome.map_err(|error| self.link_failure(*setting, &error))
+                self.links
+                    .change(index, &setting.change())
+                    .map_err(|error| self.link_failure(*setting, &error))
             }
         }
     }
