@@ -137,6 +137,31 @@ in_box! {
         assert_eq!(files(DATA_DIR), [""; 0]);
     }
 
+    fn the_host_can_be_meant() {
+        sh("ip link add eth0 type veth peer name eth9");
+        let host = |command| {
+            ours(command, MTU)
+                .with(|c| c.netns = "/proc/1/ns/net".into())
+                .under(&["env", "CNI_NETNS_OVERRIDE=1"])
+        };
+        host("ADD").ok();
+        assert!(sh("ip link show eth0").contains("mtu 1400"));
+        host("CHECK").ok();
+        host("DEL").ok();
+        assert!(sh("ip link show eth0").contains("mtu 1500"));
+        assert_eq!(files(DATA_DIR), [""; 0]);
+    }
+
+    fn a_path_that_means_the_host_by_now_changes_nothing_there() {
+        ours("ADD", r#""mtu":1400,"sysctl":{"net.core.somaxconn":"601"}"#).ok();
+        sh("ip link add eth0 type veth peer name eth9 mtu 1300 && ip link set eth0 mtu 1300");
+        fs::write("/proc/sys/net/core/somaxconn", "777").expect("the host's");
+        ours("DEL", MTU).with(|c| c.netns = "/proc/1/ns/net".into()).fails(8, &[]);
+        assert!(sh("ip link show eth0").contains("mtu 1300"));
+        assert_eq!(fs::read_to_string("/proc/sys/net/core/somaxconn").expect("read"), "777\n");
+        assert_eq!(files(DATA_DIR), [""; 0]);
+    }
+
     fn a_new_interface_of_the_old_name_has_new_originals() {
         ours("ADD", MTU).ok();
         sh("ip link del hc1; ip link add hc1 type veth peer name eth0 netns c1; ip -n c1 link set eth0 mtu 1450");
