@@ -44,6 +44,12 @@ impl SysctlPath {
         self.names.join("/")
     }
 
+    /// The names of that path, at least one.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Whether the file is one of those that the kernel keeps for each interface.
     #[must_use]
     pub fn is_of_interface(&self, ifname: &str) -> bool {

@@ -9,7 +9,7 @@ use cni_common::link::{Link, Links};
 use cni_common::protocol::{CniError, ErrorCode};
 use cni_common::rtnetlink::RtnetlinkError;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::Mode;
 
 use crate::key::{Key, Reading, SysctlPath};
@@ -47,7 +47,6 @@ impl Sysctls {
                     "it cannot be changed in the container's namespace: remove it, or make /proc/sys writable for the plugin"
                 }
                 Errno::EISDIR => "it is a directory of sysctls: name one of them",
-                Errno::ENOSYS => "the kernel has no openat2: Linux 5.6 or newer is needed",
                 _ => "remove it from the configuration",
             };
             CniError::new(
@@ -109,7 +108,23 @@ impl Sysctls {
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
                 | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
-        openat2(&self.root, path.below_net().as_str(), how).map(File::from)
+        match openat2(&self.root, path.below_net().as_str(), how) {
+            // Before Linux 5.6, and where a seccomp profile does not know the call.
+            Err(Errno::ENOSYS) => self.walk_beneath(path, access),
+            outcome => outcome.map(File::from),
+        }
+    }
+
+    /// The same, name by name: none of them is `..`, and no link is followed.
+    fn walk_beneath(&self, path: &SysctlPath, access: OFlag) -> Result<File, Errno> {
+        let mut directory = self.root.try_clone().map_err(|_| Errno::EMFILE)?;
+        let (last, above) = path.names().split_last().ok_or(Errno::ENOENT)?;
+        for name in above {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            directory = openat(&directory, name.as_str(), flags, Mode::empty())?;
+        }
+        let flags = access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&directory, last.as_str(), flags, Mode::empty()).map(File::from)
     }
 }
 

@@ -135,6 +135,8 @@ impl Call {
         let _ = child.stdin.take()?.write_all(self.stdin.as_bytes());
         let output = child.wait_with_output().ok()?;
         let text = String::from_utf8_lossy(&output.stderr);
+        // A call that fails has nothing to count.
+        assert!(output.status.success(), "{command} fails under valgrind: {text}");
         let line = text.lines().find(|line| line.contains("Collected"))?;
         line.rsplit(' ').next()?.parse().ok()
     }

@@ -4,6 +4,10 @@ use std::fs;
 
 use crate::harness::{allowlist, ours, sh, sysctl};
 
+/// Linux before 5.6, as far as the plugin can see.
+const WITHOUT_OPENAT2: [&str; 6] =
+    ["strace", "-f", "-o", "/run/trace", "-e", "inject=openat2:error=ENOSYS"];
+
 /// What a call opens, as strace shows it, but for what every call opens.
 fn opened(keys: &str, ifname: &str) -> Vec<String> {
     let calls =
@@ -72,8 +76,23 @@ in_box! {
         // A mount that somebody put in the way, with a link to the outside.
         sh("mkdir /run/trap && touch /run/prey && ln -s /run/prey /run/trap/somaxconn \
             && nsenter --net=/run/netns/c1 mount --bind /run/trap /proc/sys/net/core");
-        ours("ADD", r#""sysctl":{"net.core.somaxconn":"601"}"#).fails(101, &["net.core.somaxconn"]);
+        let add = ours("ADD", r#""sysctl":{"net.core.somaxconn":"601"}"#);
+        add.fails(101, &["net.core.somaxconn"]);
+        add.under(&WITHOUT_OPENAT2).fails(101, &["net.core.somaxconn"]);
         assert_eq!(fs::read_to_string("/run/prey").expect("prey"), "");
+    }
+
+    fn without_openat2_all_is_the_same() {
+        let keys = r#""sysctl":{"net.core.somaxconn":"601","net.ipv4.conf.IFNAME.arp_filter":"1"}"#;
+        let before = sysctl("c1", "core/somaxconn");
+        ours("ADD", keys).under(&WITHOUT_OPENAT2).ok();
+        assert_eq!(sysctl("c1", "core/somaxconn"), "601");
+        ours("CHECK", keys).under(&WITHOUT_OPENAT2).ok();
+        ours("DEL", keys).under(&WITHOUT_OPENAT2).ok();
+        assert_eq!(sysctl("c1", "core/somaxconn"), before);
+        ours("ADD", r#""sysctl":{"net.core.none":"1"}"#)
+            .under(&WITHOUT_OPENAT2)
+            .fails(101, &["there is no such sysctl"]);
     }
 
     fn a_forged_backup_reaches_nothing_else() {
