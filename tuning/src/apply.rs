@@ -5,6 +5,7 @@ use cni_common::protocol::CniError;
 use crate::allowlist::Allowlist;
 use crate::backup::{Backup, Found, Store};
 use crate::config::Config;
+use crate::key::{Key, Reading};
 use crate::setting::{LinkSetting, Setting};
 use crate::target::Target;
 use crate::value;
@@ -20,31 +21,39 @@ pub fn add(
 ) -> Result<Vec<String>, CniError> {
     let mut target = Target::open(ifname)?;
     let wanted = wanted(config, allowlist, &target)?;
-    // All of them before the first write: one sysctl may change another.
-    let before: Vec<Option<Setting>> =
-        wanted.iter().map(|setting| target.current(setting)).collect();
     let mut warnings = Vec::new();
     let _lock = store.create_and_lock()?;
+    // All of them before the first write: one sysctl may change another.
+    let before: Vec<Setting> =
+        wanted.iter().filter_map(|setting| target.current(setting)).collect();
     let earlier = store.load().or_warn(&mut warnings);
     let mut backup = usable(earlier.clone(), namespace, &target, ifname);
     backup.merge(store.load_go().or_warn(&mut warnings).into_iter().flatten());
-    backup.merge(before.iter().flatten().cloned());
+    backup.merge(before.iter().cloned());
     if earlier.as_ref() != Some(&backup) && !backup.originals.is_empty() {
         store.save(&backup)?;
     }
-
-    if let Err(mut error) = set_all(&mut target, &wanted, &mut warnings) {
-        target.look_again();
-        for failure in restore(&mut target, &before.into_iter().flatten().collect::<Vec<_>>()) {
-            error.details = format!("{}; {failure}", error.details);
-        }
-        match earlier {
-            Some(earlier) => store.save(&earlier)?,
-            None => store.remove()?,
-        }
-        return Err(error);
-    }
+    set_all(&mut target, &wanted, &mut warnings)
+        .map_err(|error| undo(error, &mut target, &before, store, earlier.as_ref()))?;
     Ok(warnings)
+}
+
+/// Takes back a failed ADD. What could not be taken back is added to its error.
+fn undo(
+    mut error: CniError,
+    target: &mut Target,
+    before: &[Setting],
+    store: &Store<'_>,
+    earlier: Option<&Backup>,
+) -> CniError {
+    target.look_again();
+    let mut failures = restore(target, before);
+    let kept = earlier.map_or_else(|| store.remove(), |earlier| store.save(earlier));
+    failures.extend(kept.err().map(|failure| failure.to_string()));
+    for failure in failures {
+        error.details = format!("{}; {failure}", error.details);
+    }
+    error
 }
 
 /// What is to be set, in order. An error if anything of it cannot be.
@@ -77,8 +86,8 @@ fn wanted(
 fn permit(
     allowlist: Option<&Allowlist>,
     config: &Config,
-    key: &crate::key::Key,
-    meaning: &crate::key::Reading,
+    key: &Key,
+    meaning: &Reading,
 ) -> Result<(), CniError> {
     match allowlist {
         Some(list) if list.allows(key, meaning) => Ok(()),
