@@ -60,15 +60,20 @@ in_box! {
     }
 
     fn all_sysctls_come_back_though_one_resets_another() {
-        set_sysctl("c1", "ipv4/conf/all/accept_redirects", "0");
-        let keys = r#""sysctl":{"net.ipv4.conf.all.accept_redirects":"1","net.ipv4.ip_forward":"1"}"#;
-        ours("ADD", keys).ok();
-        // libcni hands them over in this order, the reset last.
-        assert_eq!(sysctl("c1", "ipv4/conf/all/accept_redirects"), "1");
-        ours("CHECK", keys).ok();
-        ours("DEL", keys).ok();
-        assert_eq!(sysctl("c1", "ipv4/ip_forward"), "0");
-        assert_eq!(sysctl("c1", "ipv4/conf/all/accept_redirects"), "0");
+        // Writing ip_forward sets the other one to 0 with 1, and to 1 with 0. libcni hands them
+        // over in the second order, the reset last.
+        let redirects = "ipv4/conf/all/accept_redirects";
+        for keys in [
+            r#""sysctl":{"net.ipv4.ip_forward":"1","net.ipv4.conf.all.accept_redirects":"1"}"#,
+            r#""sysctl":{"net.ipv4.conf.all.accept_redirects":"1","net.ipv4.ip_forward":"1"}"#,
+        ] {
+            set_sysctl("c1", redirects, "0");
+            ours("ADD", keys).ok();
+            assert_eq!((sysctl("c1", "ipv4/ip_forward"), sysctl("c1", redirects)), ("1".into(), "1".into()));
+            ours("CHECK", keys).ok();
+            ours("DEL", keys).ok();
+            assert_eq!((sysctl("c1", "ipv4/ip_forward"), sysctl("c1", redirects)), ("0".into(), "0".into()));
+        }
     }
 
     fn an_empty_original_comes_back() {
