@@ -1,10 +1,10 @@
 //! The subcommands that run a chain: from options to a list, an attachment and a runner.
 
-use std::fmt::Write as _;
 use std::path::{Path, absolute};
 
 use anyhow::{Context as _, bail};
 use cni_chain::{ConfError, NetworkList, Runner, RuntimeConf};
+use cni_common::attachment::hex;
 use cni_common::protocol::json::{Json, Object};
 use sha2::{Digest, Sha512};
 
@@ -143,12 +143,7 @@ fn netns_path(text: &str) -> anyhow::Result<String> {
 
 /// cnitool's, so that each can delete what the other added.
 fn default_container_id(netns: &str) -> String {
-    let mut id = "cnitool-".to_owned();
-    for byte in &Sha512::digest(netns.as_bytes())[..10] {
-        // Writing into a String cannot fail.
-        let _ = write!(id, "{byte:02x}");
-    }
-    id
+    format!("cnitool-{}", hex(&Sha512::digest(netns.as_bytes())[..10]))
 }
 
 fn parse_args(text: &str) -> anyhow::Result<Vec<(String, String)>> {
