@@ -1,16 +1,152 @@
-//! The `bandwidth` CNI meta plugin. This release holds its place in a chain and refuses ADD.
+//! The `bandwidth` CNI meta plugin: limits for what goes into a container and what comes out.
+//!
+//! [`config`] reads the configuration, [`bucket`] does the arithmetic, [`plan`] says what must be
+//! there, and [`backend`] makes it so, checks it and removes it. What goes in is held by a token
+//! bucket on the host's end of the veth pair; what comes out is sent through an IFB that has one.
 
 #![forbid(unsafe_code)]
 
-use cni_common::protocol::unavailable::{PluginName, Unavailable};
+pub mod backend;
+pub mod bucket;
+pub mod config;
+pub mod leftovers;
+pub mod plan;
+mod probe;
+mod veth;
 
-/// The name of this plugin.
-#[derive(Debug)]
-pub struct Name;
+use std::fmt::Write as _;
 
-impl PluginName for Name {
-    const NAME: &'static str = "bandwidth";
-}
+use cni_common::OwnerTag;
+use cni_common::link::Link;
+use cni_common::protocol::result::Interface;
+use cni_common::protocol::{
+    AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
+};
+
+use backend::Backend;
+use bucket::Packets;
+use config::Config;
+use leftovers::GoLeftovers;
+use plan::Plan;
 
 /// The plugin.
-pub type Bandwidth = Unavailable<Name>;
+#[derive(Debug, Default)]
+pub struct Bandwidth;
+
+impl Plugin for Bandwidth {
+    const NAME: &'static str = "bandwidth";
+
+    fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
+        let config = Config::read(&request.config)?;
+        let mut result = previous_result(request)?;
+        let mut backend = Backend::open()?;
+        if config.is_unlimited() {
+            // Limits that an earlier ADD set are not asked for any more.
+            clean_up(&mut backend, request, Some(&config))?;
+            return Ok(result);
+        }
+        let host = host_end(&mut backend, request)?;
+        let plan = Plan::new(&request.attachment, &config, packets(&host));
+        for warning in &plan.warnings {
+            request.log.warn(warning);
+        }
+        let old = GoLeftovers::find(&mut backend, Some(&host), &request.attachment, Some(&config))?;
+        let ifbs = backend.apply(&host, &plan, &old)?;
+        result.interfaces.extend(ifbs.iter().map(entry));
+        Ok(result)
+    }
+
+    fn del(&self, request: &AttachmentRequest) -> Result<(), CniError> {
+        let config = Config::read(&request.config).ok();
+        clean_up(&mut Backend::open()?, request, config.as_ref())
+    }
+
+    fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
+        let config = Config::read(&request.config)?;
+        previous_result(request)?;
+        if config.is_unlimited() {
+            return Ok(());
+        }
+        let mut backend = Backend::open()?;
+        let host = host_end(&mut backend, request)?;
+        let plan = Plan::new(&request.attachment, &config, packets(&host));
+        let faults = backend.faults(&host, &plan)?;
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(CniError::new(
+            ErrorCode::CheckFailed,
+            format!("the limits are not as ADD made them: {}", faults.join("; ")),
+        )
+        .with_details("remove the container and add it again, or run ADD once more"))
+    }
+
+    fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
+        let Some(valid) = &request.valid else {
+            request.log.warn(
+                "GC without cni.dev/valid-attachments: nothing is known to be stale, nothing was removed",
+            );
+            return Ok(());
+        };
+        let network = &request.config.name;
+        let tags: Vec<OwnerTag> = valid
+            .iter()
+            .map(|attachment| {
+                cni_common::Attachment {
+                    network: network.clone(),
+                    container_id: attachment.container_id.clone(),
+                    ifname: attachment.ifname.clone(),
+                }
+                .tag()
+            })
+            .collect();
+        let removed = Backend::open()?.collect_garbage(network, &tags)?;
+        request.log.debug(|| format!("removed {removed:?}"));
+        Ok(())
+    }
+
+    fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
+        Config::read(&request.config)?;
+        probe::run()
+    }
+}
+
+fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {
+    request.config.prev_result()?.ok_or_else(|| {
+        CniError::config(
+            "must be called as chained plugin: put bandwidth behind the plugin that makes the interface, \
+             so that it receives prevResult",
+        )
+    })
+}
+
+fn host_end(backend: &mut Backend, request: &AttachmentRequest) -> Result<Link, CniError> {
+    veth::host_end(&mut backend.links, &request.netns, &request.attachment.ifname)
+}
+
+/// Removes everything of the attachment; without a namespace, or with an interface that never was
+/// shaped, what can be found by its owner.
+fn clean_up(
+    backend: &mut Backend,
+    request: &AttachmentRequest,
+    config: Option<&Config>,
+) -> Result<(), CniError> {
+    let host = host_end(backend, request).ok();
+    let old = GoLeftovers::find(backend, host.as_ref(), &request.attachment, config)?;
+    backend.remove(host.as_ref(), &request.attachment.tag(), &old)
+}
+
+fn packets(host: &Link) -> Packets {
+    Packets { mtu: host.mtu, gso_max_size: host.gso_max_size }
+}
+
+/// An IFB's entry in the result.
+fn entry(ifb: &Link) -> Interface {
+    let mut mac = String::new();
+    for byte in &ifb.address {
+        let separator = if mac.is_empty() { "" } else { ":" };
+        // Writing into a String cannot fail.
+        let _ = write!(mac, "{separator}{byte:02x}");
+    }
+    Interface { name: ifb.name.clone(), mac: Some(mac), ..Interface::default() }
+}

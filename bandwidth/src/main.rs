@@ -3,5 +3,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cni_common::run(&cni_bandwidth::Bandwidth::new())
+    cni_common::run(&cni_bandwidth::Bandwidth)
 }

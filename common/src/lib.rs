@@ -22,6 +22,7 @@ pub mod route;
 pub mod rtnetlink;
 pub mod state;
 pub mod sysctl;
+pub mod tc;
 
 pub use attachment::{Attachment, OwnerTag};
 pub use protocol::run;

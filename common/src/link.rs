@@ -6,13 +6,16 @@ use netlink_packet_core::Parseable as _;
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
+use crate::netns::Netns;
 use crate::rtnetlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, RtnetlinkError};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
+const RTM_GETNSID: u16 = 90;
 
 /// An interface as the kernel reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Link {
     pub mtu: u32,
     /// The length of its transmit queue in packets.
     pub tx_queue_len: u32,
+    /// The most bytes that its stack hands down as one segmentable packet.
+    pub gso_max_size: u32,
     /// Whether it is administratively up.
     pub up: bool,
     /// Whether somebody set `IFF_PROMISC` on it.
@@ -103,6 +108,23 @@ impl Links {
         }
     }
 
+    /// What this namespace calls `netns` in [`Link::peer_netns`]; none if no link leads there.
+    pub fn id_of(&mut self, netns: &Netns) -> Result<Option<i32>, RtnetlinkError> {
+        let mut query = NsidMessage::default();
+        query.attributes.push(NsidAttribute::Fd(netns.descriptor()));
+        let mut id = None;
+        self.rtnetlink.request(RTM_GETNSID, 0, query, |payload| {
+            let attributes = NsidMessage::parse(payload).map(|message| message.attributes);
+            for attribute in attributes.into_iter().flatten() {
+                if let NsidAttribute::Id(number) = attribute {
+                    // -1: it has no number here.
+                    id = Some(number).filter(|number| *number >= 0);
+                }
+            }
+        })?;
+        Ok(id)
+    }
+
     /// All interfaces.
     pub fn all(&mut self) -> Result<Vec<Link>, RtnetlinkError> {
         self.rtnetlink.dump(RTM_GETLINK, &LinkMessage::default(), parse)
@@ -172,6 +194,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(address) => link.address = address,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
             LinkAttribute::TxQueueLen(length) => link.tx_queue_len = length,
             LinkAttribute::Promiscuity(count) => link.promiscuity = count,
             LinkAttribute::Link(peer) => link.peer = Some(peer),

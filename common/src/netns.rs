@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -45,6 +46,12 @@ impl Netns {
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    /// The descriptor as netlink attributes carry it.
+    pub(crate) fn descriptor(&self) -> u32 {
+        // An open descriptor is never negative.
+        self.file.as_raw_fd().unsigned_abs()
     }
 
     /// Runs `work` on a thread of its own inside the namespace, so that no thread of the caller

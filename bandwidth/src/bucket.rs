@@ -1,0 +1,165 @@
+//! From a configured limit to a token bucket: units, bounds, and the burst that nobody chose.
+//!
+//! Everything is computed in 128 bits and bounded once, at the end.
+
+use cni_common::tc::{Bytes, BytesPerSecond, Tbf};
+
+use crate::config::{Config, Limit};
+
+/// What the link says about the packets that have to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packets {
+    /// The MTU, without the link's header.
+    pub mtu: u32,
+    /// The most bytes that a stack hands down in one piece, to be cut up later.
+    pub gso_max_size: u32,
+}
+
+/// A bucket and what had to be changed about the burst that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The bucket.
+    pub tbf: Tbf,
+    /// The burst that was asked for, in bytes, if it was too small to let a frame pass.
+    pub raised_from: Option<u64>,
+}
+
+/// The computed burst is what the rate moves in this time: long enough for timers and interrupts
+/// to be late, short against any window that somebody would measure the rate in.
+const BURST_MILLISECONDS: u128 = 10;
+/// An Ethernet header and two VLAN tags.
+const HEADERS: u128 = 14 + 2 * 4;
+/// A bucket of one frame would be full before the next one is asked for.
+const FRAMES_PER_BURST: u128 = 2;
+/// TCP needs some packets on their way to notice a loss by what follows it.
+const FRAMES_PER_QUEUE: u128 = 4;
+/// What a stack may hand down in one piece unless somebody enabled BIG TCP.
+const LARGEST_SEGMENT: u128 = 65_536;
+
+impl Bucket {
+    /// The bucket for a limit.
+    #[must_use]
+    pub fn new(limit: Limit, config: &Config, packets: Packets) -> Self {
+        let rate = limit.rate.0 / 8;
+        let frame = u128::from(packets.mtu) + HEADERS;
+        let asked = limit.burst.0 / 8;
+        let unset = limit.burst.is_placeholder() && !config.honor_runtime_burst;
+        let burst = if unset {
+            (u128::from(rate) * BURST_MILLISECONDS / 1000).max(FRAMES_PER_BURST * frame)
+        } else {
+            u128::from(asked).max(frame)
+        };
+        let burst = bounded(burst);
+        Self {
+            tbf: Tbf {
+                rate: BytesPerSecond(rate),
+                burst,
+                limit: queue(rate, burst, config.latency, packets),
+            },
+            raised_from: (!unset && burst > bounded(asked.into())).then_some(asked),
+        }
+    }
+}
+
+/// The length of the queue: what the rate moves in the latency. TBF cuts up what is larger than
+/// the bucket; what is not has to fit into the queue as it is, or it would never pass.
+fn queue(rate: u64, burst: Bytes, latency: u32, packets: Packets) -> Bytes {
+    let frame = u128::from(packets.mtu) + HEADERS;
+    let segment = u128::from(packets.gso_max_size).max(LARGEST_SEGMENT) + HEADERS;
+    let waiting = u128::from(rate) * u128::from(latency) / 1000;
+    bounded(waiting.max(FRAMES_PER_QUEUE * frame).max(segment.min(burst.0.into())))
+}
+
+fn bounded(bytes: u128) -> Bytes {
+    Bytes(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Bits, BitsPerSecond, DEFAULT_LATENCY, Subnets};
+    use proptest::prelude::*;
+
+    const ETHERNET: Packets = Packets { mtu: 1500, gso_max_size: 65_536 };
+    const FRAME: u32 = 1522;
+
+    fn bucket(rate: u64, burst: u64, honor: bool) -> Bucket {
+        let config = Config {
+            ingress: None,
+            egress: None,
+            subnets: Subnets::All,
+            latency: DEFAULT_LATENCY,
+            honor_runtime_burst: honor,
+        };
+        let limit = Limit { rate: BitsPerSecond(rate), burst: Bits(burst) };
+        Bucket::new(limit, &config, ETHERNET)
+    }
+
+    fn numbers(bucket: Bucket) -> (u64, u32, u32, Option<u64>) {
+        let Tbf { rate, burst, limit } = bucket.tbf;
+        (rate.0, burst.0, limit.0, bucket.raised_from)
+    }
+
+    #[test]
+    fn a_given_burst_is_taken_to_the_byte() {
+        assert_eq!(numbers(bucket(8_000_000, 800_000, false)), (1_000_000, 100_000, 65_558, None));
+        assert_eq!(
+            numbers(bucket(1_000_000_000, 10_000_000, false)),
+            (125_000_000, 1_250_000, 3_125_000, None)
+        );
+    }
+
+    #[test]
+    fn a_burst_below_a_frame_is_raised_to_one() {
+        assert_eq!(numbers(bucket(8000, 80, false)), (1000, FRAME, 4 * FRAME, Some(10)));
+        assert_eq!(numbers(bucket(8, 7, false)), (1, FRAME, 4 * FRAME, Some(0)));
+        assert_eq!(numbers(bucket(8, u64::from(FRAME) * 8, false)), (1, FRAME, 4 * FRAME, None));
+    }
+
+    #[test]
+    fn placeholders_give_way_to_a_computed_burst() {
+        for burst in [2_147_483_647, 4_294_967_295, 34_359_738_359] {
+            let computed = |rate| numbers(bucket(rate, burst, false));
+            assert_eq!(computed(8_000), (1000, 2 * FRAME, 4 * FRAME, None));
+            assert_eq!(computed(1_000_000), (125_000, 2 * FRAME, 4 * FRAME, None));
+            assert_eq!(computed(10_000_000), (1_250_000, 12_500, 31_250, None));
+            assert_eq!(computed(1_000_000_000), (125_000_000, 1_250_000, 3_125_000, None));
+            assert_eq!(
+                computed(400_000_000_000),
+                (50_000_000_000, 500_000_000, 1_250_000_000, None)
+            );
+        }
+    }
+
+    #[test]
+    fn unless_they_are_meant() {
+        assert_eq!(
+            numbers(bucket(10_000_000, 34_359_738_359, true)),
+            (1_250_000, 4_294_967_294, 65_558, None)
+        );
+    }
+
+    proptest! {
+        /// The kernel's 32 bits end the numbers; nothing wraps.
+        #[test]
+        fn no_number_wraps(rate in 8_u64.., burst in 1..34_359_738_360_u64, honor: bool) {
+            let Bucket { tbf, raised_from } = bucket(rate, burst, honor);
+            prop_assert_eq!(u128::from(tbf.rate.0), u128::from(rate) / 8);
+            let exact = u128::from(rate) / 8 * 25 / 1000;
+            prop_assert!(u128::from(tbf.limit.0) >= exact.min(u32::MAX.into()));
+            if raised_from.is_none() && (honor || !Bits(burst).is_placeholder()) {
+                prop_assert_eq!(u64::from(tbf.burst.0), burst / 8);
+            }
+            prop_assert!(tbf.burst.0 >= FRAME);
+            prop_assert!(tbf.limit.0 >= tbf.burst.0.min(65_558));
+        }
+
+        /// What passes in any two seconds is the rate and, at most once, the bucket: 5 % at most
+        /// wherever 5 % of it is more than two frames.
+        #[test]
+        fn a_computed_burst_is_small(rate in 250_000..400_000_000_000_u64) {
+            let tbf = bucket(rate, 4_294_967_295, false).tbf;
+            prop_assert!(u128::from(tbf.burst.0) * 20 <= u128::from(rate / 8) * 2);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether this kernel can do all that ADD needs, tried in a namespace that nobody else sees.
+
+use std::thread;
+
+use cni_common::link::LinkChange;
+use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::tc::{Bytes, BytesPerSecond, Filter, Hook, Match, Tbf, Verdict};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::backend::Backend;
+
+const IFB: &str = "probe";
+
+/// STATUS: makes an IFB with a bucket and a redirect. All of it ends with the thread.
+pub(crate) fn run() -> Result<(), CniError> {
+    let work = || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
+            unavailable("make a network namespace to try things in", "run it as root", &error)
+        })?;
+        attempt()
+    };
+    thread::spawn(work).join().unwrap_or_else(|_| {
+        Err(CniError::new(ErrorCode::Internal, "the probe panicked; please report it"))
+    })
+}
+
+fn attempt() -> Result<(), CniError> {
+    let Backend { mut links, mut tc } = Backend::open()?;
+    let module = |name: &str| format!("load the module {name} (modprobe {name})");
+    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    links
+        .create_ifb(IFB, &up)
+        .map_err(|error| unavailable("create an IFB", &module("ifb"), &error))?;
+    let ifb = links.by_name(IFB).ok().flatten().ok_or_else(|| {
+        CniError::new(ErrorCode::NotAvailable, "an IFB that was just made cannot be found")
+    })?;
+    let tbf = Tbf { rate: BytesPerSecond(1 << 33), burst: Bytes(u32::MAX), limit: Bytes(u32::MAX) };
+    tc.set_tbf(ifb.index, 1, tbf)
+        .map_err(|error| unavailable("limit a rate", &module("sch_tbf"), &error))?;
+    tc.add_clsact(ifb.index)
+        .map_err(|error| unavailable("add a clsact qdisc", &module("sch_ingress"), &error))?;
+    for (verdict, modules) in
+        [(Verdict::Pass, "cls_u32"), (Verdict::Redirect(ifb.index), "act_mirred")]
+    {
+        let priority = if verdict == Verdict::Pass { 1 } else { 2 };
+        let filter = Filter { priority, matches: Match::Everything, verdict, note: 1 };
+        tc.add_filter(ifb.index, Hook::Ingress, &filter)
+            .map_err(|error| unavailable("redirect packets", &module(modules), &error))?;
+    }
+    Ok(())
+}
+
+fn unavailable(task: &str, remedy: &str, error: &dyn std::fmt::Display) -> CniError {
+    CniError::new(ErrorCode::NotAvailable, format!("bandwidth cannot {task}: {remedy}"))
+        .with_details(error.to_string())
+}
