@@ -10,7 +10,7 @@ use cni_common::protocol::{CniError, ErrorCode};
 use cni_common::tc::{Hook, InstalledFilter, Qdisc, QdiscKind, Tbf, Tc, Verdict};
 
 use crate::leftovers::{self, GoLeftovers};
-use crate::plan::{Detour, HANDLE, PRIORITY_ALL, PRIORITY_V4, PRIORITY_V6, Plan, ifb_name};
+use crate::plan::{Detour, HANDLE, Plan, ifb_name, is_our_priority};
 
 /// Written into our filters: whether the hooks they hang on were made for them.
 const HOOKS_ARE_OURS: u16 = 1;
@@ -81,7 +81,7 @@ impl Backend {
                 .tc
                 .set_tbf(host.index, HANDLE, tbf)
                 .map_err(refused(&format!("limit what goes to {}", host.name)))?,
-            None if root.is_some_and(|root| is_ours(root) || old.owns_root(root)) => {
+            None if root.is_some_and(|root| is_our_bucket(root) || old.owns_root(root)) => {
                 self.delete_root(host)?;
             }
             None => {}
@@ -107,7 +107,7 @@ impl Backend {
         outcomes.push(leftovers::remove(self, host, old));
         if let Some(host) = host {
             match self.tc.root(host.index) {
-                Ok(Some(root)) if is_ours(&root) || old.owns_root(&root) => {
+                Ok(Some(root)) if is_our_bucket(&root) || old.owns_root(&root) => {
                     outcomes.push(self.delete_root(host));
                 }
                 _ => {}
@@ -158,7 +158,10 @@ impl Backend {
                 return Ok(note.unwrap_or(inherited));
             }
             // `ingress` has no hook for what goes out.
-            if self.filters(host, Hook::Ingress)?.iter().any(|f| !is_our_filter(f) && !old.owns(f))
+            if self
+                .filters(host, Hook::Ingress)?
+                .iter()
+                .any(|f| !is_ours(Hook::Ingress, f) && !old.owns(f))
             {
                 return Err(CniError::new(
                     ErrorCode::Kernel,
@@ -185,7 +188,7 @@ impl Backend {
     fn note(&mut self, host: &Link) -> Result<Option<u16>, CniError> {
         for hook in HOOKS {
             if let Some(ours) =
-                self.filters(host, hook)?.iter().find(|filter| is_our_filter(filter))
+                self.filters(host, hook)?.iter().find(|filter| is_ours(hook, filter))
             {
                 return Ok(Some(ours.note));
             }
@@ -206,7 +209,7 @@ impl Backend {
             .set_tbf(ifb.index, HANDLE, detour.tbf)
             .map_err(refused(&format!("limit {}", ifb.name)))?;
         let installed = self.filters(host, hook)?;
-        let ours: Vec<_> = installed.iter().filter(|filter| is_our_filter(filter)).collect();
+        let ours: Vec<_> = installed.iter().filter(|filter| is_ours(hook, filter)).collect();
         let wanted = detour.filters(ifb.index, note);
         let same = ours.len() == wanted.len()
             && wanted.iter().all(|filter| ours.iter().any(|found| found.is(filter)));
@@ -226,29 +229,15 @@ impl Backend {
     fn ensure_ifb(&mut self, host: &Link, tag: &OwnerTag, hook: Hook) -> Result<Link, CniError> {
         let name = ifb_name(tag, hook);
         let look = refused(&format!("look for {name}"));
-        let change = LinkChange {
-            mtu: Some(host.mtu),
-            // The bucket has a queue of its own.
-            tx_queue_len: Some(0),
-            up: Some(true),
-            alias: Some(tag.as_str().to_owned()),
-            ..LinkChange::default()
-        };
         match self.links.by_name(&name).map_err(&look)? {
             None => {
+                // The bucket has a queue of its own.
+                let bare = LinkChange { tx_queue_len: Some(0), ..LinkChange::default() };
                 self.links
-                    .create_ifb(&name, &change)
+                    .create_ifb(&name, &bare)
                     .map_err(refused(&format!("create the IFB {name}")))?;
             }
-            Some(found) if is_ifb_of(&found, tag) => {
-                if found.mtu != host.mtu || !found.up {
-                    self.links
-                        .change(found.index, &change)
-                        .map_err(refused(&format!("set {name} up")))?;
-                }
-                return Ok(found);
-            }
-            Some(found) => {
+            Some(found) if !is_ifb_of(&found, tag) => {
                 let owner = found.alias.unwrap_or_else(|| "nobody that it names".to_owned());
                 return Err(CniError::new(
                     ErrorCode::Kernel,
@@ -257,13 +246,28 @@ impl Backend {
                     ),
                 ));
             }
+            Some(found) if found.mtu == host.mtu && found.up && found.alias.is_some() => {
+                return Ok(found);
+            }
+            Some(_) => {}
         }
-        self.links.by_name(&name).map_err(&look)?.ok_or_else(|| {
+        let ifb = self.links.by_name(&name).map_err(&look)?.ok_or_else(|| {
             CniError::new(
                 ErrorCode::Kernel,
                 format!("{name} is gone: does another program remove it?"),
             )
-        })
+        })?;
+        // Linux takes no alias when it makes an interface.
+        let change = LinkChange {
+            mtu: Some(host.mtu),
+            up: Some(true),
+            alias: Some(tag.as_str().to_owned()),
+            ..LinkChange::default()
+        };
+        self.links
+            .change(ifb.index, &change)
+            .map_err(refused(&format!("mark {name} and set it up")))?;
+        Ok(ifb)
     }
 
     /// First the filters, then the IFB: a redirect to an interface that is gone drops everything.
@@ -279,7 +283,7 @@ impl Backend {
             self.delete_filters(
                 host,
                 hook,
-                installed.iter().filter(|filter| is_our_filter(filter)),
+                installed.iter().filter(|filter| is_ours(hook, filter)),
             )?;
         }
         let found = self.links.by_name(&name).map_err(refused(&format!("look for {name}")))?;
@@ -349,11 +353,11 @@ impl Backend {
             for hook in HOOKS {
                 let filters = self.filters(host, hook)?;
                 let stale = filters.iter().any(|filter| {
-                    is_our_filter(filter)
+                    is_ours(hook, filter)
                         && matches!(filter.verdict, Some(Verdict::Redirect(to)) if targets.contains(&to))
                 });
                 if stale {
-                    let ours = filters.iter().filter(|filter| is_our_filter(filter));
+                    let ours = filters.iter().filter(|filter| is_ours(hook, filter));
                     self.delete_filters(host, hook, ours)?;
                 }
             }
@@ -389,6 +393,9 @@ impl Backend {
             faults.push(format!("the IFB {name} is gone"));
             return Ok(());
         };
+        if ifb.alias.is_none() {
+            faults.push(format!("{name} does not name its owner"));
+        }
         if !ifb.up {
             faults.push(format!("{name} is down"));
         }
@@ -397,7 +404,7 @@ impl Backend {
         let wanted = detour.filters(ifb.index, HOOKS_ARE_OURS);
         let missing =
             wanted.iter().filter(|filter| !installed.iter().any(|found| found.is(filter))).count();
-        let ours = installed.iter().filter(|filter| is_our_filter(filter)).count();
+        let ours = installed.iter().filter(|filter| is_ours(hook, filter)).count();
         if missing > 0 {
             faults.push(format!(
                 "{missing} of the {} filters of {} that lead to {name} are gone or differ",
@@ -450,23 +457,24 @@ impl Backend {
 
 /// Whether a filter is one of this plugin's: a veth end has one attachment, so all of them are
 /// the attachment's.
-fn is_our_filter(filter: &InstalledFilter) -> bool {
-    filter.kind == "u32"
-        && [PRIORITY_V4, PRIORITY_V6, PRIORITY_ALL].contains(&filter.priority)
-        && filter.verdict.is_some()
+fn is_ours(hook: Hook, filter: &InstalledFilter) -> bool {
+    filter.kind == "u32" && is_our_priority(hook, filter.priority) && filter.verdict.is_some()
 }
 
+/// Whether an interface of the right name is the attachment's. One without an alias was left by
+/// an ADD that was killed.
 fn is_ifb_of(link: &Link, tag: &OwnerTag) -> bool {
-    link.kind.as_deref() == Some(IFB) && link.alias.as_deref() == Some(tag.as_str())
+    link.kind.as_deref() == Some(IFB)
+        && link.alias.as_deref().is_none_or(|alias| alias == tag.as_str())
 }
 
-fn is_ours(root: &Qdisc) -> bool {
+fn is_our_bucket(root: &Qdisc) -> bool {
     root.handle == HANDLE && matches!(root.kind, QdiscKind::Tbf(_))
 }
 
 /// The kernel's own choice, our bucket, or the Go plugin's.
 fn may_be_replaced(root: &Qdisc) -> bool {
-    root.handle == 0 || is_ours(root) || leftovers::is_bucket_of_go(root)
+    root.handle == 0 || is_our_bucket(root) || leftovers::is_bucket_of_go(root)
 }
 
 fn describe(qdisc: &Qdisc) -> String {

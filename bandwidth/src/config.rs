@@ -84,7 +84,8 @@ impl Config {
                 })
             };
             // Even a key that holds null counts: the set is replaced as a whole, never merged.
-            if LIMIT_KEYS.iter().any(|key| top.members().get(key).is_some()) {
+            let own = |key: &str| LIMIT_KEYS.iter().any(|limit| limit.eq_ignore_ascii_case(key));
+            if top.members().iter().any(|(key, _)| own(key)) {
                 return config(top, subnets(top)?);
             }
             let runtime = top.field("runtimeConfig");
@@ -179,8 +180,8 @@ mod tests {
         Config::read(&network).map_err(|error| error.msg)
     }
 
-    fn limit_of(rate: u64, burst: u64) -> Option<Limit> {
-        Some(Limit { rate: BitsPerSecond(rate), burst: Bits(burst) })
+    fn limit_of(rate: u64, burst: u64) -> Limit {
+        Limit { rate: BitsPerSecond(rate), burst: Bits(burst) }
     }
 
     #[test]
@@ -190,7 +191,7 @@ mod tests {
         );
         assert!(config.expect_err("1 bit per second").starts_with("ingressRate of 1 bits"));
         let config = read(r#""RUNTIMECONFIG":{"bandWidth":{"INGRESSRATE":800,"ingressburst":2}}"#);
-        assert_eq!(config.expect("valid").ingress, limit_of(800, 2));
+        assert_eq!(config.expect("valid").ingress, Some(limit_of(800, 2)));
     }
 
     #[test]
@@ -198,12 +199,12 @@ mod tests {
         const RUNTIME: &str =
             r#""runtimeConfig":{"bandwidth":{"ingressRate":8000,"ingressBurst":8000}}"#;
         let read = |own: &str| read(&format!("{own}{RUNTIME}"));
-        assert_eq!(read("").expect("valid").ingress, limit_of(8000, 8000));
+        assert_eq!(read("").expect("valid").ingress, Some(limit_of(8000, 8000)));
         for own in [r#""ingressRate":0,"#, r#""egressBurst":null,"#] {
             assert!(read(own).expect("valid").is_unlimited(), "{own}");
         }
         let own = read(r#""egressRate":80,"egressBurst":90,"#).expect("valid");
-        assert_eq!((own.ingress, own.egress), (None, limit_of(80, 90)));
+        assert_eq!((own.ingress, own.egress), (None, Some(limit_of(80, 90))));
         assert_eq!(
             read(r#""ingressBurst":123,"#),
             Err("if burst is set, rate must also be set".to_owned())
@@ -229,7 +230,7 @@ mod tests {
             assert_eq!(read(&text), Err(expected.to_owned()), "{text}");
         }
         let largest = read(r#""ingressRate":5000,"ingressBurst":34359738352"#).expect("valid");
-        assert_eq!(largest.ingress, limit_of(5000, 34_359_738_352));
+        assert_eq!(largest.ingress, Some(limit_of(5000, 34_359_738_352)));
         assert!(read(r#""ingressRate":0,"ingressBurst":0"#).expect("valid").is_unlimited());
     }
 

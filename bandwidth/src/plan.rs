@@ -10,13 +10,33 @@ use crate::config::{Config, Subnets};
 /// The handle of the bucket on the host's end. Its number is the evidence that it is ours.
 pub const HANDLE: u16 = 0xb0;
 
-/// The priorities of our filters, one for each protocol. Nothing else has a reason to be there:
-/// they come after whatever asks for a priority, and what does not is put in front of them.
-pub const PRIORITY_V4: u16 = 0xbd01;
-/// The same for IPv6.
-pub const PRIORITY_V6: u16 = 0xbd02;
-/// The same for every protocol.
-pub const PRIORITY_ALL: u16 = 0xbd03;
+/// The priorities of our filters begin here, one for each hook and protocol. Nothing else has a
+/// reason to be there: they come after whatever asks for a priority, and what does not ask is put
+/// in front of them. The hooks do not share any, because u32 lists what has the same priority
+/// at either hook as one.
+const PRIORITIES: u16 = 0xbd00;
+
+/// Whether a priority at a hook is one of ours.
+#[must_use]
+pub fn is_our_priority(hook: Hook, priority: u16) -> bool {
+    (1..=3).any(|protocol| priority == base(hook) + protocol)
+}
+
+fn base(hook: Hook) -> u16 {
+    match hook {
+        Hook::Ingress => PRIORITIES,
+        Hook::Egress => PRIORITIES + 0x10,
+    }
+}
+
+fn priority(hook: Hook, matches: Match) -> u16 {
+    base(hook)
+        + match matches {
+            Match::Subnet(_, IpNet::V4(_)) => 1,
+            Match::Subnet(_, IpNet::V6(_)) => 2,
+            Match::Everything => 3,
+        }
+}
 
 /// What must be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +58,8 @@ pub struct Plan {
 pub struct Detour {
     /// The bucket on the IFB.
     pub tbf: Tbf,
-    /// The side of a packet that names the remote end.
-    remote: Side,
+    /// Where the packets leave their way.
+    hook: Hook,
     subnets: Subnets,
 }
 
@@ -65,12 +85,12 @@ impl Plan {
             match config.subnets {
                 // A bucket on the veth itself costs no detour.
                 Subnets::All => plan.root = Some(tbf),
-                _ => plan.ingress = Some(detour(tbf, Side::Source, config)),
+                _ => plan.ingress = Some(detour(tbf, Hook::Egress, config)),
             }
         }
         if let Some(limit) = config.egress {
             let tbf = plan.noted("egressBurst", Bucket::new(limit, config, packets));
-            plan.egress = Some(detour(tbf, Side::Destination, config));
+            plan.egress = Some(detour(tbf, Hook::Ingress, config));
         }
         plan
     }
@@ -98,21 +118,33 @@ impl Plan {
     }
 }
 
-fn detour(tbf: Tbf, remote: Side, config: &Config) -> Detour {
-    Detour { tbf, remote, subnets: config.subnets.clone() }
+fn detour(tbf: Tbf, hook: Hook, config: &Config) -> Detour {
+    Detour { tbf, hook, subnets: config.subnets.clone() }
 }
 
 impl Detour {
+    /// The side of a packet that names the remote end.
+    fn remote(&self) -> Side {
+        match self.hook {
+            Hook::Ingress => Side::Destination,
+            Hook::Egress => Side::Source,
+        }
+    }
+
     /// The filters that lead to the IFB with this index, in the order they run.
     #[must_use]
     pub fn filters(&self, ifb: u32, note: u16) -> Vec<Filter> {
         let redirect = Verdict::Redirect(ifb);
-        let filter =
-            |matches, verdict| Filter { priority: priority(matches), matches, verdict, note };
+        let filter = |matches, verdict| Filter {
+            priority: priority(self.hook, matches),
+            matches,
+            verdict,
+            note,
+        };
         let each = |subnets: &[IpNet], verdict| {
             let mut filters: Vec<Filter> = subnets
                 .iter()
-                .map(|subnet| filter(Match::Subnet(self.remote, *subnet), verdict))
+                .map(|subnet| filter(Match::Subnet(self.remote(), *subnet), verdict))
                 .collect();
             // The kernel lists them so; within one priority the order does not matter.
             filters.sort_by_key(|filter| filter.priority);
@@ -127,14 +159,6 @@ impl Detour {
                 filters
             }
         }
-    }
-}
-
-fn priority(matches: Match) -> u16 {
-    match matches {
-        Match::Everything => PRIORITY_ALL,
-        Match::Subnet(_, IpNet::V4(_)) => PRIORITY_V4,
-        Match::Subnet(_, IpNet::V6(_)) => PRIORITY_V6,
     }
 }
 
@@ -177,7 +201,7 @@ mod tests {
         assert!(plan.root.is_some() && plan.ingress.is_none());
         let filters = plan.egress.expect("a detour").filters(7, 1);
         let expected = Filter {
-            priority: PRIORITY_ALL,
+            priority: 0xbd03,
             matches: Match::Everything,
             verdict: Verdict::Redirect(7),
             note: 1,
@@ -191,16 +215,18 @@ mod tests {
             ["fd00::/8", "10.0.0.0/8"].map(|text| text.parse().expect("a subnet")).to_vec();
         let plan = Plan::new(&attachment("eth0"), &config(Subnets::Except(subnets)), PACKETS);
         assert_eq!(plan.root, None);
-        for (hook, side) in [(Hook::Ingress, Side::Destination), (Hook::Egress, Side::Source)] {
+        for (hook, side, base) in
+            [(Hook::Ingress, Side::Destination, 0xbd00), (Hook::Egress, Side::Source, 0xbd10)]
+        {
             let filters = plan.detour(hook).expect("a detour").filters(7, 1);
             let told: Vec<_> = filters.iter().map(|f| (f.priority, f.matches, f.verdict)).collect();
             let subnet = |text: &str| Match::Subnet(side, text.parse().expect("a subnet"));
             assert_eq!(
                 told,
                 [
-                    (PRIORITY_V4, subnet("10.0.0.0/8"), Verdict::Pass),
-                    (PRIORITY_V6, subnet("fd00::/8"), Verdict::Pass),
-                    (PRIORITY_ALL, Match::Everything, Verdict::Redirect(7)),
+                    (base + 1, subnet("10.0.0.0/8"), Verdict::Pass),
+                    (base + 2, subnet("fd00::/8"), Verdict::Pass),
+                    (base + 3, Match::Everything, Verdict::Redirect(7)),
                 ]
             );
         }

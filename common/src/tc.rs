@@ -16,7 +16,7 @@ use netlink_packet_route::tc::{
 
 use crate::nft::encode::attributes;
 use crate::rtnetlink::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Rtnetlink, RtnetlinkError,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, Rtnetlink, RtnetlinkError,
 };
 
 const RTM_NEWQDISC: u16 = 36;
@@ -205,8 +205,10 @@ impl Tc {
 
     fn qdisc(&mut self, query: TcMessage) -> Result<Option<Qdisc>, RtnetlinkError> {
         let mut qdisc = None;
-        let outcome =
-            self.rtnetlink.request(RTM_GETQDISC, 0, query, |payload| qdisc = parse_qdisc(payload));
+        // What is asked for is sent as a notification, which goes to the asker only as an echo.
+        let outcome = self
+            .rtnetlink
+            .request(RTM_GETQDISC, NLM_F_ECHO, query, |payload| qdisc = parse_qdisc(payload));
         match outcome {
             Ok(()) => Ok(qdisc),
             Err(error) if error.is_missing() => Ok(None),

@@ -1,0 +1,217 @@
+//! What ADD makes, and what it refuses.
+
+use serde_json::{Value, json};
+
+use crate::testbox::{Call, Container, Plugin, boxed, bucket, ifbs, listed, rate_of, run};
+
+boxed! {
+    both_directions
+    egress_alone
+    ingress_alone
+    limits_from_the_runtime
+    own_limits_win
+    unrelated_interfaces_are_kept
+    the_host_end_need_not_be_named
+    no_veth_no_limit
+    no_limits
+    an_update_in_place
+    limits_that_are_dropped
+    extreme_rates
+    latency_and_placeholders
+    one_process_and_few_messages
+}
+
+const PLACEHOLDER: u64 = 4_294_967_295;
+
+fn both_directions() {
+    for (number, version) in (1..).zip(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]) {
+        let container = Container::new(&format!("c{number}"), number);
+        let call = Call::new("ADD", &container).set("cniVersion", version);
+        let outcome = call.ingress(8, 8).egress(16, 8).ok();
+        let result = outcome.json();
+        let last = result["interfaces"].as_array().and_then(|list| list.last()).expect("entries");
+        let ifb = last["name"].as_str().expect("a name");
+        assert_eq!(outcome.interfaces(), [&container.veth, &container.ifname, ifb]);
+        assert_eq!(last.get("sandbox").and_then(Value::as_str).unwrap_or_default(), "");
+
+        let link = &listed(&format!("ip -j -d link show dev {ifb}"))[0];
+        assert_eq!((&link["mtu"], &link["address"]), (&json!(1400), &last["mac"]));
+        assert_eq!(link["ifalias"], format!("net/{}/eth0", container.id));
+        assert!(link["flags"].as_array().is_some_and(|flags| flags.contains(&json!("UP"))));
+        assert_eq!((rate_of(ifb), container.ingress_rate()), (Some(2), Some(1)));
+        assert_eq!(container.qdiscs().len(), 2, "a bucket and the hooks");
+        assert_eq!(container.redirect().as_deref(), Some(ifb));
+        assert_eq!(container.filters("ingress").len(), 1);
+        // A full frame fits into a bucket that was asked to hold one byte.
+        assert!(outcome.stderr.contains("ingressBurst of 1 bytes lets no full frame pass"));
+    }
+}
+
+fn egress_alone() {
+    let container = Container::new("c1", 1);
+    Call::new("ADD", &container).ingress(0, 0).egress(8000, 80).ok();
+    assert_eq!(ifbs().len(), 1);
+    assert_eq!(container.ingress_rate(), None);
+    assert_eq!(rate_of(&ifbs()[0]), Some(1000));
+}
+
+fn ingress_alone() {
+    let container = Container::new("c1", 1);
+    Call::new("ADD", &container).ingress(8000, 80).egress(0, 0).ok();
+    assert_eq!(ifbs(), Vec::<String>::new());
+    assert_eq!(container.qdiscs().len(), 1);
+    assert_eq!(container.ingress_rate(), Some(1000));
+}
+
+fn limits_from_the_runtime() {
+    let container = Container::new("c1", 1);
+    // The key as upstream's own files spell it, the fields as containerd does.
+    let limits = json!({ "bandWidth": {
+        "IngressRate": 8_000_000, "IngressBurst": 80_000, "EgressRate": 16_000_000, "EgressBurst": 80_000,
+    } });
+    Call::new("ADD", &container).set("runtimeConfig", limits).ok();
+    assert_eq!(container.ingress_rate(), Some(1_000_000));
+    assert_eq!(rate_of(&ifbs()[0]), Some(2_000_000));
+}
+
+fn own_limits_win() {
+    let container = Container::new("c1", 1);
+    let limits = json!({ "bandwidth": { "ingressRate": 8000, "ingressBurst": 8000 } });
+    let call = Call::new("ADD", &container).set("runtimeConfig", limits);
+    call.clone()
+        .set("ingressBurst", 123)
+        .run(Plugin::Ours)
+        .fails_with(7, "if burst is set, rate must also be set");
+    call.set("egressRate", 0).ok();
+    assert_eq!((container.ingress_rate(), ifbs().len()), (None, 0));
+}
+
+fn unrelated_interfaces_are_kept() {
+    let container = Container::new("c1", 1);
+    let interfaces = json!([
+        { "name": "other1" }, { "name": "other2" }, { "name": container.veth, "x-vendor": 1 },
+        { "name": "eth0", "sandbox": container.netns() },
+    ]);
+    let previous = json!({ "cniVersion": "1.0.0", "interfaces": interfaces, "x-top": [1] });
+    let outcome = Call::new("ADD", &container).set("prevResult", previous).egress(8000, 8000).ok();
+    assert_eq!(outcome.interfaces()[..4], ["other1", "other2", "veth1", "eth0"]);
+    assert_eq!(outcome.interfaces()[4..], ifbs());
+    assert_eq!(outcome.json()["interfaces"][2]["x-vendor"], 1);
+    assert_eq!(outcome.json()["x-top"], json!([1]));
+}
+
+fn the_host_end_need_not_be_named() {
+    let container = Container::new("c1", 1);
+    for interfaces in [json!([]), json!([{ "name": "lo" }])] {
+        let previous = json!({ "cniVersion": "1.0.0", "interfaces": interfaces });
+        Call::new("ADD", &container).set("prevResult", previous).ingress(8000, 8000).ok();
+        assert_eq!(container.ingress_rate(), Some(1000));
+        run("tc qdisc del dev veth1 root");
+    }
+}
+
+fn no_veth_no_limit() {
+    let container = Container::new("c1", 1);
+    run("ip link add link veth1 name mv0 type macvlan; ip link set mv0 netns c1");
+    // The other end of a pair in a third namespace, with an index that exists here as well.
+    run("ip netns add c3; ip -n c3 link add far0 type veth peer name near0 netns c1");
+    for (ifname, words) in [
+        ("mv0", "\"mv0\" is a macvlan, not a veth"),
+        ("lo", "\"lo\" is a device of the host's, not a veth"),
+        ("eth7", "there is no interface \"eth7\""),
+        ("near0", "is not in the namespace that bandwidth runs in"),
+    ] {
+        let odd = Container { ifname: ifname.into(), ..container.clone() };
+        Call::new("ADD", &odd).ingress(8000, 8000).run(Plugin::Ours).fails_with(7, words);
+        // Without a limit it is none of bandwidth's business.
+        Call::new("ADD", &odd).ok();
+        Call::new("CHECK", &odd).ok();
+    }
+    assert_eq!(container.ingress_rate(), None);
+}
+
+fn no_limits() {
+    let container = Container::new("c1", 1);
+    let outcome = Call::new("ADD", &container).ok();
+    assert_eq!(outcome.interfaces(), ["veth1", "eth0"]);
+    assert_eq!((container.ingress_rate(), ifbs().len()), (None, 0));
+    let call = Call::new("ADD", &container).without("prevResult");
+    call.run(Plugin::Ours).fails_with(7, "must be called as chained plugin");
+}
+
+fn an_update_in_place() {
+    let container = Container::new("c1", 1);
+    let call = Call::new("ADD", &container).egress(8_000_000, 80_000);
+    let first = call.clone().ingress(8_000_000, 80_000).ok().interfaces();
+    let index = || listed("ip -j link show type ifb")[0]["ifindex"].clone();
+    let before = index();
+    let second = call.egress(16_000_000, 80_000).ingress(24_000_000, 80_000).ok().interfaces();
+    assert_eq!(first, second);
+    assert_eq!(before, index(), "the IFB stays");
+    assert_eq!((container.ingress_rate(), rate_of(&ifbs()[0])), (Some(3_000_000), Some(2_000_000)));
+    assert_eq!(container.filters("ingress").len(), 1);
+}
+
+fn limits_that_are_dropped() {
+    let container = Container::new("c1", 1);
+    let call = Call::new("ADD", &container);
+    let both = call.clone().ingress(8000, 80_000).egress(8000, 80_000);
+    both.ok();
+    call.clone().egress(8000, 80_000).ok();
+    assert_eq!((container.ingress_rate(), ifbs().len()), (None, 1));
+    both.ok();
+    call.clone().ingress(8000, 80_000).ok();
+    assert_eq!((container.ingress_rate(), ifbs().len()), (Some(1000), 0));
+    assert_eq!(container.qdiscs().len(), 1, "no idle hooks");
+    both.ok();
+    call.ok();
+    assert_eq!(container.qdiscs()[0]["kind"], "noqueue");
+    assert_eq!((container.qdiscs().len(), ifbs().len()), (1, 0));
+}
+
+fn extreme_rates() {
+    let container = Container::new("c1", 1);
+    for rate in [8000, 1_000_000, 34_359_738_368, 100_000_000_000, 400_000_000_000, u64::MAX] {
+        for burst in [8, 80_000, PLACEHOLDER, 34_359_738_352] {
+            let limits =
+                |command| Call::new(command, &container).ingress(rate, burst).egress(rate, burst);
+            limits("ADD").ok();
+            assert_eq!(container.ingress_rate(), Some(rate / 8));
+            assert_eq!(rate_of(&ifbs()[0]), Some(rate / 8));
+            limits("CHECK").ok();
+        }
+    }
+}
+
+fn latency_and_placeholders() {
+    let container = Container::new("c1", 1);
+    let limit = || bucket("veth1").expect("a bucket")["limit"].as_u64();
+    let burst = || bucket("veth1").expect("a bucket")["burst"].as_u64();
+    for placeholder in [2_147_483_647, PLACEHOLDER, 34_359_738_359] {
+        let call = Call::new("ADD", &container).ingress(80_000_000, placeholder);
+        call.ok();
+        assert_eq!(burst(), Some(100_000), "10 ms");
+        call.clone().set("latency", 100).ok();
+        // `tc` prints either the limit or what it computes from it.
+        let latency = bucket("veth1").expect("a bucket")["lat"].as_u64();
+        assert!(limit() == Some(1_000_000) || latency == Some(90_000), "{latency:?}");
+        call.set("honorRuntimeBurst", true).ok();
+        assert!(burst().is_some_and(|burst| burst > 10_000_000));
+    }
+}
+
+fn one_process_and_few_messages() {
+    let container = Container::new("c1", 1);
+    let strace = "strace -f -o /run/trace -e trace=execve,sendto,sendmsg,recvfrom,recvmsg";
+    let limits = Call::new("ADD", &container).under(strace);
+    limits.ingress(8_000_000, PLACEHOLDER).egress(8_000_000, PLACEHOLDER).ok();
+    let trace = std::fs::read_to_string("/run/trace").expect("strace wrote");
+    let count = |call: &str| trace.lines().filter(|line| line.contains(call)).count();
+    assert_eq!(count("execve("), 1);
+    // The requests; each has one answer, a dump two.
+    let requests = count("nlmsg_flags=NLM_F_REQUEST");
+    assert!((5..=40).contains(&requests), "{requests} messages");
+    let all = trace.lines().filter(|line| line.contains("nlmsg_len")).count();
+    println!("{requests} requests, {all} messages in both ways");
+    assert!(all <= 40, "{all} messages in both ways");
+}
