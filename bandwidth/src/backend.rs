@@ -87,7 +87,9 @@ impl Backend {
             None => {}
         }
         leftovers::remove(self, Some(host), old)?;
-        self.remove_idle_hooks(host, note)?;
+        if ifbs.is_empty() {
+            self.remove_idle_hooks(host, note)?;
+        }
         Ok(ifbs)
     }
 
@@ -145,17 +147,14 @@ impl Backend {
         plan: &Plan,
         old: &GoLeftovers,
     ) -> Result<u16, CniError> {
-        let note = self.note(host)?;
-        if plan.ingress.is_none() && plan.egress.is_none() {
-            return Ok(note.unwrap_or(HOOKS_ARE_FOREIGN));
-        }
         let name = &host.name;
+        let needed = plan.ingress.is_some() || plan.egress.is_some();
         let found =
             self.tc.hooks(host.index).map_err(refused(&format!("look at the hooks of {name}")))?;
         if let Some(found) = found {
-            if plan.ingress.is_none() || found.kind != QdiscKind::Ingress {
+            if !needed || plan.ingress.is_none() || found.kind != QdiscKind::Ingress {
                 let inherited = if old.redirect { HOOKS_ARE_OURS } else { HOOKS_ARE_FOREIGN };
-                return Ok(note.unwrap_or(inherited));
+                return Ok(self.note(host)?.unwrap_or(inherited));
             }
             // `ingress` has no hook for what goes out.
             if self
@@ -174,6 +173,9 @@ impl Backend {
             self.tc
                 .delete_hooks(host.index, &found.kind)
                 .map_err(refused(&format!("replace the ingress qdisc of {name}")))?;
+        }
+        if !needed {
+            return Ok(HOOKS_ARE_FOREIGN);
         }
         match self.tc.add_clsact(host.index) {
             // Somebody else was faster.

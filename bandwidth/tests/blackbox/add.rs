@@ -208,10 +208,7 @@ fn one_process_and_few_messages() {
     let trace = std::fs::read_to_string("/run/trace").expect("strace wrote");
     let count = |call: &str| trace.lines().filter(|line| line.contains(call)).count();
     assert_eq!(count("execve("), 1);
-    // The requests; each has one answer, a dump two.
-    let requests = count("nlmsg_flags=NLM_F_REQUEST");
-    assert!((5..=40).contains(&requests), "{requests} messages");
     let all = trace.lines().filter(|line| line.contains("nlmsg_len")).count();
-    println!("{requests} requests, {all} messages in both ways");
-    assert!(all <= 40, "{all} messages in both ways");
+    println!("{all} messages in both ways");
+    assert!((10..=40).contains(&all), "{all} messages in both ways");
 }

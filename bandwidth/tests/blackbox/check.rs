@@ -45,7 +45,6 @@ fn everything_that_can_differ() {
         "tc qdisc change dev veth1 root handle b0: tbf rate 9mbit burst 100000 limit 65558",
         "tc qdisc change dev veth1 root handle b0: tbf rate 8mbit burst 100001 limit 65558",
         "tc qdisc change dev veth1 root handle b0: tbf rate 8mbit burst 100000 limit 65559",
-        "tc qdisc replace dev veth1 root handle b0: pfifo",
         "tc qdisc change dev IFB root handle b0: tbf rate 9mbit burst 100000 limit 65558",
         "tc qdisc replace dev IFB root pfifo",
         "ip link add x type ifb; tc filter del dev veth1 ingress; tc filter add dev veth1 ingress \

@@ -25,9 +25,10 @@ fn foreign(hook: &str) -> Vec<serde_json::Value> {
 
 fn add_foreign_filters() {
     run("ip link add agent type ifb; ip link set agent up");
-    for hook in ["ingress", "egress"] {
+    // Linux lists u32 filters of one priority at both hooks, wherever they are.
+    for (hook, priority) in [("ingress", 1), ("egress", 2)] {
         run(&format!(
-            "tc filter add dev veth1 {hook} protocol ip prio 1 u32 match ip dst 192.0.2.0/24 \
+            "tc filter add dev veth1 {hook} protocol ip prio {priority} u32 match ip dst 192.0.2.0/24 \
              action mirred egress redirect dev agent"
         ));
     }

@@ -26,11 +26,11 @@ fn passed() -> [u64; 2] {
     })
 }
 
-fn packets_of_five_pings(container: &Container, remote: &str) -> [u64; 2] {
+fn packets_of_twenty_pings(container: &Container, remote: &str) -> [u64; 2] {
     // The neighbours are known from the first.
     container.run(&format!("ping -c 1 -W 5 {remote}"));
     let before = passed();
-    container.run(&format!("ping -c 5 -i 0.05 -W 5 {remote}"));
+    container.run(&format!("ping -c 20 -i 0.02 -W 5 {remote}"));
     let after = passed();
     [after[0] - before[0], after[1] - before[1]]
 }
@@ -46,19 +46,19 @@ fn packets_by_remote(key: &str) -> [[u64; 2]; 4] {
     assert!(last.and_then(Value::as_str).is_some_and(|name| name.starts_with("bwp")));
     limits("CHECK").ok();
     ["192.0.2.1", "2001:db8::1", "10.9.1.1", "fd00:9:1::1"]
-        .map(|remote| packets_of_five_pings(&container, remote))
+        .map(|remote| packets_of_twenty_pings(&container, remote))
 }
 
 fn only_some_are_shaped() {
-    assert_eq!(packets_by_remote("shapedSubnets"), [[5, 5], [5, 5], [0, 0], [0, 0]]);
+    assert_eq!(packets_by_remote("shapedSubnets"), [[20, 20], [20, 20], [0, 0], [0, 0]]);
 }
 
 fn all_but_some_are_shaped() {
     // Frames that are no IP at all, such as a neighbour's question, count among the rest.
     let [v4, v6, rest4, rest6] = packets_by_remote("unshapedSubnets");
-    assert_eq!((v4, v6), ([0, 0], [0, 0]));
+    assert!(v4.iter().chain(&v6).all(|packets| *packets <= 5), "{v4:?} {v6:?}");
     assert!(
-        rest4.iter().chain(&rest6).all(|packets| (5..=8).contains(packets)),
+        rest4.iter().chain(&rest6).all(|packets| (20..=25).contains(packets)),
         "{rest4:?} {rest6:?}"
     );
 }
