@@ -123,7 +123,7 @@ pub(crate) struct Container {
     pub(crate) ifname: String,
     /// The host's end.
     pub(crate) veth: String,
-    /// Tells its subnets, 10.9.n.0/24 and fd00:9:n::/64, from others'.
+    /// Tells its subnets, 10.9.n.0/24 and `fd00:9:n::/64`, from others'.
     pub(crate) number: u8,
 }
 
