@@ -141,6 +141,9 @@ fn with_the_go_portmap() {
     // The newest version that this plugin speaks, not the newest that we do.
     assert!(outcome.screen.contains(r#""cniVersion": "1.0.0""#), "{}", outcome.screen);
     assert_eq!(outcome.table("ADD"), ANSWERS, "{}", outcome.complaint);
+    // containerd's burst, taken at its word.
+    let limit = outcome.table("How fast it comes out of the container");
+    assert!(limit[0].ends_with(" Mbit/s FAILED"), "{limit:?}");
     // A fault of the plugin, not of the demo: wherever ip6tables works, its CHECK looks for the
     // IPv4 rules there, too. Everything else goes on.
     assert!(outcome.screen.contains("\nCHECK of the chain failed: could not check ipv6 dnat"));
@@ -179,6 +182,9 @@ fn with_our_portmap() {
     let outcome = demo(&our_plugins(), &[]);
     assert!(outcome.screen.contains(r#""cniVersion": "1.1.0""#), "{}", outcome.screen);
     assert_eq!(outcome.table("ADD"), ANSWERS, "{}", outcome.complaint);
+    let limit = outcome.table("How fast it comes out of the container");
+    assert!(limit[0].starts_with("http://198.51.100.1:8080/flood 20 Mbit/s "), "{limit:?}");
+    assert!(limit[0].ends_with(" Mbit/s ok"), "{limit:?}");
     assert!(outcome.screen.contains("\nCHECK  demo-bridge "), "{}", outcome.screen);
     assert_eq!(outcome.table("DEL"), REFUSALS, "{}", outcome.complaint);
     // How many entries it takes is the plugin's business, but some, and none afterwards.
@@ -194,11 +200,14 @@ fn with_our_portmap() {
     assert_eq!((outcome.status, outcome.complaint.as_str()), (0, ""));
 }
 
-/// A plugin directory with our `tuning`, and a `portmap` that answers as this shell script does.
+/// A plugin directory with our `tuning`, a `portmap` that answers as this shell script does, and a
+/// `bandwidth` that does nothing.
 fn fake_portmap(dir: &Path, script: &str) -> PathBuf {
-    let file = dir.join("portmap");
-    fs::write(&file, format!("#!/bin/sh\n{script}")).expect("the plugin");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("its mode");
+    for (name, script) in [("portmap", script), ("bandwidth", IDLE)] {
+        let file = dir.join(name);
+        fs::write(&file, format!("#!/bin/sh\n{script}")).expect("the plugin");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
     fs::copy(our_plugins().join("tuning"), dir.join("tuning")).expect("our tuning");
     dir.to_path_buf()
 }
@@ -226,7 +235,7 @@ fn a_portmap_that_maps_nothing_is_found_out() {
     // The main plugin's CHECK is not the one that fails.
     assert!(outcome.screen.contains("\nCHECK  demo-bridge "), "{}", outcome.screen);
     assert_eq!(outcome.table("DEL"), REFUSALS);
-    assert_eq!(outcome.complaint, "cni-chain: the demo FAILED in 9 of the above\n");
+    assert_eq!(outcome.complaint, "cni-chain: the demo FAILED in 10 of the above\n");
     assert_eq!(outcome.status, 1);
 }
 
@@ -339,6 +348,8 @@ fn kept_namespaces_can_be_entered() {
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         let mut names: Vec<_> = text.lines().skip(2).map(|line| line.trim().to_owned()).collect();
         names.retain(|name| !name.starts_with("demo") || name == "demo0");
+        // The limit's.
+        names.retain(|name| !name.starts_with("bwp"));
         names.sort();
         format!("{place}: {}", names.join(" "))
     });

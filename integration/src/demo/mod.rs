@@ -12,6 +12,7 @@ mod host;
 mod left;
 mod look;
 mod plan;
+mod rate;
 mod screen;
 mod server;
 mod sysctl;
@@ -30,6 +31,7 @@ use chain::Chain;
 use host::{Host, PRIVATE};
 use left::Traces;
 use plan::{CONTAINER_ID, Plan};
+use rate::Rate;
 use screen::{Screen, Tone, Verdict, aligned};
 use trip::{Place, Trip};
 use tuned::Watch;
@@ -91,6 +93,7 @@ impl Demo {
         server::start(&self.host.container, &host::bare(&self.plan.container))
             .context("cannot start the servers in the container")?;
         self.try_everything()?;
+        self.try_the_limit()?;
         self.check()?;
         let during = self.traces()?;
         watch.look(&self.host.container)?;
@@ -155,6 +158,17 @@ impl Demo {
             });
         }
         self.judge(&["from", "to", "what came back", "client as seen"], &rows)
+    }
+
+    fn try_the_limit(&mut self) -> Result<()> {
+        let Some(flood) = self.plan.flood() else { return Ok(()) };
+        let outcome = self.netns_of(Place::Outside).run(|| Rate::measure(flood))?;
+        let ok = outcome.as_ref().is_ok_and(|rate| rate.is_the_limit());
+        let text = outcome.map_or_else(|error| trip::reason(&error), |rate| rate.to_string());
+        let limit = format!("{} Mbit/s", plan::LIMIT / 1_000_000);
+        let cells = vec![format!("http://{flood}{}", server::FLOOD), limit, text];
+        self.screen.heading("How fast it comes out of the container")?;
+        self.judge(&["fetched from outside", "the limit", "measured"], &[Verdict { cells, ok }])
     }
 
     /// The mapped ports must be closed again on every address that they were asked on.

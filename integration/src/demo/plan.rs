@@ -30,6 +30,11 @@ pub(super) const ECHO: Mapping = Mapping { protocol: "udp", host: 7007, containe
 pub(super) const SYSCTL: (&str, &str) = ("net.core.somaxconn", "512");
 /// What tuning sets the interface's MTU to.
 pub(super) const TUNED_MTU: u32 = 1400;
+/// What may come out of the container, in bits per second.
+pub(super) const LIMIT: u64 = 20_000_000;
+/// What containerd sends as a burst because its users cannot choose one. A plugin that takes it at
+/// its word lets 500 MB pass before it limits anything.
+const BURST: u64 = 4_294_967_295;
 
 /// One entry of the chain. To add a plugin to the demo, add a stage.
 #[derive(Debug)]
@@ -75,7 +80,7 @@ impl Plan {
 
     /// The chain, in order.
     pub(super) fn stages(&self) -> Vec<Stage> {
-        vec![self.bridge(), Self::portmap(), Self::tuning()]
+        vec![self.bridge(), Self::portmap(), Self::bandwidth(), Self::tuning()]
     }
 
     fn bridge(&self) -> Stage {
@@ -108,6 +113,22 @@ impl Plan {
         config.push("sysctl", sysctl);
         config.push("mtu", u64::from(TUNED_MTU));
         Stage { plugin: "tuning", config, capabilities: Vec::new() }
+    }
+
+    fn bandwidth() -> Stage {
+        let mut limits = Object::default();
+        limits.push("egressRate", LIMIT);
+        limits.push("egressBurst", BURST);
+        Stage {
+            plugin: "bandwidth",
+            config: Object::default(),
+            capabilities: vec![("bandwidth", limits.into())],
+        }
+    }
+
+    /// Where the outside client can fetch more than the limit lets pass.
+    pub(super) fn flood(&self) -> Option<SocketAddr> {
+        self.host.first().map(|host| target(host.addr(), Ask::Page))
     }
 
     /// Every way to the container that a port mapping has to serve.
@@ -187,6 +208,7 @@ mod tests {
             r#"{"cniVersion":"1.1.0","name":"demo","plugins":[{"type":"demo-bridge","#.to_owned()
                 + r#""bridge":"demo0","addresses":["10.88.0.2/24"]},"#
                 + r#"{"type":"portmap","capabilities":{"portMappings":true}},"#
+                + r#"{"type":"bandwidth","capabilities":{"bandwidth":true}},"#
                 + r#"{"type":"tuning","sysctl":{"net.core.somaxconn":"512"},"mtu":1400}]}"#
         );
         assert!(plan.trips().iter().all(|trip| trip.to.is_ipv4()));

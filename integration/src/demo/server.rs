@@ -1,15 +1,20 @@
 //! The servers inside the container: a page over HTTP/1.0 and an echo over UDP. Both tell the
-//! client which address they saw it under.
+//! client which address they saw it under. The page's server also has a flood for whoever wants to
+//! know how fast the way is.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni_common::netns::Netns;
 
 use super::plan::{ECHO, PAGE};
 
+/// The path of the flood.
+pub(super) const FLOOD: &str = "/flood";
+/// How long a flood lasts at most.
+const FLOOD_LASTS: Duration = Duration::from_secs(10);
 /// A client that says nothing must not keep the next one waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,12 +56,25 @@ fn serve_page(mut stream: TcpStream) -> io::Result<()> {
         stream.read_exact(&mut byte)?;
         request.push(byte[0]);
     }
+    if request.starts_with(format!("GET {FLOOD} ").as_bytes()) {
+        return flood(&mut stream);
+    }
     let body = format!("Hello from the container\n{}", greeting(stream.peer_addr()?));
     write!(
         stream,
         "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Sends until the client has enough.
+fn flood(stream: &mut TcpStream) -> io::Result<()> {
+    let start = Instant::now();
+    stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
+    while start.elapsed() < FLOOD_LASTS {
+        stream.write_all(&[0; 64 * 1024])?;
+    }
+    Ok(())
 }
 
 fn serve_echoes(socket: &UdpSocket) {
