@@ -244,10 +244,11 @@ impl Tc {
         link: u32,
         hook: Hook,
     ) -> Result<Vec<InstalledFilter>, RtnetlinkError> {
+        const EINVAL: i32 = 22;
         let query = message(link, TcHandle::UNSPEC, hook.handle());
         match self.rtnetlink.dump(RTM_GETTFILTER, &query, parse_filter) {
             // What Linux says of a link without hooks, and of an `ingress` without the other one.
-            Err(error) if error.is_missing() || error.errno == 22 => Ok(Vec::new()),
+            Err(error) if error.is_missing() || error.errno == EINVAL => Ok(Vec::new()),
             outcome => outcome,
         }
     }
