@@ -90,6 +90,14 @@ impl Links {
         self.get(query)
     }
 
+    /// The interface with this name in the namespace that [`Links::id_of`] gave this number.
+    pub fn by_name_in(&mut self, netns: i32, name: &str) -> Result<Option<Link>, RtnetlinkError> {
+        let mut query = LinkMessage::default();
+        query.attributes.push(LinkAttribute::IfNetnsId(netns));
+        query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.get(query)
+    }
+
     /// The interface with this index.
     pub fn by_index(&mut self, index: u32) -> Result<Option<Link>, RtnetlinkError> {
         let mut query = LinkMessage::default();

@@ -3,7 +3,7 @@
 //!
 //! `cargo build --release`, then `cargo bench -p cni-chain --bench bandwidth`. Needs root, iperf3 and
 //! Debian's `containernetworking-plugins`. Takes about six minutes; `--quick` leaves UDP and the
-//! given bursts out. `--enforce` makes the exit status say whether every limit is kept.
+//! given bursts out, `--udp` TCP and the given bursts. `--enforce` makes the exit status say whether every limit is kept.
 
 #![forbid(unsafe_code)]
 
@@ -45,15 +45,18 @@ fn main() {
     let (ours, go) = (our_plugin("bandwidth"), go_plugin("bandwidth"));
     let mut limits = Limits::default();
     cpu(&mut limits, &ours, &go);
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let asked = |name: &str| std::env::args().any(|argument| argument == name);
+    let (tcp_only, udp_only) = (asked("--quick"), asked("--udp"));
     for rate in [1_000_000, 10_000_000, 100_000_000, 1_000_000_000] {
-        for (burst, what) in [(PLACEHOLDER, "containerd's burst"), (rate / 20, "a given burst of 50 ms")] {
-            if quick && burst != PLACEHOLDER {
+        for (burst, what) in
+            [(PLACEHOLDER, "containerd's burst"), (rate / 20, "a given burst of 50 ms")]
+        {
+            if (tcp_only || udp_only) && burst != PLACEHOLDER {
                 continue;
             }
             println!("{} Mbit/s, {what}", rate / 1_000_000);
             for flow in Flow::ALL {
-                if quick && flow.udp {
+                if (tcp_only && flow.udp) || (udp_only && !flow.udp) {
                     continue;
                 }
                 throughput(&mut limits, rate, burst, flow, [&ours, &go]);
@@ -145,13 +148,19 @@ fn throughput(limits: &mut Limits, rate: u64, burst: u64, flow: Flow, plugins: [
     });
     println!(
         "  {:<8} ours {:.3} to {:.3} of the limit, ping {:.1} ms; Go {:.3} to {:.3}, ping {:.1} ms",
-        flow.name(), ours.least, ours.most, ours.ping, go.least, go.most, go.ping
+        flow.name(),
+        ours.least,
+        ours.most,
+        ours.ping,
+        go.least,
+        go.most,
+        go.ping
     );
-    let tolerance = if rate >= 1_000_000_000 { 1.10 } else { 1.05 };
+    // At 1 Mbit/s a lost frame holds back a fifth of a second of what iperf3 counts in order.
+    let slow_tcp = !flow.udp && rate <= 1_000_000;
+    let tolerance = if slow_tcp || rate >= 1_000_000_000 { 1.10 } else { 1.05 };
     limits.line("most in any 2 s / limit", ours.most, tolerance, "x");
-    if !flow.udp || rate < 1_000_000_000 {
-        limits.line("limit / least in any 2 s", 1.0 / ours.least, tolerance, "x");
-    }
+    limits.line("limit / least in any 2 s", 1.0 / ours.least, tolerance, "x");
 }
 
 fn measure(rate: u64, flow: Flow) -> Seen {
