@@ -160,6 +160,11 @@ fn throughput(limits: &mut Limits, rate: u64, burst: u64, flow: Flow, plugins: [
     let slow_tcp = !flow.udp && rate <= 1_000_000;
     let tolerance = if slow_tcp || rate >= 1_000_000_000 { 1.10 } else { 1.05 };
     limits.line("most in any 2 s / limit", ours.most, tolerance, "x");
+    if go.most < 1.0 {
+        // Without a limit for the first seconds, it was the sender that set the pace.
+        println!("  this machine sends less than the limit: no verdict on the least");
+        return;
+    }
     limits.line("limit / least in any 2 s", 1.0 / ours.least, tolerance, "x");
 }
 

@@ -70,9 +70,10 @@ fn serve_page(mut stream: TcpStream) -> io::Result<()> {
 /// Sends until the client has enough.
 fn flood(stream: &mut TcpStream) -> io::Result<()> {
     let start = Instant::now();
+    let block = vec![0; 64 * 1024];
     stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
     while start.elapsed() < FLOOD_LASTS {
-        stream.write_all(&[0; 64 * 1024])?;
+        stream.write_all(&block)?;
     }
     Ok(())
 }
