@@ -42,10 +42,10 @@ fn everything_that_can_be_missing() {
 
 fn everything_that_can_differ() {
     spoil(&[
-        "tc qdisc change dev veth1 root handle b0: tbf rate 9mbit burst 100000 limit 65558",
-        "tc qdisc change dev veth1 root handle b0: tbf rate 8mbit burst 100001 limit 65558",
-        "tc qdisc change dev veth1 root handle b0: tbf rate 8mbit burst 100000 limit 65559",
-        "tc qdisc change dev IFB root handle b0: tbf rate 9mbit burst 100000 limit 65558",
+        "tc qdisc change dev veth1 root handle b0: tbf rate 9mbit burst 100000 limit 81920",
+        "tc qdisc change dev veth1 root handle b0: tbf rate 8mbit burst 100001 limit 81920",
+        "tc qdisc change dev veth1 root handle b0: tbf rate 8mbit burst 100000 limit 81921",
+        "tc qdisc change dev IFB root handle b0: tbf rate 9mbit burst 100000 limit 81920",
         "tc qdisc replace dev IFB root pfifo",
         "ip link add x type ifb; tc filter del dev veth1 ingress; tc filter add dev veth1 ingress \
          prio 48387 protocol all u32 match u32 0 0 action mirred egress redirect dev x; ip link del x",

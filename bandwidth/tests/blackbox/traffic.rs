@@ -10,7 +10,7 @@ use cni_common::netns::Netns;
 
 use crate::testbox::{Call, Container, Plugin, boxed, fails_on_go_only};
 
-boxed! { the_limit_holds_from_the_start a_small_bucket_passes_tcp }
+boxed! { the_limit_holds_from_the_start a_small_bucket_passes_tcp a_large_bucket_passes_tcp }
 
 const RATE: u64 = 10_000_000;
 const CONTAINERD: u64 = 4_294_967_295;
@@ -75,5 +75,15 @@ fn a_small_bucket_passes_tcp() {
     for direction in [Direction::Into, Direction::OutOf] {
         let bytes = arrived(&container, direction);
         assert!(bytes >= RATE / 8, "{direction:?}: {bytes} bytes in {WINDOW:?}");
+    }
+}
+
+/// Segments that fit into the bucket and are queued in one piece, headers of all their frames included.
+fn a_large_bucket_passes_tcp() {
+    let container = Container::new("c1", 1);
+    Call::new("ADD", &container).ingress(RATE, 5_000_000).egress(RATE, 5_000_000).ok();
+    for direction in [Direction::Into, Direction::OutOf] {
+        let bytes = arrived(&container, direction);
+        assert!(bytes >= RATE / 8 * 2, "{direction:?}: {bytes} bytes in {WINDOW:?}");
     }
 }
