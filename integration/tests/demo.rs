@@ -161,7 +161,7 @@ fn with_the_go_portmap() {
         outcome.table("What tuning set and gave back"),
         ["net.core.somaxconn 4096, then 512, then 512 FAILED", TUNED[1]]
     );
-    assert_eq!(outcome.complaint, "cni-chain: the demo FAILED in 2 of the above\n");
+    assert_eq!(outcome.complaint, "cni-chain: the demo FAILED in 3 of the above\n");
     assert_eq!(outcome.status, 1);
 }
 
@@ -363,7 +363,7 @@ fn kept_namespaces_can_be_entered() {
     let output = child.wait_with_output().expect("the demo");
     assert_eq!(output.status.code(), Some(1));
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(complaint, "cni-chain: the demo FAILED in 2 of the above\n");
+    assert_eq!(complaint, "cni-chain: the demo FAILED in 3 of the above\n");
 }
 
 /// Drives the built-in plugin as a runtime would; `call` prints an error's code and message.
