@@ -64,8 +64,8 @@ is_ours() {
 # Everything is checked before anything is changed.
 for name in $plugins; do
     case $name in
-        portmap | cni-chain) ;;
-        bandwidth | tuning | firewall)
+        portmap | bandwidth | tuning | cni-chain) ;;
+        firewall)
             [ -n "$force" ] || die "$name is not implemented in this release: keep the Go plugin, or use --force" ;;
         *) die "no plugin is called $name" ;;
     esac
