@@ -38,7 +38,7 @@ impl Plugin for Bandwidth {
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = Config::read(&request.config)?;
-        let mut result = previous_result(request)?;
+        let mut result = request.required_prev_result()?;
         let mut backend = Backend::open()?;
         if config.is_unlimited() {
             // Limits that an earlier ADD set are not asked for any more.
@@ -63,7 +63,7 @@ impl Plugin for Bandwidth {
 
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
-        previous_result(request)?;
+        request.required_prev_result()?;
         if config.is_unlimited() {
             return Ok(());
         }
@@ -109,15 +109,6 @@ impl Plugin for Bandwidth {
         Config::read(&request.config)?;
         probe::run()
     }
-}
-
-fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {
-    request.config.prev_result()?.ok_or_else(|| {
-        CniError::config(
-            "must be called as chained plugin: put bandwidth behind the plugin that makes the interface, \
-             so that it receives prevResult",
-        )
-    })
 }
 
 fn host_end(backend: &mut Backend, request: &AttachmentRequest) -> Result<Link, CniError> {

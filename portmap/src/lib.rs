@@ -37,7 +37,7 @@ impl Plugin for Portmap {
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = Config::read(&request.config)?;
-        let result = previous_result(request)?;
+        let result = request.required_prev_result()?;
         let addresses = Addresses::select(&result, &request.attachment.ifname);
         let active = active_mappings(&config.mappings, addresses);
         warn_of_useless_mappings(request, &config, &active);
@@ -61,7 +61,7 @@ impl Plugin for Portmap {
 
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
-        let result = previous_result(request)?;
+        let result = request.required_prev_result()?;
         let addresses = Addresses::select(&result, &request.attachment.ifname);
         let active = active_mappings(&config.mappings, addresses);
         if active.is_empty() && open_nft_if_any()?.is_none() {
@@ -194,15 +194,6 @@ fn remove(request: &AttachmentRequest, known: Option<&Plan>) -> Result<(), CniEr
     flows::forget_removed(&left, log);
     flows::forget_removed(&outcome?, log);
     Ok(())
-}
-
-fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {
-    request.config.prev_result()?.ok_or_else(|| {
-        CniError::config(
-            "must be called as chained plugin: put portmap behind the plugin that makes the interface, \
-             so that it receives prevResult",
-        )
-    })
 }
 
 /// What DEL can know of the keys: enough, in the usual case, to find them without a dump.

@@ -43,7 +43,7 @@ impl Plugin for Tuning {
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = read_config(request)?;
-        let result = previous_result(request)?;
+        let result = request.required_prev_result()?;
         let attachment = &request.attachment;
         if config.sysctls.is_empty() && !config.touches_link() {
             return Ok(result);
@@ -81,7 +81,7 @@ impl Plugin for Tuning {
 
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = read_config(request)?;
-        previous_result(request)?;
+        request.required_prev_result()?;
         let netns = open_netns(&request.netns)?;
         let ifname = &request.attachment.ifname;
         let faults = netns
@@ -144,14 +144,6 @@ impl Plugin for Tuning {
 
 fn read_config(request: &AttachmentRequest) -> Result<Config, CniError> {
     Config::read(&request.config, &request.args, &request.attachment.ifname)
-}
-
-fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {
-    request.config.prev_result()?.ok_or_else(|| {
-        CniError::config(
-            "Required prevResult missing: put tuning behind the plugin that makes the interface",
-        )
-    })
 }
 
 fn open_netns(path: &str) -> Result<Netns, CniError> {

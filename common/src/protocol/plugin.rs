@@ -46,6 +46,18 @@ pub struct AttachmentRequest {
     pub log: Log,
 }
 
+impl AttachmentRequest {
+    /// The previous result, which chained plugins need for ADD and CHECK.
+    pub fn required_prev_result(&self) -> Result<CniResult, CniError> {
+        self.config.prev_result()?.ok_or_else(|| {
+            CniError::config(
+                "must be called as chained plugin: Required prevResult missing; put this entry behind the \
+                 plugin that makes the interface",
+            )
+        })
+    }
+}
+
 /// The input of GC.
 #[derive(Debug)]
 pub struct GcRequest {
