@@ -4,7 +4,8 @@ use std::io;
 
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
@@ -48,6 +49,8 @@ pub struct Link {
     pub peer_netns: Option<i32>,
     /// Index of the bridge or bond it belongs to.
     pub controller: Option<u32>,
+    /// Whether its bridge, if it belongs to one, passes it no frames of other isolated ports.
+    pub isolated: bool,
     /// Free text that whoever made it left there.
     pub alias: Option<String>,
 }
@@ -146,6 +149,18 @@ impl Links {
         self.rtnetlink.request(RTM_SETLINK, NLM_F_ACK, message, |_| {})
     }
 
+    /// Isolates a bridge's port from the bridge's other isolated ports, or ends that.
+    pub fn isolate_port(&mut self, index: u32, isolated: bool) -> Result<(), RtnetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let port = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)]);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(port),
+        ]));
+        self.rtnetlink.request(RTM_NEWLINK, NLM_F_ACK, message, |_| {})
+    }
+
     /// Makes an IFB; the error says so if the name is taken.
     pub fn create_ifb(&mut self, name: &str, change: &LinkChange) -> Result<(), RtnetlinkError> {
         let mut message = LinkMessage::default();
@@ -210,10 +225,15 @@ fn parse(payload: &[u8]) -> Option<Link> {
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                            link.isolated = port.contains(&InfoBridgePort::Isolated(true));
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

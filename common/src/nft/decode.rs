@@ -76,8 +76,10 @@ pub(crate) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
     const HOOK: u16 = 4;
+    const POLICY: u16 = 5;
     const USE: u16 = 6;
     const TYPE: u16 = 7;
+    const DROP: u32 = 0;
     let parts = body(payload)?;
     let base = match find(&parts, HOOK) {
         None => None,
@@ -85,7 +87,8 @@ pub(crate) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
     };
     let chain = Chain { name: text(find(&parts, NAME)?), base };
     let uses = find(&parts, USE).and_then(be32).unwrap_or(0);
-    Some((text(find(&parts, TABLE)?), InstalledChain { chain, uses }))
+    let drops = find(&parts, POLICY).and_then(be32) == Some(DROP);
+    Some((text(find(&parts, TABLE)?), InstalledChain { chain, uses, drops }))
 }
 
 /// `None` for a hook or type that none of our chains has; it then equals none of them.

@@ -475,7 +475,9 @@ impl RuleEncoder {
                 ]));
             }
             Statement::DestinationIsLocal => self.destination_is_local(),
+            Statement::DestinationIsNotOfInputInterface => self.destination_is_not_of_input(),
             Statement::ConnectionIsDnat => self.connection_is_dnat(),
+            Statement::ConnectionIsEstablished => self.connection_is_established(),
             Statement::InSet { key, set } => {
                 self.load_key(key);
                 self.push(Expressions::Lookup(vec![
@@ -489,7 +491,9 @@ impl RuleEncoder {
             Statement::Masquerade => self.push(other("masq", vec![])),
             Statement::Accept => self.verdict(VERDICT_ACCEPT, None),
             Statement::Drop => self.verdict(VERDICT_DROP, None),
+            Statement::Jump(chain) => self.verdict(Verdict::Jump.into(), Some(chain)),
             Statement::Goto(chain) => self.verdict(Verdict::Goto.into(), Some(chain)),
+            Statement::Return => self.verdict(Verdict::Return.into(), None),
         }
     }
 
@@ -519,11 +523,19 @@ impl RuleEncoder {
     }
 
     fn destination_is_local(&mut self) {
+        self.address_type(FIB_DADDR, Operator::Equal);
+    }
+
+    fn destination_is_not_of_input(&mut self) {
+        self.address_type(FIB_DADDR | FIB_IIF, Operator::NotEqual);
+    }
+
+    /// Compares the type of the address that `flags` choose with "local".
+    fn address_type(&mut self, flags: u32, operator: Operator) {
         const RESULT_ADDRTYPE: u32 = 3;
-        const FLAG_DADDR: u32 = 2;
         const RTN_LOCAL: u32 = 2;
-        self.push(other("fib", vec![(1, REG_1), (2, RESULT_ADDRTYPE), (3, FLAG_DADDR)]));
-        self.compare(Operator::Equal, RTN_LOCAL.to_ne_bytes().to_vec());
+        self.push(other("fib", vec![(1, REG_1), (2, RESULT_ADDRTYPE), (3, flags)]));
+        self.compare(operator, RTN_LOCAL.to_ne_bytes().to_vec());
     }
 
     fn connection_is_dnat(&mut self) {
@@ -531,6 +543,15 @@ impl RuleEncoder {
         const IPS_DST_NAT: u32 = 1 << 5;
         self.push(other("ct", vec![(1, REG_1), (2, CT_KEY_STATUS)]));
         self.mask(FIRST_SLOT, IPS_DST_NAT.to_ne_bytes().to_vec());
+        self.compare(Operator::NotEqual, vec![0; 4]);
+    }
+
+    fn connection_is_established(&mut self) {
+        const CT_KEY_STATE: u32 = 0;
+        const ESTABLISHED: u32 = 1 << 1;
+        const RELATED: u32 = 1 << 2;
+        self.push(other("ct", vec![(1, REG_1), (2, CT_KEY_STATE)]));
+        self.mask(FIRST_SLOT, (ESTABLISHED | RELATED).to_ne_bytes().to_vec());
         self.compare(Operator::NotEqual, vec![0; 4]);
     }
 
@@ -649,6 +670,9 @@ impl RuleEncoder {
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const REG_1: u32 = 1;
+/// `NFTA_FIB_F_*`
+const FIB_DADDR: u32 = 1 << 1;
+const FIB_IIF: u32 = 1 << 3;
 const VERDICT_DROP: u32 = 0;
 const VERDICT_ACCEPT: u32 = 1;
 

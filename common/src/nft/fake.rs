@@ -292,7 +292,7 @@ impl Nft for FakeNft {
     ) -> Result<Vec<Option<InstalledChain>>, NftError> {
         let content = self.tables.get(table).cloned().unwrap_or_default();
         let leads_to = |rule: &Rule, name: &str| {
-            rule.statements.iter().any(|s| matches!(s, Statement::Goto(target) if target == name))
+            rule.statements.iter().any(|s| matches!(s, Statement::Goto(target) | Statement::Jump(target) if target == name))
         };
         let find = |name: &String| {
             let (chain, rules) = content.chains.iter().find(|(chain, _)| chain.name == *name)?;
@@ -301,6 +301,7 @@ impl Nft for FakeNft {
             Some(InstalledChain {
                 chain: chain.clone(),
                 uses: u32::try_from(uses).unwrap_or(u32::MAX),
+                drops: false,
             })
         };
         Ok(names.iter().map(find).collect())

@@ -384,6 +384,8 @@ pub struct InstalledChain {
     pub chain: Chain,
     /// How many rules it has, plus how many rules lead to it.
     pub uses: u32,
+    /// Whether a base chain's policy drops what no rule decided.
+    pub drops: bool,
 }
 
 /// A rule as the kernel holds it.

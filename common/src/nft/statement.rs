@@ -102,8 +102,13 @@ pub enum Statement {
     ProtocolIn(Vec<L4Protocol>),
     /// Continue if the destination is an address of this host.
     DestinationIsLocal,
+    /// Continue if the destination is no address of the interface that the packet came in by.
+    DestinationIsNotOfInputInterface,
     /// Continue if the connection's destination was translated.
     ConnectionIsDnat,
+    /// Continue if the packet belongs to a connection that both sides know, or to an error about
+    /// one.
+    ConnectionIsEstablished,
     /// Continue if the key is an element of the set.
     InSet {
         /// The key's parts.
@@ -131,8 +136,12 @@ pub enum Statement {
     Accept,
     /// Drop.
     Drop,
+    /// Continue in another chain and come back.
+    Jump(String),
     /// Continue in another chain for good.
     Goto(String),
+    /// Go back to where this chain was jumped to from.
+    Return,
 }
 
 /// The rule in nft's syntax, as `nft list` prints it.
@@ -154,7 +163,11 @@ impl fmt::Display for Statement {
                 write!(f, "meta l4proto {{ {} }}", names.join(", "))
             }
             Self::DestinationIsLocal => f.write_str("fib daddr type local"),
+            Self::DestinationIsNotOfInputInterface => {
+                f.write_str("fib daddr . iif type != local")
+            }
             Self::ConnectionIsDnat => f.write_str("ct status dnat"),
+            Self::ConnectionIsEstablished => f.write_str("ct state established,related"),
             Self::InSet { key, set } => write!(f, "{} @{set}", key_text(key)),
             Self::DnatByMap { v4, key, map } => {
                 write!(f, "dnat {} to {} map @{map}", if *v4 { "ip" } else { "ip6" }, key_text(key))
@@ -164,7 +177,9 @@ impl fmt::Display for Statement {
             Self::Masquerade => f.write_str("masquerade"),
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Return => f.write_str("return"),
         }
     }
 }
