@@ -19,6 +19,7 @@ const RTM_SETLINK: u16 = 19;
 const RTM_GETNSID: u16 = 90;
 
 /// An interface as the kernel reports it.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's own")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its index in its namespace.

@@ -163,9 +163,7 @@ impl fmt::Display for Statement {
                 write!(f, "meta l4proto {{ {} }}", names.join(", "))
             }
             Self::DestinationIsLocal => f.write_str("fib daddr type local"),
-            Self::DestinationIsNotOfInputInterface => {
-                f.write_str("fib daddr . iif type != local")
-            }
+            Self::DestinationIsNotOfInputInterface => f.write_str("fib daddr . iif type != local"),
             Self::ConnectionIsDnat => f.write_str("ct status dnat"),
             Self::ConnectionIsEstablished => f.write_str("ct state established,related"),
             Self::InSet { key, set } => write!(f, "{} @{set}", key_text(key)),

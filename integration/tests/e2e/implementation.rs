@@ -56,6 +56,8 @@ fn our_plugins() -> PathBuf {
 /// - `case;` runs for all;
 /// - `case, ours;` uses what only our nftables backend has (its table);
 /// - `case, backends;` uses what only ours has, whatever its backend (GC, STATUS, …);
+/// - `case, once;` names its backend itself: it runs for ours and for Go;
+/// - `case, once_defect("why");` is the same with a known defect of the Go plugin;
 /// - `case, iptables_only;` uses what only our iptables backend has;
 /// - `case, go_defect("why");` is something the Go plugin is known to get wrong. Its test only
 ///   prints the reason; with `E2E_VERIFY_DEFECTS=1` it demands that the case really fails.
@@ -97,6 +99,9 @@ macro_rules! cases {
     };
     (@go $name:ident) => {
         cases!(@iptables $name);
+        cases!(@go_alone $name);
+    };
+    (@go_alone $name:ident) => {
         #[test]
         fn go() {
             crate::testbox::in_box(
@@ -107,6 +112,12 @@ macro_rules! cases {
         }
     };
     (@go $name:ident ours) => {};
+    (@go $name:ident once) => {
+        cases!(@go_alone $name);
+    };
+    (@go $name:ident once_defect $reason:literal) => {
+        cases!(@go_defect_alone $name $reason);
+    };
     (@go $name:ident iptables_only) => {
         cases!(@iptables $name);
     };
@@ -115,6 +126,9 @@ macro_rules! cases {
     };
     (@go $name:ident go_defect $reason:literal) => {
         cases!(@iptables $name);
+        cases!(@go_defect_alone $name $reason);
+    };
+    (@go_defect_alone $name:ident $reason:literal) => {
         #[test]
         fn go() {
             crate::testbox::known_defect(

@@ -7,12 +7,16 @@
 //!
 //! Needs root (or `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`), `cargo build --workspace` beforehand, and
 //! the Debian packages `containernetworking-plugins`, `iproute2`, `nftables`, `iptables`,
-//! `conntrack`, `strace`. A missing one fails the test by its name.
+//! `conntrack`, `strace`, `dbus`, `firewalld`. A missing one fails the test by its name.
 
 #[macro_use]
 mod implementation;
 mod testbox;
 
+mod firewall_firewalld;
+mod firewall_hosts;
+mod firewall_matrix;
+mod firewall_ownership;
 mod nft_kernel;
 mod portmap_addresses;
 mod portmap_check;

@@ -3,7 +3,7 @@
 
 use cni_common::Attachment;
 use cni_common::nft::text::render;
-use cni_common::nft::{Element, NetlinkNft, Nft, Object, Transaction, Value, Verb};
+use cni_common::nft::{Chain, Element, NetlinkNft, Nft, Object, Transaction, Value, Verb};
 use cni_common::protocol::NetworkConfig;
 use cni_portmap::config::Config;
 use cni_portmap::layout::{self, TABLE};
@@ -13,6 +13,7 @@ use crate::testbox::{TestBox, run, tool};
 
 cases! {
     netlink_and_text_make_the_same_table, ours;
+    netlink_and_text_make_the_same_firewall, ours;
     what_nft_lists_can_be_loaded_again, ours;
     a_refusal_names_the_element, ours;
     a_refusal_names_what_is_missing, ours;
@@ -83,6 +84,50 @@ fn netlink_and_text_make_the_same_table(b: &TestBox) {
     assert!(
         by_netlink.contains("dnat ip6 to ip6 daddr . meta l4proto . th dport map @by_address6")
     );
+}
+
+/// Everything that the firewall ever writes.
+fn firewall() -> Transaction {
+    use cni_firewall::layout::{self, Share, TABLE};
+    use cni_firewall::plan::Policy;
+    let attachment =
+        Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
+    let tag = attachment.tag();
+    let addresses = ["10.71.0.2", "fd71::2"].map(|text| text.parse().expect("address"));
+    let mut all = Transaction::new();
+    layout::build(&mut all);
+    all.push(Verb::Add, &TABLE, Object::Chain(Chain { name: "CNI-ADMIN".into(), base: None }));
+    all.push(Verb::Add, &TABLE, Object::Rule(layout::admin_jump("CNI-ADMIN")));
+    let share = Share::default().plus(Policy::SameBridge).plus(Policy::Isolated);
+    let mut elements = vec![
+        (layout::attachments(), layout::attachment_element(&tag, &addresses)),
+        (layout::members(), layout::member_element(&tag, "br0", Policy::Isolated)),
+        (layout::bridges(), share.element("br0")),
+    ];
+    for address in addresses {
+        let v4 = address.is_ipv4();
+        elements.push((layout::containers(v4), layout::container_element(address, &tag)));
+        elements.push((layout::gateways(v4), layout::gateway_element(address, "br0")));
+    }
+    for (set, key, _) in share.lookups("br0") {
+        elements.push((set, Element { key, data: Vec::new(), comment: None }));
+    }
+    for (set, element) in elements {
+        all.elements(Verb::Create, &TABLE, &set, vec![element]);
+    }
+    all
+}
+
+fn netlink_and_text_make_the_same_firewall(b: &TestBox) {
+    let transaction = firewall();
+    open().commit(&transaction).expect("netlink");
+    let by_netlink = listing();
+    b.nft("flush ruleset");
+    b.nft(&render(&transaction));
+    assert_same_listing(&listing(), &by_netlink);
+    b.nft("flush ruleset");
+    b.nft(&by_netlink);
+    assert_same_listing(&listing(), &by_netlink);
 }
 
 fn what_nft_lists_can_be_loaded_again(b: &TestBox) {

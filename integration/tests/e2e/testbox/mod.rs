@@ -7,6 +7,7 @@
 //! ```
 
 mod container;
+mod firewall;
 mod isolation;
 mod mapping;
 mod namespace;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub(crate) use container::{Attachment, Container, Network};
+pub(crate) use firewall::Firewalld;
 pub(crate) use isolation::{in_box, known_defect};
 pub(crate) use mapping::{Mapping, at, both, tcp, udp};
 pub(crate) use namespace::Namespace;
@@ -50,7 +52,13 @@ pub(crate) const FAR_V6: &str = "2001:db8:203::2";
 /// Waits for something that happens in its own time, such as a packet's way through a veth.
 #[track_caller]
 pub(crate) fn eventually(what: &str, happened: impl Fn() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(5);
+    eventually_within(Duration::from_secs(5), what, happened);
+}
+
+/// The same for what may take longer, such as a daemon's start.
+#[track_caller]
+pub(crate) fn eventually_within(patience: Duration, what: &str, happened: impl Fn() -> bool) {
+    let patience = Instant::now() + patience;
     while !happened() {
         assert!(Instant::now() < patience, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -125,11 +125,17 @@ impl Call {
 
     /// Runs an implementation's portmap.
     #[track_caller]
-    pub(crate) fn portmap_of(mut self, implementation: Implementation) -> Outcome {
+    pub(crate) fn portmap_of(self, implementation: Implementation) -> Outcome {
+        self.run_named(implementation, "portmap")
+    }
+
+    /// Runs an implementation's plugin of this name.
+    #[track_caller]
+    pub(super) fn run_named(mut self, implementation: Implementation, name: &str) -> Outcome {
         if let Some(backend) = implementation.backend() {
             self.config.entry("backend").or_insert_with(|| json!(backend));
         }
-        let binary = implementation.plugin("portmap");
+        let binary = implementation.plugin(name);
         let directory = binary.parent().expect("a directory").to_string_lossy().into_owned();
         self.run(&binary, &directory)
     }

@@ -4,8 +4,11 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 /// Which Debian package brings a program.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("conntrack", "conntrack"),
+    ("dbus-daemon", "dbus"),
+    ("firewall-cmd", "firewalld"),
+    ("firewalld", "firewalld"),
     ("ip", "iproute2"),
     ("ip6tables", "iptables"),
     ("ip6tables-save", "iptables"),

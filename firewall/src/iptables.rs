@@ -1,0 +1,543 @@
+//! The iptables backend: upstream's chains, order and rules, plus an owner's tag on each rule that
+//! belongs to one attachment.
+//!
+//! A call reads the `filter` table once, works out what has to change, and changes it with one
+//! restore per family, under a lock that keeps our own processes apart. What ADD would change is
+//! also what CHECK complains about.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use cni_common::OwnerTag;
+use cni_common::iptables::{self, Iptables, IptablesError, Lock, TableDump, Variant, quote};
+use cni_common::nft::{Family, Nft, NftError, Table};
+use cni_common::protocol::{CniError, ErrorCode};
+
+use crate::layout::Share;
+use crate::plan::{Plan, Policy};
+
+const TABLE: &str = "filter";
+
+const FORWARD: &str = "CNI-FORWARD";
+const STAGE_1: &str = "CNI-ISOLATION-STAGE-1";
+const STAGE_2: &str = "CNI-ISOLATION-STAGE-2";
+/// Drops what comes from a container. Ours: upstream lets open networks into isolating ones.
+const SOURCES: &str = "CNI-ISOLATION-SOURCES";
+/// Guards the host's addresses on isolating bridges. Ours.
+const INPUT: &str = "CNI-ISOLATION-INPUT";
+/// Who asks for which bridge's isolation. Nothing jumps to it: it is a list.
+const MEMBERS: &str = "CNI-ISOLATION-MEMBERS";
+
+const RULES: &str = "CNI firewall plugin rules";
+const ADMIN: &str = "CNI firewall plugin admin overrides";
+const BOTH_POLICIES: &str = "CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)";
+
+/// Whose rules go.
+pub enum Leaving<'a> {
+    /// Nobody's but the plan's own earlier ones.
+    Nobody,
+    /// One attachment's, with the addresses that it is known to have.
+    Attachment(&'a OwnerTag, &'a [IpAddr]),
+    /// Those of every tag that passes.
+    Stale(&'a dyn Fn(&str) -> bool),
+}
+
+/// A family's filter table, as far as it is ours to look at.
+#[derive(Debug, Default)]
+struct Saved {
+    chains: Vec<String>,
+    rules: Vec<OurRule>,
+}
+
+/// A rule in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OurRule {
+    chain: String,
+    words: Vec<String>,
+}
+
+impl From<TableDump> for Saved {
+    fn from(dump: TableDump) -> Self {
+        let ours = |chain: &str| chain.starts_with("CNI-") || ["FORWARD", "INPUT"].contains(&chain);
+        let rules = dump.rules.iter().filter(|rule| ours(&rule.chain));
+        Self {
+            rules: rules
+                .map(|rule| OurRule { chain: rule.chain.clone(), words: rule.words() })
+                .collect(),
+            chains: dump.chains.into_iter().map(|(name, _)| name).collect(),
+        }
+    }
+}
+
+impl Saved {
+    fn has_chain(&self, name: &str) -> bool {
+        self.chains.iter().any(|chain| chain == name)
+    }
+
+    fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a OurRule> {
+        self.rules.iter().filter(move |rule| rule.chain == chain)
+    }
+}
+
+impl OurRule {
+    fn new(chain: &str, words: &[&str]) -> Self {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Self { chain: chain.to_owned(), words }
+    }
+
+    /// The word behind an option, for instance `-j`.
+    fn option(&self, name: &str) -> Option<&str> {
+        let position = self.words.iter().position(|word| word == name)?;
+        self.words.get(position + 1).map(String::as_str)
+    }
+
+    fn comment(&self) -> Option<&str> {
+        self.option("--comment")
+    }
+
+    /// The restore line that does `action` (`-A`, `-D`, `-I`) with this rule.
+    fn line(&self, action: &str) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:/!".contains(c);
+        let word = |word: &String| {
+            let is_plain = !word.is_empty() && word.chars().all(plain);
+            if is_plain { word.clone() } else { quote(word) }
+        };
+        let words: Vec<_> = self.words.iter().map(word).collect();
+        format!("{action} {} {}", self.chain, words.join(" "))
+    }
+}
+
+/// Makes exactly what the plan asks for, replacing whatever the attachment had before.
+pub fn add(plan: &Plan) -> Result<(), CniError> {
+    const DOING: &str = "cannot install the firewall rules";
+    let _lock = Lock::acquire().map_err(|error| error.into_cni(DOING))?;
+    let tools = families(plan).map_err(|error| error.into_cni(DOING))?;
+    for (v4, iptables) in &tools {
+        if let Err(error) = change(iptables, *v4, Some(plan), &Leaving::Nobody) {
+            // The other family's rules must not stay behind; what undoing them meets is what
+            // this met.
+            for (v4, iptables) in &tools {
+                let _ = change(iptables, *v4, None, &Leaving::Attachment(&plan.tag, &[]));
+            }
+            return Err(error.into_cni(DOING));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is leaving, wherever it can be. An error in one place does not stop the rest.
+pub fn remove(nft: Option<&mut dyn Nft>, leaving: &Leaving<'_>) -> Result<(), CniError> {
+    const DOING: &str = "cannot remove the firewall rules";
+    let places = places(nft).map_err(|error| error.into_cni(DOING))?;
+    if places.is_empty() {
+        return Ok(());
+    }
+    let _lock = Lock::acquire().map_err(|error| error.into_cni(DOING))?;
+    let mut outcome = Ok(());
+    for (v4, variant) in places {
+        let changed = tools(v4, variant).and_then(|iptables| change(&iptables, v4, None, leaving));
+        if let Err(error) = changed {
+            outcome = outcome.and(Err(error.into_cni(DOING)));
+        }
+    }
+    outcome
+}
+
+/// Where there can be rules of ours or of the Go plugin, found without starting a program: each
+/// family in each of the two kernel interfaces.
+fn places(mut nft: Option<&mut dyn Nft>) -> Result<Vec<(bool, Variant)>, NftError> {
+    let mut places = Vec::new();
+    for (v4, family) in [(true, Family::Ip), (false, Family::Ip6)] {
+        if let Some(nft) = &mut nft {
+            let table = Table::new(family, TABLE);
+            let chains = nft.chains_at(&table, &[FORWARD.to_owned()])?;
+            if chains.iter().any(Option::is_some) {
+                places.push((v4, Variant::Nft));
+            }
+        }
+        if iptables::legacy_table_loaded(v4, TABLE) {
+            places.push((v4, Variant::Legacy));
+        }
+    }
+    Ok(places)
+}
+
+/// The programs for one kernel interface; a host with one kind has it under the plain name only.
+fn tools(v4: bool, variant: Variant) -> Result<Iptables, IptablesError> {
+    Iptables::find(v4, variant).or_else(|_| Iptables::find(v4, Variant::Default))
+}
+
+/// What ADD would change, in words.
+pub fn check(plan: &Plan) -> Result<Vec<String>, CniError> {
+    const DOING: &str = "cannot read the firewall rules";
+    let mut faults = Vec::new();
+    for (v4, iptables) in families(plan).map_err(|error| error.into_cni(DOING))? {
+        let saved = iptables.save(TABLE).map_err(|error| error.into_cni(DOING))?.into();
+        let lines = changes(&saved, v4, Some(plan), &Leaving::Nobody);
+        let name = if v4 { "iptables" } else { "ip6tables" };
+        let wanted = lines.iter().filter(|line| !line.starts_with(':'));
+        faults.extend(wanted.map(|line| format!("{name} needs: {line}")));
+    }
+    Ok(faults)
+}
+
+/// STATUS: can the table be read? A host without IPv6 may lack the other tool.
+pub fn status() -> Result<(), CniError> {
+    let iptables = Iptables::find(true, Variant::Default);
+    iptables.and_then(|iptables| iptables.save(TABLE)).map(|_| ()).map_err(|error| CniError {
+        code: ErrorCode::NotAvailable,
+        ..error.into_cni("firewall cannot use iptables")
+    })
+}
+
+/// Whether the attachment has rules here.
+pub fn holds(nft: &mut dyn Nft, tag: &OwnerTag) -> Result<bool, NftError> {
+    Ok(places(Some(nft))?.into_iter().any(|(v4, variant)| {
+        let saved = tools(v4, variant).and_then(|iptables| iptables.save(TABLE));
+        saved.is_ok_and(|dump| {
+            Saved::from(dump).rules.iter().any(|rule| rule.comment() == Some(tag.as_str()))
+        })
+    }))
+}
+
+/// The families in which the plan needs rules, those of its addresses, with their programs.
+fn families(plan: &Plan) -> Result<Vec<(bool, Iptables)>, IptablesError> {
+    [true, false]
+        .into_iter()
+        .filter(|v4| plan.of_family(*v4).next().is_some())
+        .map(|v4| Ok((v4, Iptables::find(v4, Variant::Default)?)))
+        .collect()
+}
+
+fn change(
+    iptables: &Iptables,
+    v4: bool,
+    plan: Option<&Plan>,
+    leaving: &Leaving<'_>,
+) -> Result<(), IptablesError> {
+    let saved = iptables.save(TABLE)?.into();
+    iptables.restore(&[(TABLE, changes(&saved, v4, plan, leaving))])
+}
+
+/// The restore lines from what is there to what must be there. Pure.
+fn changes(saved: &Saved, v4: bool, plan: Option<&Plan>, leaving: &Leaving<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(plan) = plan {
+        entrance(saved, plan, &mut lines);
+    }
+    owned_rules(saved, v4, plan, leaving, &mut lines);
+    isolation(saved, v4, plan, leaving, &mut lines);
+    // Chains come into being before rules lead to them.
+    lines.sort_by_key(|line| !line.starts_with("-N") && !line.starts_with(':'));
+    lines
+}
+
+/// `CNI-FORWARD`, the administrator's chain and the jumps to them.
+fn entrance(saved: &Saved, plan: &Plan, lines: &mut Vec<String>) {
+    for chain in [FORWARD, &plan.admin_chain] {
+        if !saved.has_chain(chain) {
+            lines.push(format!("-N {chain}"));
+        }
+    }
+    let jump = commented("FORWARD", &[], RULES, FORWARD);
+    keep_one(saved, &jump, lines);
+    let admin = commented(FORWARD, &[], ADMIN, &plan.admin_chain);
+    keep_one(saved, &admin, lines);
+}
+
+/// Exactly one such rule: at the chain's head if there is none yet.
+fn keep_one(saved: &Saved, rule: &OurRule, lines: &mut Vec<String>) {
+    let count = saved.rules_of(&rule.chain).filter(|there| *there == rule).count();
+    if count == 0 {
+        lines.push(rule.line("-I"));
+    }
+    lines.extend((1..count).map(|_| rule.line("-D")));
+}
+
+fn commented(chain: &str, matches: &[&str], comment: &str, target: &str) -> OurRule {
+    let tail = ["-m", "comment", "--comment", comment, "-j", target];
+    OurRule::new(chain, &[matches, &tail].concat())
+}
+
+/// Everything that carries one attachment's tag, except for what it says about bridges.
+fn rules_of_address(address: IpAddr, tag: &OwnerTag) -> Vec<OurRule> {
+    let host = host_network(address);
+    let tagged = |chain, matches: &[&str], target| commented(chain, matches, tag.as_str(), target);
+    let conntrack = |state| ["-d", &host, "-m", "conntrack", "--ctstate", state];
+    vec![
+        tagged(FORWARD, &conntrack("RELATED,ESTABLISHED"), "ACCEPT"),
+        tagged(FORWARD, &conntrack("DNAT"), "ACCEPT"),
+        tagged(FORWARD, &["-s", &host], "ACCEPT"),
+        tagged(SOURCES, &["-s", &host], "DROP"),
+    ]
+}
+
+fn host_network(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
+}
+
+fn address_of(rule: &OurRule) -> Option<&str> {
+    rule.option("-d").or_else(|| rule.option("-s"))
+}
+
+fn owned_rules(
+    saved: &Saved,
+    v4: bool,
+    plan: Option<&Plan>,
+    leaving: &Leaving<'_>,
+    lines: &mut Vec<String>,
+) {
+    let addresses: Vec<IpAddr> = plan.into_iter().flat_map(|plan| plan.of_family(v4)).collect();
+    let hosts: Vec<String> = addresses.iter().copied().map(host_network).collect();
+    let mut wanted: Vec<OurRule> = addresses
+        .iter()
+        .zip(plan.iter().cycle())
+        .flat_map(|(address, plan)| rules_of_address(*address, &plan.tag))
+        .collect();
+    let mut there = 0;
+    for rule in [FORWARD, SOURCES].into_iter().flat_map(|chain| saved.rules_of(chain)) {
+        if rule.chain == SOURCES && rule.option("-s").is_none() {
+            continue;
+        }
+        if let Some(position) = wanted.iter().position(|wanted| wanted == rule) {
+            // A second copy of it is one too many.
+            wanted.remove(position);
+            there += 1;
+            continue;
+        }
+        // The newest owner of an address wins.
+        let taken = address_of(rule).is_some_and(|host| hosts.iter().any(|own| own == host));
+        if taken || is_leaving(rule, plan, leaving) {
+            lines.push(rule.line("-D"));
+        }
+    }
+    if !saved.has_chain(SOURCES) && there + wanted.len() > 0 {
+        lines.push(format!("-N {SOURCES}"));
+    }
+    lines.extend(wanted.iter().map(|rule| rule.line("-A")));
+}
+
+fn is_leaving(rule: &OurRule, plan: Option<&Plan>, leaving: &Leaving<'_>) -> bool {
+    let own = |tag: &OwnerTag| rule.comment() == Some(tag.as_str());
+    if plan.is_some_and(|plan| own(&plan.tag)) {
+        return true;
+    }
+    match leaving {
+        Leaving::Nobody => false,
+        Leaving::Attachment(tag, known) => {
+            // The Go plugin's rules name no owner but the address.
+            let upstream = rule.comment().is_none()
+                && address_of(rule)
+                    .is_some_and(|host| known.iter().any(|a| host_network(*a) == host));
+            own(tag) || upstream
+        }
+        Leaving::Stale(is_stale) => rule.comment().is_some_and(is_stale),
+    }
+}
+
+/// The list entry of an attachment.
+fn member_rule(tag: &OwnerTag, bridge: &str, policy: Policy) -> OurRule {
+    let matches: &[&str] = match policy {
+        Policy::SameBridge => &["-i", bridge, "!", "-o", bridge],
+        Policy::Isolated => &["-i", bridge],
+    };
+    commented(MEMBERS, matches, tag.as_str(), "RETURN")
+}
+
+fn membership(rule: &OurRule) -> Option<(String, Policy)> {
+    let bridge = rule.option("-i")?.to_owned();
+    let policy = if rule.option("-o").is_some() { Policy::SameBridge } else { Policy::Isolated };
+    Some((bridge, policy))
+}
+
+/// The list of members, and the chains that follow from it.
+fn isolation(
+    saved: &Saved,
+    v4: bool,
+    plan: Option<&Plan>,
+    leaving: &Leaving<'_>,
+    lines: &mut Vec<String>,
+) {
+    let mut wanted: Option<OurRule> = plan.and_then(|plan| {
+        let isolation = plan.isolation.as_ref()?;
+        Some(member_rule(&plan.tag, &isolation.bridge, isolation.policy))
+    });
+    // Bridges that members have or had. Others in the chains are the Go plugin's, and stay.
+    let mut shares: BTreeMap<String, Share> = BTreeMap::new();
+    let mut members = 0;
+    for rule in saved.rules_of(MEMBERS) {
+        let Some((bridge, policy)) = membership(rule) else { continue };
+        let share = shares.entry(bridge).or_default();
+        if wanted.as_ref() == Some(rule) {
+            wanted = None;
+        } else if is_leaving(rule, plan, leaving) {
+            lines.push(rule.line("-D"));
+            continue;
+        }
+        *share = share.plus(policy);
+        members += 1;
+    }
+    if let Some(rule) = wanted {
+        if !saved.has_chain(MEMBERS) {
+            lines.push(format!("-N {MEMBERS}"));
+        }
+        if let Some((bridge, policy)) = membership(&rule) {
+            let share = shares.entry(bridge).or_default();
+            *share = share.plus(policy);
+            members += 1;
+        }
+        lines.push(rule.line("-A"));
+    }
+    let chains = isolation_chains(saved, v4, plan, &shares);
+    let needed = chains.iter().any(|(_, rules)| rules.iter().any(is_about_a_bridge));
+    if needed {
+        let creation = format!("-N {SOURCES}");
+        if !saved.has_chain(SOURCES) && !lines.contains(&creation) {
+            lines.push(creation);
+        }
+        enter_isolation(saved, lines);
+        for (chain, rules) in chains {
+            rewrite(saved, chain, &rules, lines);
+        }
+    } else {
+        leave_isolation(saved, lines);
+    }
+    if members == 0 && saved.has_chain(MEMBERS) {
+        lines.push(format!("-X {MEMBERS}"));
+    }
+    source_interfaces(saved, &shares, lines);
+    if !needed {
+        drop_empty_sources(saved, lines);
+    }
+}
+
+/// The list of sources goes with the last of them.
+fn drop_empty_sources(saved: &Saved, lines: &mut Vec<String>) {
+    let starting_with = |action: &str| {
+        let start = format!("{action} {SOURCES} ");
+        lines.iter().filter(|line| line.starts_with(&start)).count()
+    };
+    let left = saved.rules_of(SOURCES).count() - starting_with("-D") + starting_with("-A");
+    if left == 0 && saved.has_chain(SOURCES) {
+        lines.push(format!("-X {SOURCES}"));
+    }
+}
+
+fn is_about_a_bridge(rule: &OurRule) -> bool {
+    rule.option("-i").is_some() || rule.option("-o").is_some()
+}
+
+/// The three chains as they must be, for bridges that share anything and for those that are not
+/// ours.
+fn isolation_chains(
+    saved: &Saved,
+    v4: bool,
+    plan: Option<&Plan>,
+    shares: &BTreeMap<String, Share>,
+) -> [(&'static str, Vec<OurRule>); 3] {
+    let ours = |rule: &OurRule| {
+        [rule.option("-i"), rule.option("-o")]
+            .into_iter()
+            .flatten()
+            .any(|bridge| shares.contains_key(bridge))
+    };
+    let kept = |chain: &'static str| {
+        saved.rules_of(chain).filter(|rule| is_about_a_bridge(rule) && !ours(rule)).cloned()
+    };
+    let state = |chain, state| {
+        commented(chain, &["-m", "conntrack", "--ctstate", state], BOTH_POLICIES, "RETURN")
+    };
+    let mut first = vec![state(STAGE_1, "RELATED,ESTABLISHED"), state(STAGE_1, "DNAT")];
+    let mut second = Vec::new();
+    let mut input = vec![state(INPUT, "RELATED,ESTABLISHED")];
+    for (bridge, share) in shares.iter().filter(|(_, share)| !share.is_none()) {
+        let policy = if share.isolated > 0 { Policy::Isolated } else { Policy::SameBridge };
+        let comment = format!("{RULES} (ingressPolicy: {})", policy.as_str());
+        if policy == Policy::Isolated {
+            first.push(commented(STAGE_1, &["-i", bridge, "-o", bridge], &comment, "DROP"));
+        }
+        let out = ["-i", bridge, "!", "-o", bridge];
+        first.push(commented(STAGE_1, &out, &comment, STAGE_2));
+        let into = ["!", "-i", bridge, "-o", bridge];
+        first.push(commented(STAGE_1, &into, &comment, SOURCES));
+        second.push(commented(STAGE_2, &["-o", bridge], BOTH_POLICIES, "DROP"));
+        input.extend(gateway_rules(saved, v4, plan, bridge));
+    }
+    first.extend(kept(STAGE_1));
+    second.extend(kept(STAGE_2));
+    input.extend(kept(INPUT));
+    first.push(commented(STAGE_1, &[], BOTH_POLICIES, "RETURN"));
+    second.push(commented(STAGE_2, &[], BOTH_POLICIES, "RETURN"));
+    [(STAGE_2, second), (STAGE_1, first), (INPUT, input)]
+}
+
+/// The host's addresses on a bridge: those known so far and those of the plan.
+fn gateway_rules(saved: &Saved, v4: bool, plan: Option<&Plan>, bridge: &str) -> Vec<OurRule> {
+    let mut rules: Vec<OurRule> =
+        saved.rules_of(INPUT).filter(|rule| rule.option("-i") == Some(bridge)).cloned().collect();
+    let isolation = plan.and_then(|plan| plan.isolation.as_ref());
+    let gateways = isolation.filter(|isolation| isolation.bridge == bridge);
+    for gateway in gateways.iter().flat_map(|isolation| &isolation.gateways) {
+        if gateway.is_ipv4() != v4 {
+            continue;
+        }
+        let host = host_network(*gateway);
+        let rule = commented(INPUT, &["-d", &host, "!", "-i", bridge], BOTH_POLICIES, SOURCES);
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    rules
+}
+
+/// Gives a chain exactly these rules, if it has others.
+fn rewrite(saved: &Saved, chain: &str, rules: &[OurRule], lines: &mut Vec<String>) {
+    if saved.has_chain(chain) && saved.rules_of(chain).eq(rules) {
+        return;
+    }
+    // Empties a chain that is there.
+    lines.push(format!(":{chain} - [0:0]"));
+    lines.extend(rules.iter().map(|rule| rule.line("-A")));
+}
+
+/// The jumps: isolation before acceptance, whatever order they are in now.
+fn enter_isolation(saved: &Saved, lines: &mut Vec<String>) {
+    let jump = commented("FORWARD", &[], BOTH_POLICIES, STAGE_1);
+    let position = |target| saved.rules_of("FORWARD").position(|r| r.option("-j") == Some(target));
+    let count = saved.rules_of("FORWARD").filter(|rule| **rule == jump).count();
+    let in_order = match (position(STAGE_1), position(FORWARD)) {
+        (Some(first), Some(accept)) => first < accept,
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    if count != 1 || !in_order {
+        lines.extend((0..count).map(|_| jump.line("-D")));
+        lines.push(jump.line("-I"));
+    }
+    keep_one(saved, &commented("INPUT", &[], BOTH_POLICIES, INPUT), lines);
+}
+
+fn leave_isolation(saved: &Saved, lines: &mut Vec<String>) {
+    for (chain, target) in [("FORWARD", STAGE_1), ("INPUT", INPUT)] {
+        let jumps = saved.rules_of(chain).filter(|rule| rule.option("-j") == Some(target));
+        lines.extend(jumps.map(|rule| rule.line("-D")));
+    }
+    // A chain must be empty and nobody may jump to it: all are emptied first.
+    let there: Vec<_> =
+        [STAGE_1, STAGE_2, INPUT].into_iter().filter(|chain| saved.has_chain(chain)).collect();
+    lines.extend(there.iter().map(|chain| format!("-F {chain}")));
+    lines.extend(there.iter().map(|chain| format!("-X {chain}")));
+}
+
+/// Bridges that take part are sources by themselves, whatever addresses come from there.
+fn source_interfaces(saved: &Saved, shares: &BTreeMap<String, Share>, lines: &mut Vec<String>) {
+    for (bridge, share) in shares {
+        let rule = commented(SOURCES, &["-i", bridge], BOTH_POLICIES, "DROP");
+        let there = saved.rules_of(SOURCES).any(|there| *there == rule);
+        match (share.is_none(), there) {
+            (false, false) => lines.push(rule.line("-I")),
+            (true, true) => lines.push(rule.line("-D")),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The firewall with a real firewalld on a bus of the box's own.
+
+use serde_json::{Value, json};
+
+use crate::testbox::{Call, Firewalld, HOST_V4, Network, OUT_V4, TestBox, Transport, tcp};
+
+cases! {
+    addresses_become_sources_of_the_zone, once;
+    check_believes_the_answer, once_defect("the answer is not looked at");
+    a_source_of_another_zone_is_a_conflict, ours;
+    an_unknown_zone_is_named, ours;
+    a_late_del_spares_the_new_owner, once_defect("sources have no owner");
+    a_dead_bus_fails_add_and_not_del, once_defect("DEL fails as well");
+    firewalld_that_stopped_fails_add_and_not_del, once;
+    isolation_holds_beside_firewalld, ours;
+}
+
+fn keys() -> Value {
+    json!({ "backend": "firewalld" })
+}
+
+fn sources(firewalld: &Firewalld, zone: &str) -> Vec<String> {
+    let text = firewalld.cmd(&[&format!("--zone={zone}"), "--list-sources"]);
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn addresses_become_sources_of_the_zone(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    b.out.serve("out", 80);
+    web.container.netns.cannot_reach(Transport::Tcp, OUT_V4, 80);
+    // No backend named: firewalld runs.
+    b.admit(&web, &json!({}));
+    assert_eq!(
+        sources(&firewalld, "trusted"),
+        [format!("{}/32", web.v4()), format!("{}/128", web.v6())]
+    );
+    b.map(&web, &[tcp(8080, 80)]);
+    web.container.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
+    b.admit(&web, &json!({}));
+    b.inspect(&web, &json!({})).expect_silence();
+    b.dismiss(&web, &json!({}));
+    b.dismiss(&web, &json!({}));
+    assert!(sources(&firewalld, "trusted").is_empty());
+    let internal = json!({ "backend": "firewalld", "firewalldZone": "internal" });
+    b.admit(&web, &internal);
+    assert_eq!(sources(&firewalld, "internal").len(), 2);
+    b.dismiss(&web, &internal);
+    assert!(sources(&firewalld, "internal").is_empty());
+}
+
+fn check_believes_the_answer(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &keys());
+    b.inspect(&web, &keys()).expect_silence();
+    firewalld.cmd(&["--reload"]);
+    let words = ["source", "is missing from firewalld's zone trusted"];
+    b.inspect(&web, &keys()).expect_error_with(100, &words);
+    b.admit(&web, &keys());
+    b.inspect(&web, &keys()).expect_silence();
+}
+
+fn a_source_of_another_zone_is_a_conflict(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    let v6 = format!("{}/128", web.v6());
+    firewalld.cmd(&["--zone=internal", &format!("--add-source={v6}")]);
+    let before = b.ruleset();
+    let add = Call::to_firewall("ADD", &web, &keys());
+    add.firewall(b).expect_error_with(101, &[&v6, "bound to zone internal", "--remove-source"]);
+    assert!(sources(&firewalld, "trusted").is_empty(), "the IPv4 address went again");
+    assert_eq!(sources(&firewalld, "internal"), [v6], "somebody else's binding stays");
+    assert!(!b.ruleset().contains("web/eth0"), "{before}");
+}
+
+fn an_unknown_zone_is_named(b: &TestBox) {
+    let _firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    let keys = json!({ "backend": "firewalld", "firewalldZone": "nosuch" });
+    let words = ["no zone \"nosuch\"", "--new-zone=nosuch"];
+    Call::to_firewall("ADD", &web, &keys).firewall(b).expect_error_with(7, &words);
+    assert!(!b.ruleset().contains("web/eth0"));
+    b.dismiss(&web, &keys);
+}
+
+fn a_late_del_spares_the_new_owner(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let network = Network::dual(1).single_address();
+    let old = b.web(&network, "old");
+    b.admit(&old, &keys());
+    old.leave();
+    let new = b.web(&network, "new");
+    b.admit(&new, &keys());
+    b.dismiss(&old, &keys());
+    assert_eq!(sources(&firewalld, "trusted").len(), 2);
+    b.inspect(&new, &keys()).expect_silence();
+}
+
+fn a_dead_bus_fails_add_and_not_del(b: &TestBox) {
+    let mut firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &keys());
+    firewalld.stop();
+    firewalld.kill_bus();
+    let (_, text) = Call::to_firewall("ADD", &web, &keys()).firewall(b).expect_error();
+    assert!(text.contains("firewalld"), "{text}");
+    b.dismiss(&web, &keys());
+    assert!(!b.ruleset().contains("web/eth0"));
+}
+
+fn firewalld_that_stopped_fails_add_and_not_del(b: &TestBox) {
+    let mut firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &keys());
+    firewalld.stop();
+    Call::to_firewall("ADD", &web, &keys()).firewall(b).expect_error();
+    b.dismiss(&web, &keys());
+}
+
+fn isolation_holds_beside_firewalld(b: &TestBox) {
+    let _firewalld = Firewalld::start();
+    let (one, two) = (Network::dual(1), Network::dual(2));
+    let [web, near, far] = [b.web(&one, "web"), b.web(&one, "near"), b.web(&two, "far")];
+    b.host.serve("host", 80);
+    let keys = json!({ "backend": "firewalld", "ingressPolicy": "isolated" });
+    for attachment in [&web, &near, &far] {
+        b.admit(attachment, &keys);
+    }
+    b.map(&web, &[tcp(8080, 80)]);
+    for (asker, address) in [(&near, web.v4()), (&far, web.v4()), (&far, web.v6())] {
+        asker.container.netns.cannot_reach(Transport::Tcp, &address, 80);
+    }
+    far.container.netns.cannot_reach(Transport::Tcp, &one.gateway_v4(), 80);
+    far.container.netns.reach(Transport::Tcp, &two.gateway_v4(), 80).by("host");
+    far.container.netns.reach(Transport::Tcp, HOST_V4, 8080).by("web");
+    b.inspect(&web, &keys).expect_silence();
+}
