@@ -541,3 +541,139 @@ fn source_interfaces(saved: &Saved, shares: &BTreeMap<String, Share>, lines: &mu
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Isolation;
+    use cni_common::Attachment;
+
+    fn plan(id: &str, address: &str, policy: Option<Policy>) -> Plan {
+        let attachment =
+            Attachment { network: "net".into(), container_id: id.into(), ifname: "eth0".into() };
+        Plan {
+            tag: attachment.tag(),
+            addresses: vec![address.parse().expect("an address")],
+            isolation: policy.map(|policy| Isolation {
+                bridge: "br0".to_owned(),
+                policy,
+                gateways: vec!["10.0.0.1".parse().expect("an address")],
+            }),
+            admin_chain: "CNI-ADMIN".to_owned(),
+        }
+    }
+
+    /// An empty table of chains and rules that takes restore lines as the tool does.
+    fn applied(mut saved: Saved, lines: &[String]) -> Saved {
+        for line in lines {
+            let words = TableRule::parse(line);
+            match (line.as_bytes()[1], line.strip_prefix(':')) {
+                (_, Some(chain)) => {
+                    let name = chain.split(' ').next().expect("a name").to_owned();
+                    saved.rules.retain(|rule| rule.chain != name);
+                    if !saved.has_chain(&name) {
+                        saved.chains.push(name);
+                    }
+                }
+                (b'N', _) => saved.chains.push(words.chain),
+                (b'F', _) => saved.rules.retain(|rule| rule.chain != words.chain),
+                (b'X', _) => {
+                    assert_eq!(saved.rules_of(&words.chain).count(), 0, "{line}");
+                    saved.chains.retain(|name| *name != words.chain);
+                }
+                (b'A', _) => saved.rules.push(words),
+                (b'I', _) => saved.rules.insert(0, words),
+                (b'D', _) => {
+                    let position = saved.rules.iter().position(|rule| *rule == words);
+                    saved.rules.remove(position.expect(line));
+                }
+                _ => panic!("{line}"),
+            }
+        }
+        saved
+    }
+
+    struct TableRule;
+
+    impl TableRule {
+        /// Words of a restore line; comments here hold no quotes.
+        fn parse(line: &str) -> OurRule {
+            let mut words = Vec::new();
+            for (index, part) in line.split('"').enumerate() {
+                if index % 2 == 1 {
+                    words.push(part.to_owned());
+                } else {
+                    words.extend(part.split_whitespace().map(str::to_owned));
+                }
+            }
+            let chain = words.get(1).cloned().unwrap_or_default();
+            OurRule { chain, words: words.split_off(2.min(words.len())) }
+        }
+    }
+
+    fn added(saved: Saved, plan: &Plan) -> Saved {
+        let lines = changes(&saved, true, Some(plan), &Leaving::Nobody);
+        let saved = applied(saved, &lines);
+        assert_eq!(
+            changes(&saved, true, Some(plan), &Leaving::Nobody),
+            Vec::<String>::new(),
+            "what ADD made, CHECK finds right"
+        );
+        saved
+    }
+
+    #[test]
+    fn a_fresh_add_has_the_go_plugins_chains_in_its_order() {
+        let saved = added(Saved::default(), &plan("c", "10.0.0.2", Some(Policy::Isolated)));
+        let lines: Vec<_> = saved
+            .rules_of("FORWARD")
+            .chain(saved.rules_of(FORWARD))
+            .map(|r| r.line("-A"))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        -A FORWARD -m comment --comment "CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)" -j CNI-ISOLATION-STAGE-1
+        -A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD
+        -A CNI-FORWARD -m comment --comment "CNI firewall plugin admin overrides" -j CNI-ADMIN
+        -A CNI-FORWARD -d 10.0.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment net/c/eth0 -j ACCEPT
+        -A CNI-FORWARD -d 10.0.0.2/32 -m conntrack --ctstate DNAT -m comment --comment net/c/eth0 -j ACCEPT
+        -A CNI-FORWARD -s 10.0.0.2/32 -m comment --comment net/c/eth0 -j ACCEPT
+        "#);
+    }
+
+    #[test]
+    fn every_add_can_be_taken_back() {
+        let policies = [None, Some(Policy::SameBridge), Some(Policy::Isolated)];
+        for (first, second) in policies.iter().flat_map(|a| policies.map(|b| (*a, b))) {
+            let one = plan("one", "10.0.0.2", first);
+            let two = plan("two", "10.0.0.3", second);
+            let saved = added(added(Saved::default(), &one), &two);
+            let gone = |saved: Saved, plan: &Plan| {
+                let lines = changes(&saved, true, None, &Leaving::Attachment(&plan.tag, &[]));
+                applied(saved, &lines)
+            };
+            let saved = gone(saved, &one);
+            assert_eq!(
+                changes(&saved, true, Some(&two), &Leaving::Nobody),
+                Vec::<String>::new(),
+                "{first:?} leaves {second:?} alone"
+            );
+            let saved = gone(saved, &two);
+            assert_eq!(saved.chains, [FORWARD, "CNI-ADMIN"], "{first:?} {second:?}");
+            assert_eq!(saved.rules.len(), 2);
+        }
+    }
+
+    #[test]
+    fn acceptance_never_stays_in_front_of_isolation() {
+        let isolated = plan("c", "10.0.0.2", Some(Policy::Isolated));
+        let mut saved = added(Saved::default(), &isolated);
+        let jumps = |saved: &Saved| -> Vec<String> {
+            saved.rules_of("FORWARD").filter_map(|r| r.option("-j").map(str::to_owned)).collect()
+        };
+        let position = saved.rules.iter().position(|r| r.option("-j") == Some(FORWARD));
+        let jump = saved.rules.remove(position.expect("a jump"));
+        saved.rules.insert(0, jump);
+        assert_eq!(jumps(&saved), [FORWARD, STAGE_1]);
+        assert_eq!(jumps(&added(saved, &isolated)), [STAGE_1, FORWARD]);
+    }
+}
