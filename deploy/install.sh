@@ -26,7 +26,7 @@ die() {
     exit 1
 }
 
-from= bin_dir= plugins=portmap force=
+from= bin_dir= plugins='portmap bandwidth tuning firewall' force=
 while [ $# -gt 0 ]; do
     case $1 in
         --from | --bin-dir | --plugins) [ $# -ge 2 ] || die "$1 needs a value" ;;
@@ -64,9 +64,7 @@ is_ours() {
 # Everything is checked before anything is changed.
 for name in $plugins; do
     case $name in
-        portmap | bandwidth | tuning | cni-chain) ;;
-        firewall)
-            [ -n "$force" ] || die "$name is not implemented in this release: keep the Go plugin, or use --force" ;;
+        portmap | bandwidth | tuning | firewall | cni-chain) ;;
         *) die "no plugin is called $name" ;;
     esac
     [ -f "$from/$name" ] || die "$from/$name is missing"

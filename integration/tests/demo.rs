@@ -201,9 +201,9 @@ fn with_our_portmap() {
 }
 
 /// A plugin directory with our `tuning`, a `portmap` that answers as this shell script does, and a
-/// `bandwidth` that does nothing.
+/// `bandwidth` and a `firewall` that do nothing.
 fn fake_portmap(dir: &Path, script: &str) -> PathBuf {
-    for (name, script) in [("portmap", script), ("bandwidth", IDLE)] {
+    for (name, script) in [("portmap", script), ("bandwidth", IDLE), ("firewall", IDLE)] {
         let file = dir.join(name);
         fs::write(&file, format!("#!/bin/sh\n{script}")).expect("the plugin");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("its mode");

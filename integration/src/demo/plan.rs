@@ -80,7 +80,7 @@ impl Plan {
 
     /// The chain, in order.
     pub(super) fn stages(&self) -> Vec<Stage> {
-        vec![self.bridge(), Self::portmap(), Self::bandwidth(), Self::tuning()]
+        vec![self.bridge(), Self::portmap(), Self::firewall(), Self::bandwidth(), Self::tuning()]
     }
 
     fn bridge(&self) -> Stage {
@@ -104,6 +104,13 @@ impl Plan {
             config: Object::default(),
             capabilities: vec![("portMappings", mappings.to_vec().into())],
         }
+    }
+
+    /// Lets the container's traffic through, and keeps other bridges' containers out.
+    fn firewall() -> Stage {
+        let mut config = Object::default();
+        config.push("ingressPolicy", "same-bridge");
+        Stage { plugin: "firewall", config, capabilities: Vec::new() }
     }
 
     fn tuning() -> Stage {
@@ -208,6 +215,7 @@ mod tests {
             r#"{"cniVersion":"1.1.0","name":"demo","plugins":[{"type":"demo-bridge","#.to_owned()
                 + r#""bridge":"demo0","addresses":["10.88.0.2/24"]},"#
                 + r#"{"type":"portmap","capabilities":{"portMappings":true}},"#
+                + r#"{"type":"firewall","ingressPolicy":"same-bridge"},"#
                 + r#"{"type":"bandwidth","capabilities":{"bandwidth":true}},"#
                 + r#"{"type":"tuning","sysctl":{"net.core.somaxconn":"512"},"mtu":1400}]}"#
         );

@@ -17,6 +17,7 @@ mod firewall_firewalld;
 mod firewall_hosts;
 mod firewall_matrix;
 mod firewall_ownership;
+mod four_plugins;
 mod nft_kernel;
 mod portmap_addresses;
 mod portmap_check;
