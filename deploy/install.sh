@@ -7,14 +7,13 @@ set -eu
 
 usage() {
     cat <<'END'
-usage: install.sh [--from DIR] [--bin-dir DIR] [--plugins "NAME…"] [--force]
+usage: install.sh [--from DIR] [--bin-dir DIR] [--plugins "NAME…"]
 
   --from DIR        where the binaries are [this script's directory, or its parent's
                     target/<triple>/release]
   --bin-dir DIR     where they go [the one of /opt/cni/bin, /usr/lib/cni and
                     /usr/libexec/cni that holds a plugin "portmap", else /opt/cni/bin]
-  --plugins "…"     which plugins [portmap]
-  --force           also install the plugins that this release does not implement
+  --plugins "…"     which plugins [portmap bandwidth tuning firewall]
 
 A plugin that is replaced is kept as NAME.go-backup, once, unless it is one of ours.
 To go back: mv NAME.go-backup NAME
@@ -26,7 +25,7 @@ die() {
     exit 1
 }
 
-from= bin_dir= plugins='portmap bandwidth tuning firewall' force=
+from= bin_dir= plugins='portmap bandwidth tuning firewall'
 while [ $# -gt 0 ]; do
     case $1 in
         --from | --bin-dir | --plugins) [ $# -ge 2 ] || die "$1 needs a value" ;;
@@ -35,7 +34,6 @@ while [ $# -gt 0 ]; do
         --from) from=$2 && shift ;;
         --bin-dir) bin_dir=$2 && shift ;;
         --plugins) plugins=$(echo "$2" | tr ',' ' ') && shift ;;
-        --force) force=1 ;;
         -h | --help) usage && exit 0 ;;
         *) usage >&2 && exit 2 ;;
     esac

@@ -9,7 +9,6 @@ pub mod fields;
 pub mod json;
 pub mod plugin;
 pub mod result;
-pub mod unavailable;
 pub mod version;
 
 pub use config::{NetworkConfig, ValidAttachment};
