@@ -131,7 +131,7 @@ impl Call {
 
     /// Runs an implementation's plugin of this name.
     #[track_caller]
-    pub(super) fn run_named(mut self, implementation: Implementation, name: &str) -> Outcome {
+    pub(crate) fn run_named(mut self, implementation: Implementation, name: &str) -> Outcome {
         if let Some(backend) = implementation.backend() {
             self.config.entry("backend").or_insert_with(|| json!(backend));
         }
