@@ -108,6 +108,11 @@ impl Call {
         children_cpu().saturating_sub(before)
     }
 
+    /// The CPU time of ADD and DEL together.
+    pub(crate) fn add_and_delete(&self, plugin: &Path) -> Duration {
+        self.run(plugin, "ADD") + self.run(plugin, "DEL")
+    }
+
     /// Prints how many instructions each command takes in user space. Counted, not timed: the
     /// same on a busy machine.
     pub(crate) fn print_instructions(&self, plugin: &Path) {
@@ -156,14 +161,24 @@ pub(crate) fn mean(samples: &[Duration]) -> f64 {
     (samples.iter().sum::<Duration>() / count).as_secs_f64() * 1e6
 }
 
-/// CPU of ADD and DEL together, ours against the Go plugin, turn by turn.
+/// CPU of ADD and DEL together, ours against the Go plugin with the same call.
 pub(crate) fn against_go(limits: &mut Limits, call: &Call, ours: &Path, go: &Path, limit: f64) {
+    compare(limits, || call.add_and_delete(ours), || call.add_and_delete(go), limit);
+}
+
+/// The CPU time of what ours does and of what the Go plugin does, turn by turn.
+pub(crate) fn compare(
+    limits: &mut Limits,
+    ours: impl Fn() -> Duration,
+    go: impl Fn() -> Duration,
+    limit: f64,
+) {
     const ROUNDS: usize = 60;
     println!("ADD+DEL, ours and Debian's Go plugin ({ROUNDS} interleaved rounds)");
     let (mut our_samples, mut go_samples) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        our_samples.push(call.run(ours, "ADD") + call.run(ours, "DEL"));
-        go_samples.push(call.run(go, "ADD") + call.run(go, "DEL"));
+        our_samples.push(ours());
+        go_samples.push(go());
     }
     let (ours, go) = (mean(&our_samples), mean(&go_samples));
     println!("  ours {ours:.0} us, Go {go:.0} us: Go costs {:.1} times as much", go / ours);
