@@ -104,10 +104,8 @@ impl Bench {
         let (first_full, second_full) = (self.measure(&round_trip), self.measure(&round_trip));
         run_others("DEL");
         let second_empty = self.measure(&round_trip);
-        let of = |first: &Cost, second: &Cost, part: fn(&Cost) -> f64| {
-            f64::midpoint(part(first), part(second))
-        };
-        let parts: [(&str, fn(&Cost) -> f64, f64); 4] = [
+        let of = |first: &Cost, second: &Cost, part: Part| f64::midpoint(part(first), part(second));
+        let parts: [(&str, Part, f64); 4] = [
             ("CPU of ADD", |cost| cost.calls[0], 1.5),
             ("CPU of CHECK", |cost| cost.calls[1], 1.5),
             ("CPU of DEL", |cost| cost.calls[2], 1.5),
@@ -136,6 +134,9 @@ impl Bench {
         Cost { calls: samples.map(|samples| mean(&samples)), round_trip }
     }
 }
+
+/// One of the costs.
+type Part = fn(&Cost) -> f64;
 
 /// In microseconds.
 struct Cost {
