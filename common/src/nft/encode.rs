@@ -55,7 +55,8 @@ impl Encoder {
             Object::Table(comment) => vec![table_message(*verb, table, *comment)],
             Object::Chain(chain) if *verb == Verb::Flush => vec![flush_rules(table, &chain.name)],
             Object::Chain(chain) => vec![chain_message(*verb, table, chain)],
-            Object::Rule(rule) => self.rule_messages(table, rule),
+            Object::Rule(rule) => self.rule_messages(table, rule, NLM_F_CREATE_APPEND),
+            Object::FirstRule(rule) => self.rule_messages(table, rule, NLM_F_CREATE),
             Object::RuleHandle(chain, handle) => vec![delete_rule(*verb, table, chain, *handle)],
             Object::Set(set) if *verb == Verb::Flush => {
                 vec![Message {
@@ -68,7 +69,7 @@ impl Encoder {
         }
     }
 
-    fn rule_messages(&mut self, table: &Table, rule: &Rule) -> Vec<Message> {
+    fn rule_messages(&mut self, table: &Table, rule: &Rule, flags: u16) -> Vec<Message> {
         let mut body = RuleEncoder::new(table.family, self.sets);
         rule.statements.iter().for_each(|statement| body.statement(statement));
         self.sets = body.next_set;
@@ -85,10 +86,8 @@ impl Encoder {
         if let Some(comment) = &rule.comment {
             attributes.push(RuleAttribute::UserData(comment_userdata(comment)));
         }
-        messages.push(Message {
-            inner: NfTablesMessage::NewRule(RuleMessage { attributes }),
-            flags: NLM_F_CREATE_APPEND,
-        });
+        messages
+            .push(Message { inner: NfTablesMessage::NewRule(RuleMessage { attributes }), flags });
         messages
     }
 }

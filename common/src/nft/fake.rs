@@ -130,6 +130,9 @@ impl FakeNft {
             Object::Rule(rule) => {
                 content.rules_of(&rule.chain).map(|rules| rules.push((handle, rule.clone())))
             }
+            Object::FirstRule(rule) => {
+                content.rules_of(&rule.chain).map(|rules| rules.insert(0, (handle, rule.clone())))
+            }
             Object::RuleHandle(chain, handle) => content.delete_rule(chain, *handle),
             Object::Set(set) => content.set(*verb, set),
             Object::Elements(set, elements) => content.elements(*verb, set, elements),
@@ -281,8 +284,10 @@ impl Nft for FakeNft {
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
+        // What is not there costs nothing.
+        let Some(held) = self.set_of(table, set).cloned() else { return Ok(Vec::new()) };
         self.listings += 1;
-        Ok(self.set_of(table, set).cloned().unwrap_or_default())
+        Ok(held)
     }
 
     fn chains_at(

@@ -37,6 +37,9 @@ fn render_operation(operation: &Operation) -> String {
             format!("{word} chain {table} {}{definition}", chain.name)
         }
         Object::Rule(rule) => format!("{word} rule {table} {} {}", rule.chain, render_rule(rule)),
+        Object::FirstRule(rule) => {
+            format!("insert rule {table} {} {}", rule.chain, render_rule(rule))
+        }
         Object::RuleHandle(chain, handle) => format!("{word} rule {table} {chain} handle {handle}"),
         Object::Set(set) => {
             let definition =

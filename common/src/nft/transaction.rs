@@ -46,6 +46,8 @@ pub enum Object {
     Chain(Chain),
     /// A rule, appended.
     Rule(Rule),
+    /// A rule, put before the others of its chain.
+    FirstRule(Rule),
     /// A rule that exists, by its chain and handle.
     RuleHandle(String, u64),
     /// A set or map.
@@ -72,7 +74,9 @@ impl fmt::Display for Operation {
         match &self.object {
             Object::Table(_) => write!(f, "table {table}"),
             Object::Chain(chain) => write!(f, "chain {table} {}", chain.name),
-            Object::Rule(rule) => write!(f, "rule in chain {table} {}", rule.chain),
+            Object::Rule(rule) | Object::FirstRule(rule) => {
+                write!(f, "rule in chain {table} {}", rule.chain)
+            }
             Object::RuleHandle(chain, handle) => {
                 write!(f, "rule {handle} in chain {table} {chain}")
             }
