@@ -1,6 +1,10 @@
 //! The configuration of a `firewall` entry, typed and validated. No I/O.
 
+use cni_common::nft::{Family, Table};
 use cni_common::protocol::{CniError, ErrorCode, Field, NetworkConfig};
+
+use crate::forward_chains::ForwardChain;
+use crate::layout::TABLE;
 
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub struct Config {
     pub zone: String,
     /// Who may reach the network's containers.
     pub ingress: IngressPolicy,
+    /// Other people's nftables chains that containers' packets must get through, each once.
+    pub forward_chains: Vec<ForwardChain>,
 }
 
 /// Go's default for `iptablesAdminChainName`.
@@ -89,19 +95,12 @@ impl Config {
     /// Reads the whole configuration for ADD, CHECK and STATUS.
     pub fn read(network: &NetworkConfig) -> Result<Self, CniError> {
         network.with_fields(|top| {
-            let forward_chains = top.field("nftablesForwardChains");
-            if forward_chains.list()?.is_some_and(|mut list| list.next().is_some()) {
-                return Err(unsupported(
-                    "nftablesForwardChains is not available in this release: remove the key, and accept \
-                     forwarded container traffic in that chain yourself"
-                        .to_owned(),
-                ));
-            }
             Ok(Self {
                 backend: backend(&top.field("backend"))?,
                 admin_chain: admin_chain(&top.field("iptablesAdminChainName"))?,
                 zone: zone(&top.field("firewalldZone"))?,
                 ingress: ingress(&top.field("ingressPolicy"))?,
+                forward_chains: forward_chains(&top.field("nftablesForwardChains"))?,
             })
         })
     }
@@ -116,6 +115,7 @@ impl Config {
                 .with_fields(|top| zone(&top.field("firewalldZone")))
                 .unwrap_or_else(|_| DEFAULT_ZONE.to_owned()),
             ingress: IngressPolicy::Open,
+            forward_chains: Vec::new(),
         })
     }
 }
@@ -170,6 +170,51 @@ fn admin_chain(field: &Field<'_>) -> Result<String, CniError> {
     Ok(name.to_owned())
 }
 
+fn forward_chains(field: &Field<'_>) -> Result<Vec<ForwardChain>, CniError> {
+    let mut chains = Vec::new();
+    for item in field.list()?.into_iter().flatten() {
+        chains.push(forward_chain(&item)?);
+    }
+    chains.sort();
+    chains.dedup();
+    Ok(chains)
+}
+
+fn forward_chain(item: &Field<'_>) -> Result<ForwardChain, CniError> {
+    let entry = item.object()?.ok_or_else(|| item.expected("an object"))?;
+    let (family, table, chain) =
+        (entry.field("family"), entry.field("table"), entry.field("chain"));
+    let word = family.string()?;
+    let known = [Family::Inet, Family::Ip, Family::Ip6];
+    let known = known.into_iter().find(|known| word == Some(known.as_str()));
+    let known = known.ok_or_else(|| family.expected("\"inet\", \"ip\" or \"ip6\""))?;
+    let found = ForwardChain {
+        table: Table { family: known, name: nft_name(&table)?.into() },
+        chain: nft_name(&chain)?,
+    };
+    if found.table == TABLE {
+        return Err(table.expected("a table other than the plugin's own"));
+    }
+    if known != Family::Inet && found.table.name == "filter" && found.chain == "FORWARD" {
+        return Err(chain.expected(
+            "a native nftables chain (this one is iptables', which could not read its table any more: \
+             use \"backend\":\"iptables\")",
+        ));
+    }
+    Ok(found)
+}
+
+/// A name that fits an error message and a comment.
+fn nft_name(field: &Field<'_>) -> Result<String, CniError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    match field.string()? {
+        Some(name) if (1..=64).contains(&name.len()) && name.chars().all(allowed) => {
+            Ok(name.to_owned())
+        }
+        _ => Err(field.expected("a name of up to 64 letters, digits, '-', '_', '.' or '/'")),
+    }
+}
+
 fn zone(field: &Field<'_>) -> Result<String, CniError> {
     match field.string()? {
         None | Some("") => Ok(DEFAULT_ZONE.to_owned()),
@@ -217,10 +262,34 @@ mod tests {
         for (keys, words) in [
             (r#","backend":"bogus""#, "unrecognized backend \"bogus\""),
             (r#","ingressPolicy":"closed""#, "unknown ingress policy: \"closed\""),
-            (r#","nftablesForwardChains":[{}]"#, "nftablesForwardChains"),
         ] {
             let error = read(keys).expect_err(keys);
             assert_eq!(error.code, ErrorCode::UnsupportedField, "{keys}");
+            assert!(error.msg.contains(words), "{}", error.msg);
+        }
+    }
+
+    #[test]
+    fn forward_chains_are_native_and_of_others() {
+        let entry = |family: &str, table: &str, chain: &str| {
+            format!(r#"{{"family":"{family}","table":"{table}","chain":"{chain}"}}"#)
+        };
+        let read = |entry: &str| read(&format!(r#","nftablesForwardChains":[{entry},{entry}]"#));
+        let config = read(&entry("inet", "filter", "forward")).expect("valid");
+        let expected = Table::new(Family::Inet, "filter");
+        let chain = ForwardChain { table: expected, chain: "forward".to_owned() };
+        assert_eq!(config.forward_chains, [chain], "each once");
+        for (entry, words) in [
+            ("{}".to_owned(), "[0].family must be"),
+            (entry("arp", "filter", "forward"), "[0].family must be"),
+            (entry("inet", "", "forward"), "[0].table must be a name"),
+            (entry("inet", "filter", "a b"), "[0].chain must be a name"),
+            (entry("inet", "cni_firewall", "forward"), "[0].table must be a table other"),
+            (entry("ip", "filter", "FORWARD"), "iptables"),
+            ("7".to_owned(), "[0] must be an object"),
+        ] {
+            let error = read(&entry).expect_err(&entry);
+            assert_eq!(error.code, ErrorCode::InvalidNetworkConfig, "{entry}");
             assert!(error.msg.contains(words), "{}", error.msg);
         }
     }

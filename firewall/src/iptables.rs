@@ -560,6 +560,7 @@ mod tests {
                 gateways: vec!["10.0.0.1".parse().expect("an address")],
             }),
             admin_chain: "CNI-ADMIN".to_owned(),
+            forward_chains: Vec::new(),
         }
     }
 

@@ -130,17 +130,23 @@ fn forward() -> (Chain, Vec<Rule>) {
         rule(FORWARD, vec![Statement::Jump(ISOLATION.to_owned())]),
     ];
     for v4 in [true, false] {
-        let to = in_set(&[destination(v4)], &containers(v4));
-        let from = in_set(&[source(v4)], &containers(v4));
-        for conditions in [
-            vec![Statement::ConnectionIsEstablished, to.clone()],
-            vec![Statement::ConnectionIsDnat, to],
-            vec![from],
-        ] {
-            rules.push(rule(FORWARD, and(conditions, Statement::Accept)));
-        }
+        let accepting = accepting(v4, &containers(v4));
+        rules.extend(accepting.into_iter().map(|statements| rule(FORWARD, statements)));
     }
     (base_chain(FORWARD, Hook::Forward), rules)
+}
+
+/// What may pass: replies and mapped ports to these containers, and all that comes from them.
+#[must_use]
+pub fn accepting(v4: bool, containers: &Set) -> [Vec<Statement>; 3] {
+    let to = in_set(&[destination(v4)], containers);
+    let from = in_set(&[source(v4)], containers);
+    [
+        vec![Statement::ConnectionIsEstablished, to.clone()],
+        vec![Statement::ConnectionIsDnat, to],
+        vec![from],
+    ]
+    .map(|conditions| and(conditions, Statement::Accept))
 }
 
 /// Replies and mapped ports pass; then each bridge for itself.

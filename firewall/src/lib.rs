@@ -12,6 +12,7 @@ pub mod backend;
 pub mod bridge;
 pub mod config;
 pub mod firewalld;
+pub mod forward_chains;
 pub mod iptables;
 pub mod layout;
 pub mod nftables;
@@ -30,6 +31,7 @@ use cni_common::protocol::{
 use bridge::Place;
 use config::{BackendName, Config, IngressPolicy};
 use firewalld::Firewalld;
+use forward_chains::ForwardChain;
 use iptables::Leaving;
 use plan::{Isolation, Plan, Policy};
 
@@ -129,7 +131,8 @@ impl Plugin for Firewall {
         match backend.name {
             BackendName::Nftables => {
                 nftables::status(&mut nft, &sample_plan(&config))?;
-                warn_of_foreign_drops(&mut nft, &request.log);
+                forward_chains::require(&mut nft, &config.forward_chains)?;
+                warn_of_foreign_drops(&mut nft, &config.forward_chains, &request.log);
             }
             BackendName::Iptables => iptables::status()?,
             BackendName::Firewalld => {
@@ -166,10 +169,14 @@ fn apply(
     log: &Log,
 ) -> Result<(), CniError> {
     match backend {
+        BackendName::Iptables if !plan.forward_chains.is_empty() => Err(CniError::config(
+            "nftablesForwardChains is for backend nftables, and this host's is iptables: set \
+             \"backend\":\"nftables\", or remove the list",
+        )),
         BackendName::Iptables => iptables::add(plan),
         BackendName::Nftables => {
             nftables::add(nft, plan, log)?;
-            warn_of_foreign_drops(nft, log);
+            warn_of_foreign_drops(nft, &plan.forward_chains, log);
             Ok(())
         }
         BackendName::Firewalld => {
@@ -229,7 +236,7 @@ fn plan(
 ) -> Result<(Plan, Option<Place>), CniError> {
     let found = bridge::isolation(request, config.ingress, result)?;
     let (isolation, place) = found.unzip();
-    Ok((Plan::new(&request.attachment, &config.admin_chain, result, isolation), place))
+    Ok((Plan::new(&request.attachment, config, result, isolation), place))
 }
 
 fn open_nft() -> Result<NetlinkNft, CniError> {
@@ -369,14 +376,17 @@ const FOREIGN_CHAINS: [(Family, &str, &str); 4] = [
     (Family::Inet, "filter", "FORWARD"),
 ];
 
-fn warn_of_foreign_drops(nft: &mut dyn Nft, log: &Log) {
+fn warn_of_foreign_drops(nft: &mut dyn Nft, hooked: &[ForwardChain], log: &Log) {
     for (family, table, chain) in FOREIGN_CHAINS {
         let table = Table::new(family, table);
+        if hooked.iter().any(|hooked| hooked.table == table && hooked.chain == chain) {
+            continue;
+        }
         let found = nft.chains_at(&table, &[chain.to_owned()]).unwrap_or_default();
         if found.into_iter().flatten().any(|chain| chain.drops) {
             log.warn(format!(
                 "chain {table} {chain} has policy drop, which an accept in table {} does not override: \
-                 accept containers' traffic there as well",
+                 name it in nftablesForwardChains if it is nftables' own, or accept containers' traffic there",
                 layout::TABLE
             ));
         }
@@ -403,5 +413,7 @@ fn sample_plan(config: &Config) -> Plan {
             gateways: addresses(["192.0.2.1", "2001:db8::1"]),
         }),
         admin_chain: config.admin_chain.clone(),
+        // The kernel is to try a table of another name only.
+        forward_chains: Vec::new(),
     }
 }

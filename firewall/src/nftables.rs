@@ -20,6 +20,7 @@ use cni_common::nft::{
 };
 use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
 
+use crate::forward_chains::{self, Leaving};
 use crate::layout::{self, Share, TABLE};
 use crate::plan::{Plan, Policy};
 
@@ -33,7 +34,8 @@ type Elements = Vec<(Set, Vec<Element>)>;
 /// Makes exactly what the plan asks for, replacing whatever the attachment had before.
 pub fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
     const DOING: &str = "cannot install the firewall rules";
-    if plan.isolation.is_none() {
+    forward_chains::require(nft, &plan.forward_chains)?;
+    if plan.isolation.is_none() && plan.forward_chains.is_empty() {
         match nft.commit(&create_elements(plan)) {
             Ok(()) if is_sound(nft, plan).map_err(|error| error.into_cni(DOING))? => {
                 return Ok(());
@@ -55,6 +57,8 @@ pub fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
         delete(&mut transaction, owned.elements.iter().chain(&foreign));
         transaction.operations.extend(create_elements(plan).operations);
         change_bridges(nft, owned.membership.as_ref(), plan, &mut transaction)?;
+        let leaving = Leaving { tag: &plan.tag, addresses: &owned.candidates };
+        forward_chains::change(nft, &leaving, Some(plan), &mut transaction)?;
         transaction.generation = Some(generation);
         nft.commit(&transaction)?;
         Ok(foreign)
@@ -138,6 +142,8 @@ fn has_rule(installed: &[InstalledRule], rule: &Rule) -> bool {
 #[derive(Debug, Default)]
 struct Owned {
     elements: Elements,
+    /// The addresses that it may have in other tables.
+    candidates: Vec<IpAddr>,
     membership: Option<(String, Policy)>,
 }
 
@@ -178,9 +184,10 @@ impl Owned {
                 elements.push((set, held));
             }
         }
+        addresses.extend(elements.iter().flat_map(|(_, held)| held).filter_map(address));
         elements.push((layout::attachments(), owner));
         elements.push((layout::members(), member));
-        Ok(Self { elements, membership })
+        Ok(Self { elements, candidates: addresses, membership })
     }
 }
 
@@ -341,6 +348,8 @@ pub fn remove(nft: &mut dyn Nft, tag: &OwnerTag, known: &[IpAddr]) -> Result<Rem
             let share = read_share(nft, bridge)?.minus(*policy);
             set_share(nft, bridge, share, &mut transaction)?;
         }
+        let leaving = Leaving { tag, addresses: &owned.candidates };
+        forward_chains::change(nft, &leaving, None, &mut transaction)?;
         if !transaction.is_empty() {
             transaction.generation = Some(generation);
             nft.commit(&transaction)?;
@@ -398,13 +407,17 @@ pub fn collect_garbage(
             set_share(nft, &bridge, share, &mut transaction)?;
         }
         delete(&mut transaction, [&(layout::members(), stale)]);
-        if transaction.is_empty() {
+        let mut elsewhere = Transaction::new();
+        forward_chains::collect_garbage(nft, is_stale, &mut elsewhere)?;
+        if transaction.is_empty() && elsewhere.is_empty() {
             return Ok(addresses);
         }
         if left == 0 && nothing_else(nft)? {
             transaction = Transaction::new();
             transaction.push(Verb::Delete, &TABLE, Object::Table(None));
+            elsewhere.operations.retain(|operation| operation.table != TABLE);
         }
+        transaction.operations.extend(elsewhere.operations);
         transaction.generation = Some(generation);
         nft.commit(&transaction)?;
         Ok(addresses)
@@ -458,7 +471,8 @@ fn nothing_else(nft: &mut dyn Nft) -> Result<bool, NftError> {
         .map(|(chain, _)| chain.name)
         .chain([layout::ADMIN.to_owned()])
         .collect();
-    let known: HashSet<String> = layout::sets().into_iter().map(|set| set.name).collect();
+    let sets = layout::sets().into_iter().chain([forward_chains::hooks()]);
+    let known: HashSet<String> = sets.map(|set| set.name).collect();
     Ok(nft.rules(&TABLE)?.iter().all(|rule| ours.contains(&rule.chain))
         && nft.sets(&TABLE)?.iter().all(|name| known.contains(name)))
 }
@@ -491,6 +505,7 @@ pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
         faults.push(format!("map {TABLE} members still isolates this attachment's bridge"));
     }
     faults.extend(chain_faults(nft, Some(&plan.admin_chain))?);
+    faults.extend(forward_chains::faults(nft, plan)?);
     Ok(faults)
 }
 
@@ -672,8 +687,10 @@ fn wait(attempt: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward_chains::ForwardChain;
     use crate::plan::Isolation;
     use cni_common::nft::fake::FakeNft;
+    use cni_common::nft::{BaseChain, ChainKind, Family, Hook, Priority, Statement};
 
     fn addresses(list: &[&str]) -> Vec<IpAddr> {
         list.iter().map(|text| text.parse().expect("an address")).collect()
@@ -691,6 +708,7 @@ mod tests {
                 gateways: addresses(&["10.0.0.1"]),
             }),
             admin_chain: "CNI-ADMIN".to_owned(),
+            forward_chains: Vec::new(),
         }
     }
 
@@ -813,5 +831,65 @@ mod tests {
         assert!(nft.dump().contains("br0"));
         collect_garbage(&mut nft, "net", &[]).expect("GC");
         assert_eq!(nft.dump(), "");
+    }
+
+    /// Somebody's chain that forwarded packets come through.
+    fn with_foreign_chain(nft: &mut FakeNft) -> ForwardChain {
+        let hooked =
+            ForwardChain { table: Table::new(Family::Inet, "filter"), chain: "forward".to_owned() };
+        let base =
+            BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: Priority::FILTER };
+        let chain = Chain { name: hooked.chain.clone(), base: Some(base) };
+        let rule = Rule {
+            chain: hooked.chain.clone(),
+            statements: vec![Statement::Drop],
+            comment: Some("theirs".to_owned()),
+        };
+        let mut transaction = Transaction::new();
+        transaction.push(Verb::Add, &hooked.table, Object::Table(None));
+        transaction.chain_with_rules(&hooked.table, chain, vec![rule]);
+        nft.commit(&transaction).expect("a chain");
+        hooked
+    }
+
+    #[test]
+    fn a_foreign_chain_is_as_it_was_when_the_last_has_left() {
+        let mut nft = skeleton();
+        let hooked = with_foreign_chain(&mut nft);
+        let before = nft.dump();
+        let [a, b] = [("a", "10.0.0.2"), ("b", "10.0.0.3")].map(|(id, address)| Plan {
+            forward_chains: vec![hooked.clone()],
+            ..plan(id, &[address, "fd00::2"], None)
+        });
+        install(&mut nft, &a);
+        let with_one = nft.dump();
+        install(&mut nft, &a);
+        assert_eq!(nft.dump(), with_one, "ADD again");
+        assert_eq!(with_one.matches("jump cni_firewall").count(), 1);
+        let jump = with_one.find("jump cni_firewall").expect("a jump");
+        assert!(jump < with_one.find("theirs").expect("their rule"), "{with_one}");
+        install(&mut nft, &b);
+        remove(&mut nft, &a.tag, &a.addresses).expect("DEL");
+        assert_eq!(check(&mut nft, &b).expect("readable"), Vec::<String>::new());
+        remove(&mut nft, &b.tag, &[]).expect("DEL");
+        assert_eq!(nft.dump(), before);
+
+        install(&mut nft, &a);
+        collect_garbage(&mut nft, "net", &[]).expect("GC");
+        assert!(!nft.dump().contains("cni_firewall"), "{}", nft.dump());
+        assert!(nft.dump().contains("theirs"));
+    }
+
+    #[test]
+    fn a_foreign_chain_that_is_not_there_is_an_error() {
+        let mut nft = skeleton();
+        let before = nft.dump();
+        let missing =
+            ForwardChain { table: Table::new(Family::Inet, "filter"), chain: "nowhere".into() };
+        let web = Plan { forward_chains: vec![missing], ..plan("c", &["10.0.0.2"], None) };
+        let error = add(&mut nft, &web, &Log::disabled()).expect_err("no such chain");
+        assert_eq!(error.code, ErrorCode::InvalidNetworkConfig);
+        remove(&mut nft, &web.tag, &[]).expect("DEL");
+        assert_eq!(nft.dump(), before);
     }
 }

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use cni_common::protocol::CniResult;
 use cni_common::{Attachment, OwnerTag};
 
-use crate::config::IngressPolicy;
+use crate::config::{Config, IngressPolicy};
+use crate::forward_chains::ForwardChain;
 
 /// The desired state of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Plan {
     pub isolation: Option<Isolation>,
     /// The administrator's chain.
     pub admin_chain: String,
+    /// Other people's nftables chains that its packets must get through.
+    pub forward_chains: Vec<ForwardChain>,
 }
 
 /// A bridge's share in keeping containers apart.
@@ -66,7 +69,7 @@ impl Plan {
     #[must_use]
     pub fn new(
         attachment: &Attachment,
-        admin_chain: &str,
+        config: &Config,
         result: &CniResult,
         isolation: Option<Isolation>,
     ) -> Self {
@@ -74,7 +77,8 @@ impl Plan {
             tag: attachment.tag(),
             addresses: container_addresses(result),
             isolation,
-            admin_chain: admin_chain.to_owned(),
+            admin_chain: config.admin_chain.clone(),
+            forward_chains: config.forward_chains.clone(),
         }
     }
 

@@ -14,6 +14,7 @@ mod implementation;
 mod testbox;
 
 mod firewall_firewalld;
+mod firewall_forward_chains;
 mod firewall_hosts;
 mod firewall_matrix;
 mod firewall_ownership;

@@ -83,6 +83,12 @@ impl TestBox {
         feed(tool("nft").args(["-f", "-"]), commands)
     }
 
+    /// A table as nft lists it.
+    pub(crate) fn nft_list(&self, table: &str) -> String {
+        let words = table.split(' ');
+        run(tool("nft").args(["list", "table"]).args(words))
+    }
+
     /// Makes the host forget link-layer addresses, when an address moves to another container.
     pub(crate) fn forget_neighbours(&self) {
         run(tool("ip").args(["neigh", "flush", "all"]));

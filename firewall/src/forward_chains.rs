@@ -1,0 +1,331 @@
+//! Rules in other people's nftables chains, where they would drop containers' packets.
+//!
+//! An accept in one table does not override a drop in another. In the table of each chain that
+//! the configuration names there is a chain of ours, and sets of containers' addresses for it,
+//! because a rule sees its own table's sets only. The named chain gets one jump. A map in our own
+//! table counts the addresses table by table, so that the last one to leave takes it all along.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use cni_common::OwnerTag;
+use cni_common::attachment::network_short_name;
+use cni_common::nft::encode::{rule_expressions, same_expressions};
+use cni_common::nft::{
+    Chain, DataType, Element, Family, Hook, InstalledRule, Nft, NftError, Object, Rule, Set,
+    Statement, Table, Transaction, Value, Verb,
+};
+use cni_common::protocol::CniError;
+
+use crate::layout::{self, TABLE};
+use crate::plan::Plan;
+
+/// Our chain in a table that is not ours.
+const CHAIN: &str = "cni_firewall";
+
+/// A chain of somebody else's that containers' packets must get through.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForwardChain {
+    /// Its table.
+    pub table: Table,
+    /// Its name.
+    pub chain: String,
+}
+
+/// The map of tables that have our chain: `digest -> addresses in it`, with the table's name as
+/// comment. It exists only as long as there are any.
+#[must_use]
+pub fn hooks() -> Set {
+    let (key, data) = (vec![DataType::IfName], vec![DataType::Mark]);
+    Set { name: "forward_chains".to_owned(), key, data }
+}
+
+fn containers(v4: bool) -> Set {
+    let set = layout::containers(v4);
+    Set { name: format!("{CHAIN}_{}", set.name), ..set }
+}
+
+/// The address families whose packets a table sees.
+fn families(table: &Table) -> &'static [bool] {
+    match table.family {
+        Family::Inet => &[true, false],
+        Family::Ip => &[true],
+        Family::Ip6 => &[false],
+    }
+}
+
+fn rules(table: &Table) -> Vec<Rule> {
+    let families = families(table).iter();
+    let verdicts = families.flat_map(|v4| layout::accepting(*v4, &containers(*v4)));
+    verdicts.map(|statements| rule(CHAIN, statements, None)).collect()
+}
+
+fn jump(chain: &str) -> Rule {
+    rule(chain, vec![Statement::Jump(CHAIN.to_owned())], Some("cni-chain firewall"))
+}
+
+fn rule(chain: &str, statements: Vec<Statement>, comment: Option<&str>) -> Rule {
+    Rule { chain: chain.to_owned(), statements, comment: comment.map(str::to_owned) }
+}
+
+/// Refuses chains that are not there, or that forwarded packets do not come through.
+pub fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), CniError> {
+    for ForwardChain { table, chain } in chains {
+        let found = nft.chains_at(table, std::slice::from_ref(chain)).map_err(|error| {
+            error.into_cni("cannot look at the chains of nftablesForwardChains")
+        })?;
+        let Some(found) = found.into_iter().flatten().next() else {
+            return Err(CniError::config(format!(
+                "nftablesForwardChains names chain {table} {chain}, which does not exist: make it before \
+                 containers start, or remove it from the list"
+            )));
+        };
+        if found.chain.base.is_none_or(|base| base.hook != Hook::Forward) {
+            return Err(CniError::config(format!(
+                "nftablesForwardChains names chain {table} {chain}, which is no base chain of hook forward: \
+                 name the chain that forwarded packets enter"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Who leaves the chains: the attachment, from those of these addresses that it has.
+pub struct Leaving<'a> {
+    /// The attachment.
+    pub tag: &'a OwnerTag,
+    /// The addresses that it may have.
+    pub addresses: &'a [IpAddr],
+}
+
+/// Takes out what the attachment has, and puts in what the plan asks for, whoever had that
+/// address before.
+pub fn change(
+    nft: &mut dyn Nft,
+    leaving: &Leaving,
+    plan: Option<&Plan>,
+    transaction: &mut Transaction,
+) -> Result<(), NftError> {
+    let recorded = recorded(nft)?;
+    let named = plan.map(|plan| plan.forward_chains.as_slice()).unwrap_or_default();
+    let named_tables = named.iter().map(|named| &named.table);
+    let tables: BTreeSet<Table> = recorded.keys().chain(named_tables).cloned().collect();
+    let mut left = BTreeMap::new();
+    for table in tables {
+        let there = is_there(nft, &table)?;
+        let mut count = match recorded.get(&table) {
+            _ if !there => 0,
+            Some(count) => *count,
+            // Our own table was lost and made again.
+            None => all(nft, &table)?.iter().map(|(_, elements)| elements.len()).sum(),
+        };
+        for v4 in families(&table) {
+            let gone = if there { leavers(nft, &table, *v4, leaving, plan)? } else { Vec::new() };
+            count = count.saturating_sub(gone.len());
+            delete(transaction, &table, &containers(*v4), &gone);
+        }
+        let chains: Vec<_> = named.iter().filter(|named| named.table == table).collect();
+        if let (Some(plan), false) = (plan, chains.is_empty()) {
+            build(nft, &table, &chains, transaction)?;
+            count += fill(&table, plan, transaction);
+        } else if there && count == 0 {
+            dismantle(nft, &table, transaction)?;
+        }
+        left.insert(table, count);
+    }
+    record(&recorded, &left, transaction);
+    Ok(())
+}
+
+/// GC: takes out what is stale, and counts anew.
+pub fn collect_garbage(
+    nft: &mut dyn Nft,
+    is_stale: impl Fn(&Element) -> bool,
+    transaction: &mut Transaction,
+) -> Result<(), NftError> {
+    let recorded = recorded(nft)?;
+    let mut left = BTreeMap::new();
+    for table in recorded.keys() {
+        let mut count = 0;
+        for (set, elements) in all(nft, table)? {
+            let (stale, fresh): (Vec<_>, Vec<_>) = elements.into_iter().partition(&is_stale);
+            count += fresh.len();
+            delete(transaction, table, &set, &stale);
+        }
+        if count == 0 && is_there(nft, table)? {
+            dismantle(nft, table, transaction)?;
+        }
+        left.insert(table.clone(), count);
+    }
+    record(&recorded, &left, transaction);
+    Ok(())
+}
+
+/// The tables that have our chain, and how many addresses are in each.
+fn recorded(nft: &mut dyn Nft) -> Result<BTreeMap<Table, usize>, NftError> {
+    let elements = nft.elements(&TABLE, &hooks())?;
+    Ok(elements.iter().filter_map(from_record).collect())
+}
+
+fn from_record(element: &Element) -> Option<(Table, usize)> {
+    let (family, name) = element.comment.as_deref()?.split_once(' ')?;
+    let family = [Family::Inet, Family::Ip, Family::Ip6].into_iter().find(|f| f.as_str() == family);
+    let [Value::Mark(count)] = element.data.as_slice() else { return None };
+    let table = Table { family: family?, name: name.to_owned().into() };
+    Some((table, usize::try_from(*count).ok()?))
+}
+
+fn to_record(table: &Table, count: usize) -> Element {
+    let name = table.to_string();
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let key = vec![Value::Name(network_short_name(&name))];
+    Element::new(key, vec![Value::Mark(count)], &name)
+}
+
+fn record(
+    before: &BTreeMap<Table, usize>,
+    after: &BTreeMap<Table, usize>,
+    transaction: &mut Transaction,
+) {
+    let after: BTreeMap<_, _> = after.iter().filter(|(_, count)| **count > 0).collect();
+    if before.iter().eq(after.iter().map(|(table, count)| (*table, *count))) {
+        return;
+    }
+    let set = hooks();
+    if after.is_empty() {
+        transaction.push(Verb::Delete, &TABLE, Object::Set(set));
+        return;
+    }
+    transaction.push(Verb::Add, &TABLE, Object::Set(set.clone()));
+    transaction.push(Verb::Flush, &TABLE, Object::Set(set.clone()));
+    let elements = after.into_iter().map(|(table, count)| to_record(table, *count)).collect();
+    transaction.elements(Verb::Create, &TABLE, &set, elements);
+}
+
+fn is_there(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
+    Ok(nft.chains_at(table, &[CHAIN.to_owned()])?.iter().any(Option::is_some))
+}
+
+fn all(nft: &mut dyn Nft, table: &Table) -> Result<Vec<(Set, Vec<Element>)>, NftError> {
+    let sets = families(table).iter().map(|v4| containers(*v4));
+    sets.map(|set| nft.elements(table, &set).map(|elements| (set, elements))).collect()
+}
+
+/// The elements that the attachment has, and those in the way of the plan's.
+fn leavers(
+    nft: &mut dyn Nft,
+    table: &Table,
+    v4: bool,
+    leaving: &Leaving,
+    plan: Option<&Plan>,
+) -> Result<Vec<Element>, NftError> {
+    let wanted: Vec<IpAddr> = plan.map(|plan| plan.of_family(v4).collect()).unwrap_or_default();
+    let own = leaving.addresses.iter().copied().filter(|address| address.is_ipv4() == v4);
+    let addresses: BTreeSet<IpAddr> = own.chain(wanted.iter().copied()).collect();
+    let keys: Vec<_> = addresses.into_iter().map(|a| vec![Value::Address(a)]).collect();
+    let mut held: Vec<Element> =
+        nft.elements_at(table, &containers(v4), &keys)?.into_iter().flatten().collect();
+    held.retain(|element| {
+        element.comment.as_deref() == Some(leaving.tag.as_str())
+            || wanted.iter().any(|address| element.key == [Value::Address(*address)])
+    });
+    Ok(held)
+}
+
+fn delete(transaction: &mut Transaction, table: &Table, set: &Set, elements: &[Element]) {
+    let key = |e: &Element| Element { key: e.key.clone(), data: Vec::new(), comment: None };
+    transaction.elements(Verb::Delete, table, set, elements.iter().map(key).collect());
+}
+
+fn build(
+    nft: &mut dyn Nft,
+    table: &Table,
+    chains: &[&ForwardChain],
+    transaction: &mut Transaction,
+) -> Result<(), NftError> {
+    for v4 in families(table) {
+        transaction.push(Verb::Add, table, Object::Set(containers(*v4)));
+    }
+    let chain = Chain { name: CHAIN.to_owned(), base: None };
+    transaction.chain_with_rules(table, chain, rules(table));
+    let installed = nft.rules(table)?;
+    for ForwardChain { chain, .. } in chains {
+        if !installed.iter().any(|rule| rule.chain == *chain && is_jump(table, rule)) {
+            transaction.push(Verb::Add, table, Object::FirstRule(jump(chain)));
+        }
+    }
+    Ok(())
+}
+
+/// Whatever the comment: nobody else has reason to jump to our chain, which could not be removed
+/// then.
+fn is_jump(table: &Table, rule: &InstalledRule) -> bool {
+    same_expressions(&rule_expressions(table.family, &jump(&rule.chain)), &rule.expressions)
+}
+
+/// Puts the plan's addresses in and says how many.
+fn fill(table: &Table, plan: &Plan, transaction: &mut Transaction) -> usize {
+    let mut count = 0;
+    for v4 in families(table) {
+        let elements: Vec<_> =
+            plan.of_family(*v4).map(|a| layout::container_element(a, &plan.tag)).collect();
+        count += elements.len();
+        transaction.elements(Verb::Create, table, &containers(*v4), elements);
+    }
+    count
+}
+
+fn dismantle(
+    nft: &mut dyn Nft,
+    table: &Table,
+    transaction: &mut Transaction,
+) -> Result<(), NftError> {
+    for rule in nft.rules(table)?.into_iter().filter(|rule| is_jump(table, rule)) {
+        transaction.push(Verb::Delete, table, Object::RuleHandle(rule.chain, rule.handle));
+    }
+    let chain = || Object::Chain(Chain { name: CHAIN.to_owned(), base: None });
+    transaction.push(Verb::Flush, table, chain());
+    transaction.push(Verb::Delete, table, chain());
+    let known = nft.sets(table)?;
+    for set in families(table).iter().map(|v4| containers(*v4)) {
+        if known.contains(&set.name) {
+            transaction.push(Verb::Delete, table, Object::Set(set));
+        }
+    }
+    Ok(())
+}
+
+/// CHECK: what is wrong in the named chains, in words.
+pub fn faults(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
+    let mut faults = Vec::new();
+    for ForwardChain { table, chain } in &plan.forward_chains {
+        let installed = nft.rules(table)?;
+        if !installed.iter().any(|rule| rule.chain == *chain && is_jump(table, rule)) {
+            faults.push(format!("chain {table} {chain} does not jump to {CHAIN}"));
+        }
+        let ours: Vec<_> = installed.iter().filter(|rule| rule.chain == CHAIN).collect();
+        let wanted = rules(table);
+        let same = |(wanted, installed): (&Rule, &&InstalledRule)| {
+            same_expressions(&rule_expressions(table.family, wanted), &installed.expressions)
+        };
+        if wanted.len() != ours.len() || !wanted.iter().zip(&ours).all(same) {
+            faults.push(format!("chain {table} {CHAIN} has other rules than it should have"));
+        }
+        for address in &plan.addresses {
+            let v4 = address.is_ipv4();
+            if !families(table).contains(&v4) {
+                continue;
+            }
+            let set = containers(v4);
+            let held = nft.elements_at(table, &set, &[vec![Value::Address(*address)]])?;
+            let owner = held.first().and_then(Option::as_ref).and_then(|e| e.comment.as_deref());
+            if owner != Some(plan.tag.as_str()) {
+                let name = set.name;
+                faults.push(format!(
+                    "element {{ {address} }} of set {table} {name} is not this attachment's"
+                ));
+            }
+        }
+    }
+    Ok(faults)
+}
