@@ -13,6 +13,13 @@ pub struct Choice {
     pub reason: String,
 }
 
+/// As in `backend nftables: the kernel has nf_tables`.
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "backend {}: {}", self.backend.as_str(), self.reason)
+    }
+}
+
 /// nftables where `nf_tables` works, iptables where it does not; what the configuration names, or
 /// needs, before either.
 #[must_use]

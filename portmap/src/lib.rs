@@ -101,7 +101,11 @@ impl Plugin for Portmap {
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
-        match choose(&config, &request.log) {
+        let choice = choice(&config);
+        // STATUS has no place on stdout for it.
+        eprintln!("{choice}");
+        request.log.debug(|| choice.to_string());
+        match choice.backend {
             Backend::Nftables => nftables::status(&mut open_nft()?, &sample_plan(&config)?)?,
             Backend::Iptables => iptables::status(&config)?,
         }
@@ -113,11 +117,15 @@ impl Plugin for Portmap {
 }
 
 fn choose(config: &Config, log: &Log) -> Backend {
+    let choice = choice(config);
+    log.debug(|| choice.to_string());
+    choice.backend
+}
+
+fn choice(config: &Config) -> backend::Choice {
     let mut nft = NetlinkNft::open();
     let nf_tables = nft.as_mut().map(|nft| nft as &mut dyn Nft).map_err(|error| &*error);
-    let choice = backend::choose(config, nf_tables);
-    log.debug(|| format!("backend {}: {}", choice.backend.as_str(), choice.reason));
-    choice.backend
+    backend::choose(config, nf_tables)
 }
 
 fn add_nftables(

@@ -16,6 +16,7 @@ cases! {
     add_replaces_what_the_go_plugin_left, backends;
     rules_of_other_go_attachments_stay, backends;
     a_host_that_changes_its_backend, backends;
+    status_says_which_backend_and_why, backends;
     parallel_calls_beside_a_neighbour_that_holds_the_lock, backends;
     a_lock_that_is_never_released_is_an_error_to_retry, iptables_only;
     two_programs_per_family_whatever_the_number_of_mappings, iptables_only;
@@ -166,6 +167,16 @@ fn a_host_that_changes_its_backend(b: &TestBox) {
         assert!(b.portmap_elements().is_empty());
         assert!(cni_rules().iter().all(|line| !line.contains("CNI-DN-")));
     }
+}
+
+fn status_says_which_backend_and_why(b: &TestBox) {
+    let outcome = Call::of_network("STATUS", "net1").portmap(b);
+    outcome.expect_silence();
+    let expected = match b.implementation.backend() {
+        Some(backend) => format!("backend {backend}: the configuration"),
+        None => "backend nftables: the kernel".to_owned(),
+    };
+    assert!(outcome.stderr.contains(&expected), "{outcome:?}");
 }
 
 /// Adds and deletes rules without a pause, and holds legacy iptables' lock half of the time.
