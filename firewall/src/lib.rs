@@ -22,7 +22,7 @@ use std::net::IpAddr;
 
 use cni_common::OwnerTag;
 use cni_common::log::Log;
-use cni_common::nft::{Family, NetlinkNft, Nft, NftError, Table};
+use cni_common::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft, open_nft_if_any};
 use cni_common::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
     ValidAttachment,
@@ -237,24 +237,6 @@ fn plan(
     let found = bridge::isolation(request, config.ingress, result)?;
     let (isolation, place) = found.unzip();
     Ok((Plan::new(&request.attachment, config, result, isolation), place))
-}
-
-fn open_nft() -> Result<NetlinkNft, CniError> {
-    NetlinkNft::open().map_err(|error: NftError| error.into_cni("cannot reach nf_tables"))
-}
-
-/// `None` where the kernel has no `nf_tables`: what is not there needs no cleaning up.
-fn open_nft_if_any() -> Result<Option<NetlinkNft>, CniError> {
-    let open = || {
-        let mut nft = NetlinkNft::open()?;
-        nft.generation()?;
-        Ok(nft)
-    };
-    match open() {
-        Ok(nft) => Ok(Some(nft)),
-        Err(error) if NftError::is_unsupported(&error) => Ok(None),
-        Err(error) => Err(error.into_cni("cannot reach nf_tables")),
-    }
 }
 
 /// Removes what the attachment may have in any backend. An error in one does not stop the rest.

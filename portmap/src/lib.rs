@@ -18,7 +18,7 @@ pub mod takeover;
 
 use cni_common::iptables::Variant;
 use cni_common::log::Log;
-use cni_common::nft::{NetlinkNft, Nft, NftError};
+use cni_common::nft::{NetlinkNft, Nft, NftError, open_nft, open_nft_if_any};
 use cni_common::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
 };
@@ -166,24 +166,6 @@ fn add_iptables(
         nftables::remove(&mut nft, &attachment.tag(), None)?;
     }
     Ok(active)
-}
-
-fn open_nft() -> Result<NetlinkNft, CniError> {
-    NetlinkNft::open().map_err(|error: NftError| error.into_cni("cannot reach nf_tables"))
-}
-
-/// `None` where the kernel has no `nf_tables`: what is not there needs no cleaning up.
-fn open_nft_if_any() -> Result<Option<NetlinkNft>, CniError> {
-    let open = || {
-        let mut nft = NetlinkNft::open()?;
-        nft.generation()?;
-        Ok(nft)
-    };
-    match open() {
-        Ok(nft) => Ok(Some(nft)),
-        Err(error) if NftError::is_unsupported(&error) => Ok(None),
-        Err(error) => Err(error.into_cni("cannot reach nf_tables")),
-    }
 }
 
 /// Removes the attachment's mappings from every backend that may hold some.

@@ -9,11 +9,10 @@ use std::time::Duration;
 use cni_common::OwnerTag;
 use cni_common::attachment::Attachment;
 use cni_common::log::Log;
-use cni_common::nft::encode::{rule_expressions, same_expressions};
+use cni_common::nft::compare::rule_faults;
 use cni_common::nft::object::concatenation;
 use cni_common::nft::{
-    Chain, Element, Generation, InstalledRule, Nft, NftError, Object, Rule, Set, Table,
-    Transaction, Value, Verb,
+    Chain, Element, Generation, Nft, NftError, Object, Rule, Set, Table, Transaction, Value, Verb,
 };
 use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
 
@@ -510,23 +509,6 @@ fn chain_faults(
         }
     }
     Ok(faults)
-}
-
-fn rule_faults(
-    table: &Table,
-    place: &str,
-    wanted: &[Rule],
-    installed: &[&InstalledRule],
-) -> Option<String> {
-    if wanted.len() != installed.len() {
-        return Some(format!("{place} has {} rules instead of {}", installed.len(), wanted.len()));
-    }
-    let differs = |(rule, installed): (&Rule, &&InstalledRule)| {
-        !same_expressions(&rule_expressions(table.family, rule), &installed.expressions)
-    };
-    let position = wanted.iter().zip(installed).position(differs)?;
-    let text = cni_common::nft::text::render_rule(&wanted[position]);
-    Some(format!("rule {} of {place} is not \"{text}\"", position + 1))
 }
 
 /// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.

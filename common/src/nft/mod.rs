@@ -3,12 +3,14 @@
 //! [`object`], [`statement`] and [`transaction`] say what a ruleset is made of; [`netlink`]
 //! carries it to the kernel, [`text`] shows it to people, [`fake`] holds it in memory for tests.
 
+pub mod compare;
 pub(crate) mod decode;
 pub mod encode;
 mod error;
 pub mod fake;
 pub mod netlink;
 pub mod object;
+mod open;
 pub mod statement;
 pub mod text;
 pub mod transaction;
@@ -19,6 +21,7 @@ pub use object::{
     BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, InstalledChain, InstalledRule,
     L4Protocol, Priority, Rule, Set, Table, Value,
 };
+pub use open::{open_nft, open_nft_if_any};
 pub use statement::{KeyPart, Operand, Selector, Statement};
 pub use transaction::{Generation, Object, Operation, Transaction, Verb};
 

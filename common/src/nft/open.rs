@@ -1,0 +1,33 @@
+//! Opening the kernel's `nf_tables` for a plugin.
+
+use super::{NetlinkNft, Nft, NftError};
+use crate::protocol::CniError;
+
+/// The kernel's `nf_tables`.
+///
+/// # Errors
+/// The netlink socket cannot be opened.
+pub fn open_nft() -> Result<NetlinkNft, CniError> {
+    NetlinkNft::open().map_err(unreachable_nft)
+}
+
+/// The kernel's `nf_tables`, or `None` where it has none: what is not there needs no cleaning up.
+///
+/// # Errors
+/// The netlink socket cannot be opened, or the kernel does not answer for another reason.
+pub fn open_nft_if_any() -> Result<Option<NetlinkNft>, CniError> {
+    let open = || {
+        let mut nft = NetlinkNft::open()?;
+        nft.generation()?;
+        Ok(nft)
+    };
+    match open() {
+        Ok(nft) => Ok(Some(nft)),
+        Err(error) if NftError::is_unsupported(&error) => Ok(None),
+        Err(error) => Err(unreachable_nft(error)),
+    }
+}
+
+fn unreachable_nft(error: NftError) -> CniError {
+    error.into_cni("cannot reach nf_tables")
+}
