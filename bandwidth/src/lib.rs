@@ -1,14 +1,17 @@
 //! The `bandwidth` CNI meta plugin: limits for what goes into a container and what comes out.
 //!
 //! [`config`] reads the configuration, [`bucket`] does the arithmetic, [`plan`] says what must be
-//! there, and [`backend`] makes it so, checks it and removes it. What goes in is held by a token
+//! there, [`host`] what is there, and [`backend`] makes it so and removes it. What goes in is held by a token
 //! bucket on the host's end of the veth pair; what comes out is sent through an IFB that has one.
 
 #![forbid(unsafe_code)]
 
 pub mod backend;
 pub mod bucket;
+mod check;
 pub mod config;
+mod garbage;
+pub mod host;
 pub mod leftovers;
 pub mod plan;
 mod probe;
@@ -26,6 +29,7 @@ use cni_common::protocol::{
 use backend::Backend;
 use bucket::Packets;
 use config::Config;
+use host::HostEnd;
 use leftovers::GoLeftovers;
 use plan::Plan;
 
@@ -46,12 +50,12 @@ impl Plugin for Bandwidth {
             return Ok(result);
         }
         let host = host_end(&mut backend, request)?;
-        let plan = Plan::new(&request.attachment, &config, packets(&host));
+        let plan = Plan::new(&request.attachment, &config, packets(&host.link));
         for warning in &plan.warnings {
             request.log.warn(warning);
         }
-        let old = GoLeftovers::find(&mut backend, Some(&host), &request.attachment, Some(&config))?;
-        let ifbs = backend.apply(&host, &plan, &old)?;
+        let old = GoLeftovers::find_in_use(&mut backend, &host, &request.attachment, &config)?;
+        let ifbs = backend.apply(host, &plan, &old)?;
         result.interfaces.extend(ifbs.iter().map(entry));
         Ok(result)
     }
@@ -69,9 +73,16 @@ impl Plugin for Bandwidth {
         }
         let mut backend = Backend::open()?;
         let host = host_end(&mut backend, request)?;
-        let plan = Plan::new(&request.attachment, &config, packets(&host));
+        let plan = Plan::new(&request.attachment, &config, packets(&host.link));
         let faults = backend.faults(&host, &plan)?;
         if faults.is_empty() {
+            return Ok(());
+        }
+        let old = GoLeftovers::find(&mut backend, Some(&host), &request.attachment, Some(&config))?;
+        if backend.is_limited_by_go(&host, &config, &old)? {
+            request.log.warn(
+                "the limits are those that the Go plugin set; the next ADD puts ours in their place",
+            );
             return Ok(());
         }
         Err(CniError::new(
@@ -111,8 +122,19 @@ impl Plugin for Bandwidth {
     }
 }
 
-fn host_end(backend: &mut Backend, request: &AttachmentRequest) -> Result<Link, CniError> {
-    veth::host_end(&mut backend.links, &request.netns, &request.attachment.ifname)
+fn host_end(backend: &mut Backend, request: &AttachmentRequest) -> Result<HostEnd, CniError> {
+    let link = veth::host_end(&mut backend.links, &request.netns, &request.attachment.ifname)?;
+    HostEnd::look(backend, link)
+}
+
+/// The host's end if only its mark is left to find it by.
+fn marked_end(backend: &mut Backend, tag: &OwnerTag) -> Result<Option<HostEnd>, CniError> {
+    let task = || "list the interfaces".to_owned();
+    let all = backend.links.all().map_err(backend::refused(task))?;
+    let marked = |link: &Link| {
+        link.kind.as_deref() == Some(veth::VETH) && link.alias.as_deref() == Some(tag.as_str())
+    };
+    all.into_iter().find(marked).map(|link| HostEnd::look(backend, link)).transpose()
 }
 
 /// Removes everything of the attachment; without a namespace, or with an interface that never was
@@ -122,9 +144,13 @@ fn clean_up(
     request: &AttachmentRequest,
     config: Option<&Config>,
 ) -> Result<(), CniError> {
-    let host = host_end(backend, request).ok();
+    let tag = request.attachment.tag();
+    let host = match host_end(backend, request) {
+        Ok(host) => Some(host),
+        Err(_) => marked_end(backend, &tag)?,
+    };
     let old = GoLeftovers::find(backend, host.as_ref(), &request.attachment, config)?;
-    backend.remove(host.as_ref(), &request.attachment.tag(), &old)
+    backend.remove(host.as_ref(), &tag, &old)
 }
 
 fn packets(host: &Link) -> Packets {

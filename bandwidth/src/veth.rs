@@ -9,7 +9,7 @@ use cni_common::protocol::{CniError, ErrorCode};
 
 use crate::backend::refused;
 
-const VETH: &str = "veth";
+pub(crate) const VETH: &str = "veth";
 
 /// The host's end of `ifname` in the namespace at `netns`.
 pub(crate) fn host_end(links: &mut Links, netns: &str, ifname: &str) -> Result<Link, CniError> {
@@ -21,7 +21,9 @@ pub(crate) fn host_end(links: &mut Links, netns: &str, ifname: &str) -> Result<L
         .with_details(error.to_string())
     };
     let container = Netns::open(Path::new(netns)).map_err(unusable)?;
-    let id = links.id_of(&container).map_err(refused("ask for the container's namespace"))?;
+    let id = links
+        .id_of(&container)
+        .map_err(refused(|| "ask for the container's namespace".to_owned()))?;
     let inner = look_inside(links, &container, id, ifname)
         .map_err(unusable)?
         .ok_or_else(|| {
@@ -30,7 +32,9 @@ pub(crate) fn host_end(links: &mut Links, netns: &str, ifname: &str) -> Result<L
             ))
         })?;
     let peer = peer_index(&inner)?;
-    let outer = links.by_index(peer).map_err(refused("look for the host's end of the veth"))?;
+    let outer = links
+        .by_index(peer)
+        .map_err(refused(|| "look for the host's end of the veth".to_owned()))?;
     outer.filter(|outer| belongs(outer, &inner, id)).ok_or_else(|| {
         CniError::config(format!(
             "the other end of {ifname:?} (index {peer}) is not in the namespace that bandwidth runs in: \

@@ -10,13 +10,32 @@ use netlink_packet_route::link::{
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use crate::netns::Netns;
-use crate::rtnetlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, RtnetlinkError};
+use crate::rtnetlink::{
+    Attributes, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, RtnetlinkError, word,
+};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_GETNSID: u16 = 90;
+
+// <linux/if_link.h>
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_PROMISCUITY: u16 = 30;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_GSO_MAX_SIZE: u16 = 41;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// An interface as the kernel reports it.
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's own")]
@@ -85,6 +104,10 @@ impl Links {
     /// Opens the netlink socket.
     pub fn open() -> io::Result<Self> {
         Ok(Self { rtnetlink: Rtnetlink::open()? })
+    }
+
+    pub(crate) fn rtnetlink(&self) -> Rtnetlink {
+        self.rtnetlink.clone()
     }
 
     /// The interface with this name.
@@ -203,41 +226,34 @@ fn apply(message: &mut LinkMessage, change: &LinkChange) {
     attributes.extend(change.alias.clone().map(LinkAttribute::IfAlias));
 }
 
+/// Reads the attributes that [`Link`] has and no others: the crate's parser knows every property
+/// of every kind of link, and would be a tenth of a plugin.
 fn parse(payload: &[u8]) -> Option<Link> {
-    let message = LinkMessage::parse(payload).ok()?;
-    let flags = message.header.flags;
-    let mut link = Link {
-        index: message.header.index,
+    /// `struct ifinfomsg`
+    const HEADER: usize = 16;
+    let (header, rest) = payload.split_at_checked(HEADER)?;
+    let attributes = Attributes::parse(rest)?;
+    let flags = LinkFlags::from_bits_retain(word(header, 8)?);
+    let info = attributes.nested(IFLA_LINKINFO).unwrap_or_default();
+    let port = info
+        .nested(IFLA_INFO_SLAVE_DATA)
+        .filter(|_| info.text(IFLA_INFO_SLAVE_KIND).is_some_and(|kind| kind == "bridge"));
+    Some(Link {
+        index: word(header, 4)?,
+        name: attributes.text(IFLA_IFNAME)?,
+        kind: info.text(IFLA_INFO_KIND),
+        address: attributes.get(IFLA_ADDRESS).unwrap_or_default().to_vec(),
+        mtu: attributes.word(IFLA_MTU)?,
+        tx_queue_len: attributes.word(IFLA_TXQLEN).unwrap_or_default(),
+        gso_max_size: attributes.word(IFLA_GSO_MAX_SIZE).unwrap_or_default(),
         up: flags.contains(LinkFlags::Up),
         promisc: flags.contains(LinkFlags::Promisc),
         allmulti: flags.contains(LinkFlags::Allmulti),
-        ..Link::default()
-    };
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Address(address) => link.address = address,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::GsoMaxSize(size) => link.gso_max_size = size,
-            LinkAttribute::TxQueueLen(length) => link.tx_queue_len = length,
-            LinkAttribute::Promiscuity(count) => link.promiscuity = count,
-            LinkAttribute::Link(peer) => link.peer = Some(peer),
-            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
-            LinkAttribute::Controller(index) => link.controller = Some(index),
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
-                        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
-                            link.isolated = port.contains(&InfoBridgePort::Isolated(true));
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Some(link)
+        promiscuity: attributes.word(IFLA_PROMISCUITY).unwrap_or_default(),
+        peer: attributes.word(IFLA_LINK),
+        peer_netns: attributes.word(IFLA_LINK_NETNSID).map(u32::cast_signed),
+        controller: attributes.word(IFLA_MASTER),
+        isolated: port.is_some_and(|port| port.get(IFLA_BRPORT_ISOLATED) == Some(&[1])),
+        alias: attributes.text(IFLA_IFALIAS),
+    })
 }

@@ -92,7 +92,36 @@ impl Connection {
     }
 
     /// Reads every answer that is waiting.
-    pub fn receive_waiting(&mut self, mut each: impl FnMut(Answer<'_>)) -> io::Result<Vec<Status>> {
+    pub fn receive_waiting(&mut self, each: impl FnMut(Answer<'_>)) -> io::Result<Vec<Status>> {
+        self.receive_until(|_, _| false, each)
+    }
+
+    /// Reads the answers to one request that is no dump. With an acknowledgement asked for, that is
+    /// the last of them; without, there is one answer or one error. Nothing is read after it,
+    /// which would be a call to hear that nothing is there.
+    pub fn receive_answers(
+        &mut self,
+        sequence: u32,
+        acknowledged: bool,
+        mut each: impl FnMut(Answer<'_>),
+    ) -> io::Result<Option<Status>> {
+        let is_last =
+            |found: u32, is_status: bool| found == sequence && (is_status || !acknowledged);
+        let statuses = self.receive_until(is_last, |answer| {
+            if answer.sequence == sequence {
+                each(answer);
+            }
+        })?;
+        Ok(statuses.into_iter().find(|status| status.sequence == sequence))
+    }
+
+    /// Reads what is waiting, up to the first message for whose sequence number and being a status
+    /// `is_last` says so.
+    fn receive_until(
+        &mut self,
+        is_last: impl Fn(u32, bool) -> bool,
+        mut each: impl FnMut(Answer<'_>),
+    ) -> io::Result<Vec<Status>> {
         let mut statuses = Vec::new();
         loop {
             self.buffer.clear();
@@ -101,15 +130,22 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(statuses),
                 Err(error) => return Err(error),
             }
+            let mut complete = false;
             for message in messages(&self.buffer) {
-                match status(&message) {
+                let sequence = message.sequence_number();
+                let status = status(&message);
+                complete |= is_last(sequence, status.is_some());
+                match status {
                     Some(status) => statuses.push(status),
                     None => each(Answer {
-                        sequence: message.sequence_number(),
+                        sequence,
                         kind: message.message_type(),
                         payload: message.payload(),
                     }),
                 }
+            }
+            if complete {
+                return Ok(statuses);
             }
         }
     }

@@ -3,7 +3,6 @@
 //! What is sent and what is read is built and parsed by pure functions; [`Tc`] only carries it.
 //! The crate's types serve where they are complete; TBF is missing there.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -14,9 +13,10 @@ use netlink_packet_route::tc::{
     TcU32Key, TcU32Selector, TcU32SelectorFlags,
 };
 
-use crate::nft::encode::attributes;
+use crate::link::Links;
 use crate::rtnetlink::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, Rtnetlink, RtnetlinkError,
+    Attributes, NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, Rtnetlink,
+    RtnetlinkError, word,
 };
 
 const RTM_NEWQDISC: u16 = 36;
@@ -40,7 +40,6 @@ const TCA_U32_ACT: u16 = 7;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
@@ -188,9 +187,10 @@ pub struct Tc {
 }
 
 impl Tc {
-    /// Opens the netlink socket.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { rtnetlink: Rtnetlink::open()? })
+    /// Works by the socket that `links` has.
+    #[must_use]
+    pub fn beside(links: &Links) -> Self {
+        Self { rtnetlink: links.rtnetlink() }
     }
 
     /// The discipline of what a link sends.
@@ -558,7 +558,7 @@ fn parse_filter(payload: &[u8]) -> Option<InstalledFilter> {
         return None;
     }
     let options = options.filter(|_| kind == U32).unwrap_or_default();
-    let class = options.get(TCA_U32_CLASSID).and_then(|bytes| word(bytes, 0));
+    let class = options.word(TCA_U32_CLASSID);
     #[expect(clippy::cast_possible_truncation, reason = "priority and protocol are the two halves")]
     let (priority, protocol) = ((info >> 16) as u16, u16::from_be(info as u16));
     Some(InstalledFilter {
@@ -591,7 +591,7 @@ fn parse_verdict(kind: &str, options: &Attributes<'_>) -> Option<Verdict> {
     }
     let Some(actions) = options.nested(TCA_U32_ACT) else { return Some(Verdict::Pass) };
     // The first decides: a stolen packet meets no second.
-    let action = Attributes::parse(actions.0.first()?.1)?;
+    let action = Attributes::parse(actions.first()?)?;
     if action.text(TCA_ACT_KIND)? != MIRRED {
         return None;
     }
@@ -600,33 +600,6 @@ fn parse_verdict(kind: &str, options: &Attributes<'_>) -> Option<Verdict> {
     let (action, direction) = (word(parameters, 8)?, word(parameters, 20)?);
     let target = word(parameters, 24)?;
     (action == STOLEN && direction == EGRESS_REDIRECT).then_some(Verdict::Redirect(target))
-}
-
-/// A message's attributes by number.
-#[derive(Debug, Default)]
-struct Attributes<'a>(Vec<(u16, &'a [u8])>);
-
-impl<'a> Attributes<'a> {
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
-        attributes(bytes).map(Self)
-    }
-
-    fn get(&self, kind: u16) -> Option<&'a [u8]> {
-        self.0.iter().find(|(found, _)| found & NLA_TYPE_MASK == kind).map(|(_, value)| *value)
-    }
-
-    fn nested(&self, kind: u16) -> Option<Self> {
-        Self::parse(self.get(kind)?)
-    }
-
-    fn text(&self, kind: u16) -> Option<String> {
-        let bytes = self.get(kind)?;
-        Some(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use netlink_packet_core::Emitable as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::nft::encode::attributes;
 
 const CAPTURE: &str = include_str!("tc_capture/tc.txt");
 /// The links of the capture.

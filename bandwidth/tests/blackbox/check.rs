@@ -6,6 +6,7 @@ boxed! {
     everything_that_can_be_missing
     everything_that_can_differ
     nothing_configured
+    limits_of_the_go_plugin
 }
 
 fn limited(command: &str, container: &Container) -> Call {
@@ -61,4 +62,32 @@ fn nothing_configured() {
     Call::new("CHECK", &container).ok();
     let call = Call::new("CHECK", &container).without("prevResult");
     call.run(Plugin::Ours).fails_with(7, "must be called as chained plugin");
+}
+
+/// After the binaries were changed, before the next ADD.
+fn limits_of_the_go_plugin() {
+    let container = Container::new("c1", 1);
+    limited("ADD", &container).run(Plugin::Go).success();
+    limited("CHECK", &container).ok();
+    Call::new("CHECK", &container).ingress(8_000_000, 800_000).ok();
+    let faster = Call::new("CHECK", &container).ingress(9_000_000, 800_000);
+    faster.egress(8_000_000, 800_000).run(Plugin::Ours).fails_with(100, "not as ADD made them");
+    for command in [
+        "tc qdisc del dev veth1 root",
+        "tc qdisc del dev veth1 ingress",
+        "tc filter del dev veth1 ingress",
+        "tc qdisc del dev IFB root",
+        "ip link del IFB",
+        "ip link set IFB down",
+    ] {
+        run("ip link del veth1; ip netns del c1");
+        limited("DEL", &container).ok();
+        let container = Container::new("c1", 1);
+        limited("ADD", &container).run(Plugin::Go).success();
+        limited("CHECK", &container).ok();
+        run(&command.replace("IFB", &ifbs().remove(0)));
+        limited("CHECK", &container).run(Plugin::Ours).fails_with(100, "not as ADD made them");
+    }
+    limited("ADD", &container).ok();
+    limited("CHECK", &container).ok();
 }

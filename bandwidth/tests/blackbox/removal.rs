@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::testbox::{Call, Container, Plugin, attempt, boxed, ifbs, rate_of, run};
+use crate::testbox::{Call, Container, Plugin, attempt, boxed, ifbs, listed, rate_of, run};
 
 boxed! {
     del_leaves_nothing_on_a_live_veth
@@ -10,6 +10,9 @@ boxed! {
     del_after_the_namespace
     two_interfaces_of_one_container
     gc_keeps_what_is_valid
+    gc_finds_limits_without_an_ifb
+    gc_removes_ifbs_of_go_that_nothing_leads_to
+    an_ingress_limit_names_its_owner
     go_s_attachment_is_taken_over
     go_s_attachment_is_removed
     go_s_other_attachment_is_left_alone
@@ -21,11 +24,21 @@ fn limited(command: &str, container: &Container) -> Call {
     Call::new(command, container).ingress(8_000_000, 800_000).egress(8_000_000, 800_000)
 }
 
+fn ingress_only(command: &str, container: &Container) -> Call {
+    Call::new(command, container).ingress(8_000_000, 800_000)
+}
+
+fn alias(interface: &str) -> Option<String> {
+    let found = listed(&format!("ip -j link show dev {interface}")).remove(0);
+    found["ifalias"].as_str().map(str::to_owned)
+}
+
 #[track_caller]
 fn assert_clean(container: &Container) {
     assert_eq!(ifbs(), Vec::<String>::new());
     let kinds: Vec<_> = container.qdiscs().iter().map(|q| q["kind"].clone()).collect();
     assert_eq!(kinds, ["noqueue"]);
+    assert_eq!(alias(&container.veth), None);
     container.run(&format!("ping -c 1 -W 5 {}", container.host_v4()));
 }
 
@@ -52,11 +65,14 @@ fn del_needs_nothing() {
         del.ok();
         assert_clean(&container);
     }
-    // Without the namespace the redirect is found by the IFB, and no packet is lost to it.
+    // Without the namespace the host's end is found by the IFB that it redirects to, or by its own
+    // mark.
     limited("ADD", &container).ok();
     limited("DEL", &container).netns("").ok();
-    assert_eq!((ifbs().len(), container.filters("ingress").len()), (0, 0));
-    container.run("ping -c 1 -W 5 10.9.1.1");
+    assert_clean(&container);
+    ingress_only("ADD", &container).ok();
+    ingress_only("DEL", &container).netns("").ok();
+    assert_clean(&container);
 }
 
 fn del_after_the_namespace() {
@@ -101,6 +117,56 @@ fn gc_keeps_what_is_valid() {
     stale.run("ping -c 1 -W 5 10.9.2.1");
     gc.set("cni.dev/valid-attachments", json!([])).ok();
     assert_eq!(ifbs().len(), 2);
+}
+
+fn gc_finds_limits_without_an_ifb() {
+    let (kept, stale) = (Container::new("c1", 1), Container::new("c2", 2));
+    let other = Container::new("c3", 3);
+    ingress_only("ADD", &kept).ok();
+    ingress_only("ADD", &stale).ok();
+    ingress_only("ADD", &other).set("name", "net2").ok();
+    let valid = json!([{ "containerID": "c1", "ifname": "eth0" }]);
+    let gc = Call::new("GC", &kept).set("cniVersion", "1.1.0");
+    gc.set("cni.dev/valid-attachments", valid).ok();
+    assert_clean(&stale);
+    ingress_only("CHECK", &kept).ok();
+    ingress_only("CHECK", &other).set("name", "net2").ok();
+}
+
+fn gc_removes_ifbs_of_go_that_nothing_leads_to() {
+    let (kept, gone) = (Container::new("c1", 1), Container::new("c2", 2));
+    limited("ADD", &kept).run(Plugin::Go).success();
+    limited("ADD", &gone).run(Plugin::Go).success();
+    let [redirect, idle] = [kept.redirect(), gone.redirect()].map(|name| name.expect("a redirect"));
+    run("ip link del veth2");
+    // As far as an ADD of the Go plugin gets before it sends anything there.
+    run("ip link add bwp0123456789ab type ifb");
+    let gc = Call::new("GC", &kept).set("cniVersion", "1.1.0").set("name", "net2");
+    gc.set("cni.dev/valid-attachments", json!([])).ok();
+    let left = ifbs();
+    assert!(left.contains(&redirect) && !left.contains(&idle), "{left:?}");
+    assert!(left.contains(&"bwp0123456789ab".to_owned()), "{left:?}");
+    kept.run("ping -c 1 -W 5 10.9.1.1");
+}
+
+fn an_ingress_limit_names_its_owner() {
+    let container = Container::new("c1", 1);
+    ingress_only("ADD", &container).ok();
+    assert_eq!(alias("veth1").as_deref(), Some("net/c1/eth0"));
+    limited("ADD", &container).ok();
+    ingress_only("ADD", &container).ok();
+    assert_eq!(alias("veth1").as_deref(), Some("net/c1/eth0"));
+    Call::new("ADD", &container).egress(8_000_000, 800_000).ok();
+    assert_eq!(alias("veth1"), None);
+    ingress_only("ADD", &container).ok();
+    ingress_only("DEL", &container).ok();
+    assert_clean(&container);
+    // What somebody else calls the interface stays.
+    run("ip link set veth1 alias theirs");
+    ingress_only("ADD", &container).ok();
+    ingress_only("CHECK", &container).ok();
+    ingress_only("DEL", &container).ok();
+    assert_eq!((alias("veth1").as_deref(), container.ingress_rate()), (Some("theirs"), None));
 }
 
 fn go_s_attachment_is_taken_over() {

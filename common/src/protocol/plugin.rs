@@ -121,7 +121,8 @@ pub fn dispatch<P: Plugin>(
         // Never reads stdin: a runtime may leave it open and silent.
         return Ok(format!("{}\n", version_report()));
     }
-    let mut text = Vec::new();
+    // Room for most, so that it takes one read, and one to see that this was all.
+    let mut text = Vec::with_capacity(8 * 1024);
     stdin.read_to_end(&mut text).map_err(|error| {
         CniError::new(ErrorCode::IoFailure, "error reading from stdin")
             .with_details(error.to_string())
