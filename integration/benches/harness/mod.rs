@@ -61,7 +61,7 @@ impl Limits {
     pub(crate) fn line(&mut self, what: &str, value: f64, limit: f64, unit: &str) {
         let verdict = if value <= limit { "ok" } else { "MISSED" };
         self.missed += u32::from(value > limit);
-        println!("  {what:<58} {value:>8.2}{unit}  (limit {limit}{unit})  {verdict}");
+        println!("  {what:<58} {value:>8.2}{unit}  (limit {limit:.3}{unit})  {verdict}");
     }
 
     /// With `--enforce`, makes a missed limit the exit status.
