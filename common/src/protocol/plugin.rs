@@ -87,7 +87,7 @@ pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
     if let Some(argument) = std::env::args_os().nth(1)
         && ["version", "--version", "-V"].iter().any(|known| argument == *known)
     {
-        println!("{}", about(P::NAME));
+        println!("{}\n{COLLECTION}", about(P::NAME));
         return ExitCode::SUCCESS;
     }
     let environment = match Environment::read(|name| std::env::var_os(name)) {
@@ -105,6 +105,10 @@ pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
     };
     finish(dispatch(plugin, environment, &mut io::stdin()))
 }
+
+/// The second line of `--version`, by which a plugin of this collection is told from another of
+/// the same name and perhaps the same version. The banner, which others parse, stays as it is.
+pub const COLLECTION: &str = "Part of cni-chain";
 
 /// The line that nerdctl and Nomad read; see "The banner" in ARCHITECTURE.md.
 fn about(name: &str) -> String {
