@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -34,6 +35,34 @@ pub struct CachedAttachment {
     pub conf: RuntimeConf,
     /// The list's document.
     pub config: Vec<u8>,
+}
+
+/// One file of the cache, with what it says or why that cannot be read.
+#[derive(Debug)]
+pub struct CacheEntry {
+    /// The file.
+    pub path: PathBuf,
+    /// When ADD ended: it writes the file, and nobody writes it later.
+    pub written: SystemTime,
+    /// The attachment; `None` in a file of another kind.
+    pub content: Result<Option<Remembered>, CacheError>,
+}
+
+/// An attachment and what its ADD returned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remembered {
+    /// What ADD was given.
+    pub attachment: CachedAttachment,
+    /// What it returned, as it was written.
+    pub result: Option<Json>,
+}
+
+impl CacheEntry {
+    /// Whether the file is there and no later ADD has written it again.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        modified(&self.path).is_ok_and(|modified| modified == self.written)
+    }
 }
 
 /// Why the cache could not be written or read.
@@ -180,6 +209,31 @@ impl Cache {
             .collect())
     }
 
+    /// Every file, those that cannot be read included, the oldest first.
+    pub fn entries(&self) -> Result<Vec<CacheEntry>, CacheError> {
+        let unreadable = |error| CacheError::Io { path: self.results.clone(), error };
+        let files = match fs::read_dir(&self.results) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let mut entries = Vec::new();
+        for file in files {
+            let path = file.map_err(unreadable)?.path();
+            let is_draft = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+            if is_draft || path.is_dir() {
+                continue;
+            }
+            // One that is gone by now was deleted like any other.
+            if let Ok(written) = modified(&path) {
+                let content = remembered_when_whole(&path);
+                entries.push(CacheEntry { path, written, content });
+            }
+        }
+        entries.sort_by(|a, b| (a.written, &a.path).cmp(&(b.written, &b.path)));
+        Ok(entries)
+    }
+
     /// Where the attachment's file is.
     pub fn path(&self, network: &str, conf: &RuntimeConf) -> Result<PathBuf, CacheError> {
         let parts = [network, &conf.container_id, &conf.ifname];
@@ -212,6 +266,35 @@ impl Cache {
         }
         written
     }
+}
+
+fn modified(path: &Path) -> io::Result<SystemTime> {
+    fs::metadata(path)?.modified()
+}
+
+/// How long a file may be half written: libcni empties it and writes it anew.
+const HALF_WRITTEN: Duration = Duration::from_millis(100);
+
+fn remembered_when_whole(path: &Path) -> Result<Option<Remembered>, CacheError> {
+    remembered(path).or_else(|_| {
+        std::thread::sleep(HALF_WRITTEN);
+        remembered(path)
+    })
+}
+
+fn remembered(path: &Path) -> Result<Option<Remembered>, CacheError> {
+    let Some(top) = read(path)?.filter(is_current) else { return Ok(None) };
+    let content = |reason| CacheError::Content { path: path.to_owned(), reason };
+    let attachment = decode(&top).map_err(content)?;
+    let CachedAttachment { network, conf, .. } = &attachment;
+    for (key, text) in
+        [("networkName", network), ("containerId", &conf.container_id), ("ifName", &conf.ifname)]
+    {
+        if text.is_empty() {
+            return Err(content(format!("{key} is missing")));
+        }
+    }
+    Ok(Some(Remembered { attachment, result: top.get("result").cloned() }))
 }
 
 fn document(list: &NetworkList, conf: &RuntimeConf, result: &Json) -> Json {

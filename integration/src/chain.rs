@@ -64,7 +64,7 @@ pub(crate) fn status(options: &StatusOptions) -> anyhow::Result<()> {
 }
 
 fn runner(options: &NetworkOptions) -> Runner {
-    Runner::new(plugins::search_path(&options.plugin_dirs), options.cache_dir.clone())
+    Runner::new(plugins::search_path(&options.plugin_dirs), options.cache.dir.clone())
 }
 
 /// A path has a slash or a configuration file's extension; anything else is a name.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use cni_chain::ValidAttachment;
+use cni_chain::restore::identify::MetaPlugin;
 
 use crate::publish::Publish;
 
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Gc(GcOptions),
     /// Ask whether the network's plugins could serve `add`
     Status(StatusOptions),
+    /// Give running containers back what a flushed firewall or a deleted qdisc took from them
+    Restore(RestoreOptions),
     /// Print the versions of this command and of its plugins
     Version(PluginDirOptions),
     /// Publish a container's ports on a host made for the occasion, and try them from everywhere
@@ -64,9 +67,21 @@ pub(crate) struct NetworkOptions {
     #[command(flatten)]
     pub(crate) plugin_dirs: PluginDirOptions,
 
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
+}
+
+/// Where attachments are remembered.
+#[derive(Debug, Args)]
+pub(crate) struct CacheOptions {
     /// Directory that remembers attachments; any libcni reads what is there
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni", help_heading = LOCATIONS)]
-    pub(crate) cache_dir: PathBuf,
+    #[arg(
+        long = "cache-dir",
+        value_name = "DIR",
+        default_value = "/var/lib/cni",
+        help_heading = LOCATIONS
+    )]
+    pub(crate) dir: PathBuf,
 }
 
 /// Where plugins are looked for.
@@ -156,6 +171,53 @@ pub(crate) struct StatusOptions {
     /// Ignored; accepted because cnitool demands it
     #[arg(hide = true)]
     pub(crate) netns: Option<String>,
+}
+
+/// What to restore.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For when something flushed the tables under running containers: nft flush ruleset, iptables -F, a
+restart of nftables.service, a reload or restart of firewalld, tc qdisc del. For every attachment
+that the cache directory remembers, whichever runtime added it, the plugins of cni-chain in its
+chain are asked whether all is there (CHECK), and only those that miss something run ADD again.
+
+The main plugin never runs: what it made, such as a bridge's ipMasq rules, is not restored. Plugins
+that are not cni-chain's are left alone. A host port stays with the container that was added last.
+It may run at any time, and more than once at the same time.
+
+Exit status: 0 success, 1 something is missing and could not be restored, 2 wrong usage.")]
+pub(crate) struct RestoreOptions {
+    /// Only attachments to this network
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<String>,
+
+    /// Only attachments of this container
+    #[arg(long, value_name = "ID")]
+    pub(crate) container_id: Option<String>,
+
+    /// Only this plugin: portmap, bandwidth, firewall or tuning; repeat it for more [default: the
+    /// first three; a flush does not reach what tuning sets]
+    #[arg(long = "plugin", value_name = "PLUGIN")]
+    pub(crate) plugins: Vec<MetaPlugin>,
+
+    /// Say what would be restored and change nothing
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+
+    /// Print what was restored and what failed, and nothing else
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+
+    /// Stay, and restore whenever firewalld was reloaded or restarted or an nftables table was
+    /// deleted; prints like --quiet
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) watch: bool,
+
+    #[command(flatten)]
+    pub(crate) plugin_dirs: PluginDirOptions,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
 }
 
 /// How to run the demo.

@@ -152,7 +152,7 @@ pub fn run(
     stdin: &[u8],
     deadline: Option<Duration>,
 ) -> Result<Vec<u8>, ExecError> {
-    let output = capture(path, variables, stdin, deadline)?;
+    let output = capture(path, &[], variables, stdin, deadline)?;
     if !output.status.success() {
         return Err(failure(&output));
     }
@@ -229,13 +229,22 @@ pub fn decode_versions(answer: Result<Vec<u8>, ExecError>) -> Result<Vec<String>
 
 /// What a plugin prints about itself when it is called without a command.
 pub fn banner(path: &Path, deadline: Duration) -> Result<String, ExecError> {
+    let output = without_command(path, &[], deadline)?;
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// What a plugin prints about itself when it is asked for its `--version`. Go plugins know no
+/// arguments and print their banner on stderr: their answer is empty.
+pub fn version_text(path: &Path, deadline: Duration) -> Result<String, ExecError> {
+    let output = without_command(path, &["--version"], deadline)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn without_command(path: &Path, args: &[&str], deadline: Duration) -> Result<Output, ExecError> {
     let mut none = variables(Command::Version, &RuntimeConf::default(), &[]);
     none[0].1 = OsString::new();
-    let output = capture(path, &none, b"", Some(deadline))?;
-    if !output.status.success() {
-        return Err(failure(&output));
-    }
-    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    let output = capture(path, args, &none, b"", Some(deadline))?;
+    if output.status.success() { Ok(output) } else { Err(failure(&output)) }
 }
 
 struct Output {
@@ -269,12 +278,14 @@ fn failure(output: &Output) -> ExecError {
 
 fn capture(
     path: &Path,
+    args: &[&str],
     variables: &Variables,
     stdin: &[u8],
     deadline: Option<Duration>,
 ) -> Result<Output, ExecError> {
     let failed = |error| ExecError::Spawn { path: path.to_owned(), error };
     let mut process = Process::new(path);
+    process.args(args);
     process.envs(variables.iter().map(|(name, value)| (name, value)));
     process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn_when_not_busy(&mut process).map_err(failed)?;

@@ -6,6 +6,7 @@ mod chain;
 mod cli;
 mod plugins;
 mod publish;
+mod restoring;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -40,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check(options) => chain::check(&options),
         Command::Gc(options) => chain::gc(&options),
         Command::Status(options) => chain::status(&options),
+        Command::Restore(options) => restoring::run(&options),
         Command::Version(options) => print(&plugins::versions(&options)),
         Command::Demo(options) => run_demo(&options),
     }

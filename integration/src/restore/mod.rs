@@ -1,0 +1,357 @@
+//! Restoring what attachments lost when something flushed the tables.
+//!
+//! For every attachment that the cache remembers, the chained plugins of this collection are asked
+//! by CHECK whether all is there, and only those that miss something run ADD again, with what the
+//! cache says they were given. The main plugin never runs, and the cache stays as it is.
+//!
+//! [`identify`] knows which binaries are ours, [`presence`] whether a container is still the one
+//! that was attached, [`ports`] whose a host port is; [`report`] is the outcome in words.
+//! [`watch`] does it whenever something was flushed.
+
+pub mod identify;
+pub mod ports;
+pub mod presence;
+pub mod report;
+pub mod watch;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cni_common::protocol::json::{Json, Object};
+use cni_common::protocol::version::NumericVersion;
+use cni_common::protocol::{CniResult, CniVersion, Command, ErrorCode};
+
+use crate::cache::{CacheEntry, CacheError, CachedAttachment, Remembered};
+use crate::conflist::{NetworkList, PluginConf};
+use crate::exec::{self, ExecError};
+use crate::request::{self, RuntimeConf};
+use crate::runner::Runner;
+
+use identify::{Identifier, MetaPlugin};
+use ports::{Claims, Share};
+use presence::Presence;
+pub use report::{Report, Step, Summary, Verdict};
+
+/// What restores.
+#[derive(Debug)]
+pub struct Restorer {
+    /// Where plugins and cache are, and how long a plugin may take.
+    pub runner: Runner,
+    /// Only attachments to this network.
+    pub network: Option<String>,
+    /// Only attachments of this container.
+    pub container_id: Option<String>,
+    /// Only these plugins.
+    pub plugins: Vec<MetaPlugin>,
+    /// Say what would be restored and change nothing.
+    pub dry_run: bool,
+    /// How long a runtime's DEL may be under way without a sign of it; see
+    /// [`Restorer::look_again`].
+    pub grace: Duration,
+    /// Looks whether a container is there.
+    pub look: fn(&RuntimeConf, &CniResult) -> Presence,
+}
+
+/// What is restored unless somebody says otherwise. A flush does not reach tuning's settings:
+/// they are inside containers, and what changed there was changed on purpose.
+pub const DEFAULT_PLUGINS: [MetaPlugin; 3] =
+    [MetaPlugin::Portmap, MetaPlugin::Bandwidth, MetaPlugin::Firewall];
+
+/// A plugin that hangs must not keep other attachments from being restored.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// From which version on plugins know CHECK.
+const CHECK_SINCE: CniVersion = CniVersion::V0_4_0;
+
+/// An attachment that may lack something.
+struct Candidate {
+    entry: CacheEntry,
+    name: String,
+    list: NetworkList,
+    conf: RuntimeConf,
+    result: CniResult,
+    presence: Presence,
+}
+
+/// An attachment to which plugins were added again.
+struct Touched<'a> {
+    candidate: &'a Candidate,
+    plugins: Vec<(MetaPlugin, PathBuf, &'a PluginConf)>,
+}
+
+impl Restorer {
+    /// Restores everything; the fields are there to ask for less.
+    #[must_use]
+    pub fn new(runner: Runner) -> Self {
+        Self {
+            runner: Runner { deadline: Some(DEADLINE), ..runner },
+            network: None,
+            container_id: None,
+            plugins: DEFAULT_PLUGINS.to_vec(),
+            dry_run: false,
+            grace: Duration::from_secs(1),
+            look: presence::look,
+        }
+    }
+
+    /// Goes through the cache once, the oldest attachment first, and tells about each.
+    pub fn run(&self, mut tell: impl FnMut(&Report)) -> Result<Summary, CacheError> {
+        let mut summary = Summary::default();
+        let mut say = |report: Report| {
+            summary.count(&report);
+            tell(&report);
+        };
+        let mut candidates = Vec::new();
+        for entry in self.runner.cache().entries()? {
+            match self.judge(entry) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(report) if self.is_asked_for_file(&report.name) => say(report),
+                Err(_) => {}
+            }
+        }
+        // Those that are not asked for own ports as well.
+        let claims = Claims::new(candidates.iter().filter(|c| c.is_there()).map(|candidate| {
+            (candidate.name.as_str(), &candidate.list, &candidate.conf, &candidate.result)
+        }));
+        let identifier = Identifier::new(&self.runner.plugin_dirs);
+        let mut touched = Vec::new();
+        for candidate in candidates.iter().filter(|candidate| self.is_asked_for(&candidate.entry)) {
+            let (report, added) = self.restore(candidate, &claims, &identifier);
+            say(report);
+            touched.extend(added);
+        }
+        for report in self.look_again(&touched) {
+            say(report);
+        }
+        Ok(summary)
+    }
+
+    /// Makes a candidate of a cache file, or the report that says why it is none.
+    fn judge(&self, entry: CacheEntry) -> Result<Candidate, Report> {
+        let file = || entry.path.display().to_string();
+        let Remembered { attachment, result } = match &entry.content {
+            Ok(Some(remembered)) => remembered.clone(),
+            Ok(None) => return Err(Report { name: file(), verdict: Verdict::Foreign }),
+            Err(error) => {
+                let verdict = Verdict::Unusable(error.to_string());
+                return Err(Report { name: file(), verdict });
+            }
+        };
+        let CachedAttachment { network, conf, config } = attachment;
+        let name = format!("{network}/{}/{}", conf.container_id, conf.ifname);
+        let unusable = |reason: String| Report {
+            name: name.clone(),
+            verdict: Verdict::Unusable(format!("{}: {reason}", entry.path.display())),
+        };
+        let list = NetworkList::from_bytes(&config).map_err(|error| unusable(error.to_string()))?;
+        let concerned =
+            list.plugins.iter().filter_map(|plugin| identify::by_type(&plugin.plugin_type));
+        // Which others there are decides about host ports, too.
+        if !concerned
+            .clone()
+            .any(|plugin| plugin == MetaPlugin::Portmap || self.plugins.contains(&plugin))
+        {
+            return Err(Report { name, verdict: Verdict::NotConcerned });
+        }
+        let result = result.ok_or_else(|| unusable("it holds no result of ADD".to_owned()))?;
+        let result = CniResult::from_json(&result, CniVersion::V0_1_0)
+            .map_err(|error| unusable(error.to_string()))?;
+        let presence = (self.look)(&conf, &result);
+        Ok(Candidate { entry, name, list, conf, result, presence })
+    }
+
+    fn is_asked_for(&self, entry: &CacheEntry) -> bool {
+        let Ok(Some(Remembered { attachment, .. })) = &entry.content else { return true };
+        self.network.as_ref().is_none_or(|network| *network == attachment.network)
+            && self.container_id.as_ref().is_none_or(|id| *id == attachment.conf.container_id)
+    }
+
+    /// Whether a file that cannot be read, or an attachment without our plugins, may be meant.
+    fn is_asked_for_file(&self, name: &str) -> bool {
+        let file = name.rsplit_once("/results/").map_or(name, |(_, file)| file).replace('/', "-");
+        self.network.as_ref().is_none_or(|network| file.starts_with(&format!("{network}-")))
+            && self.container_id.as_ref().is_none_or(|id| file.contains(&format!("-{id}-")))
+    }
+
+    fn restore<'a>(
+        &self,
+        candidate: &'a Candidate,
+        claims: &Claims,
+        identifier: &Identifier,
+    ) -> (Report, Option<Touched<'a>>) {
+        let report = |verdict| Report { name: candidate.name.clone(), verdict };
+        match &candidate.presence {
+            Presence::There => {}
+            Presence::Gone(why) => {
+                let network = candidate.list.name.clone();
+                return (report(Verdict::Gone { why: why.clone(), network }), None);
+            }
+            Presence::Unknown(why) => return (report(Verdict::Unusable(why.clone())), None),
+        }
+        let mut steps = Vec::new();
+        let mut touched = Touched { candidate, plugins: Vec::new() };
+        for conf in &candidate.list.plugins {
+            let Some(plugin) = identify::by_type(&conf.plugin_type) else { continue };
+            if !self.plugins.contains(&plugin) {
+                continue;
+            }
+            let (step, path) = match identifier.identify(&conf.plugin_type) {
+                Ok(path) => (self.restore_plugin(candidate, plugin, conf, &path, claims), path),
+                Err(step) => (step, PathBuf::new()),
+            };
+            if step == Step::Restored {
+                touched.plugins.push((plugin, path, conf));
+            }
+            steps.push((plugin, step));
+        }
+        let notes = claims.notes(&candidate.name);
+        if steps.is_empty() {
+            return (report(Verdict::NotConcerned), None);
+        }
+        let masquerade = candidate.list.plugins.iter().any(makes_masquerade_rules);
+        let network = candidate.list.name.clone();
+        let verdict = Verdict::Looked { steps, notes, network, masquerade };
+        let touched = (!touched.plugins.is_empty()).then_some(touched);
+        (report(verdict), touched)
+    }
+
+    fn restore_plugin(
+        &self,
+        candidate: &Candidate,
+        plugin: MetaPlugin,
+        conf: &PluginConf,
+        path: &std::path::Path,
+        claims: &Claims,
+    ) -> Step {
+        let share = (plugin == MetaPlugin::Portmap).then(|| claims.share(&candidate.name));
+        match self.is_sound(candidate, conf, path, share.as_ref()) {
+            Ok(true) => return Step::Sound,
+            Ok(false) => {}
+            Err(reason) => return Step::Failed(reason),
+        }
+        if self.dry_run {
+            return Step::Missing;
+        }
+        // The runtime may have deleted it since.
+        if !candidate.entry.is_current() {
+            return Step::Skipped("it was deleted or added again meanwhile".to_owned());
+        }
+        let request = match candidate.request(conf, &candidate.list) {
+            Ok(request) => request,
+            Err(reason) => return Step::Failed(reason),
+        };
+        let request = share.map_or(request.clone(), |share| share.apply(request));
+        match self.call(Command::Add, path, &request, &candidate.conf) {
+            Ok(()) => Step::Restored,
+            Err(error) => Step::Failed(describe(&error)),
+        }
+    }
+
+    /// CHECK, of what was asked for, or else of what others left of it.
+    fn is_sound(
+        &self,
+        candidate: &Candidate,
+        conf: &PluginConf,
+        path: &std::path::Path,
+        share: Option<&Share>,
+    ) -> Result<bool, String> {
+        let mut list = candidate.list.clone();
+        let version = NumericVersion::parse(&list.cni_version)?;
+        if !version.at_least(CHECK_SINCE) {
+            // libcni would not ask; our plugins mean the same by every version.
+            CHECK_SINCE.as_str().clone_into(&mut list.cni_version);
+        }
+        let request = candidate.request(conf, &list)?;
+        let sound =
+            |request: &Object| self.call(Command::Check, path, request, &candidate.conf).is_ok();
+        let partial = share.filter(|share| share.is_partial());
+        Ok(partial.is_some_and(Share::is_nothing)
+            || sound(&request)
+            || partial.is_some_and(|share| sound(&share.apply(request))))
+    }
+
+    fn call(
+        &self,
+        command: Command,
+        path: &std::path::Path,
+        request: &Object,
+        conf: &RuntimeConf,
+    ) -> Result<(), ExecError> {
+        let variables = exec::variables(command, conf, &self.runner.plugin_dirs);
+        let stdin = Json::from(request.clone()).to_string();
+        exec::run(path, &variables, stdin.as_bytes(), self.runner.deadline).map(|_| ())
+    }
+
+    /// Takes back what was restored to attachments that are gone by now.
+    ///
+    /// A runtime knows nothing of us. If its DEL was under way, its plugins may have removed what
+    /// we then found missing and added again, and nobody would remove it any more. DEL ends with
+    /// the interface and the cache file, so a moment later those tell.
+    fn look_again(&self, touched: &[Touched<'_>]) -> Vec<Report> {
+        if touched.is_empty() {
+            return Vec::new();
+        }
+        std::thread::sleep(self.grace);
+        let left = touched.iter().filter(|touched| {
+            let candidate = touched.candidate;
+            // One that was added again has what its own ADD made.
+            let deleted = !candidate.entry.path.exists();
+            let is_gone = || (self.look)(&candidate.conf, &candidate.result) != Presence::There;
+            deleted || candidate.entry.is_current() && is_gone()
+        });
+        left.map(|touched| self.take_back(touched)).collect()
+    }
+
+    fn take_back(&self, touched: &Touched<'_>) -> Report {
+        let Touched { candidate, plugins } = touched;
+        let mut failed = Vec::new();
+        for (plugin, path, conf) in plugins.iter().rev() {
+            let outcome = candidate.request(conf, &candidate.list).and_then(|request| {
+                self.call(Command::Del, path, &request, &candidate.conf)
+                    .map_err(|error| describe(&error))
+            });
+            failed.extend(outcome.err().map(|reason| (*plugin, reason)));
+        }
+        let plugins = plugins.iter().map(|(plugin, ..)| *plugin).collect();
+        let verdict = Verdict::TakenBack { plugins, failed };
+        Report { name: candidate.name.clone(), verdict }
+    }
+}
+
+impl Candidate {
+    fn is_there(&self) -> bool {
+        self.presence == Presence::There
+    }
+
+    /// What libcni would write to the plugin, in the list's version.
+    fn request(&self, plugin: &PluginConf, list: &NetworkList) -> Result<Object, String> {
+        let version = match list.cni_version.as_str() {
+            "" => CniVersion::V0_1_0,
+            text => CniVersion::from_text(text).ok_or_else(|| {
+                format!("the network's cniVersion {text:?} is none that plugins know")
+            })?,
+        };
+        let prev_result = self.result.to_json(version).map_err(|error| error.to_string())?;
+        let request = request::for_attachment(list, plugin, Some(&prev_result), &self.conf);
+        request.as_object().cloned().ok_or_else(|| "its entry is no object".to_owned())
+    }
+}
+
+/// Whether an entry's plugin writes rules of its own that only its ADD makes.
+fn makes_masquerade_rules(plugin: &PluginConf) -> bool {
+    plugin.object.get("ipMasq") == Some(&Json::Bool(true))
+}
+
+/// A plugin's error with its details, and without advice that is none here.
+fn describe(error: &ExecError) -> String {
+    let Some(error) = error.cni_error() else { return error.to_string() };
+    if error.code.number() == ErrorCode::PortConflict.number() {
+        let (what, _) =
+            error.msg.split_once(": delete that attachment").unwrap_or((&error.msg, ""));
+        return format!(
+            "{what}, which the cache knows nothing of; it stays there: if that container is gone, \
+             let GC remove what it left"
+        );
+    }
+    error.to_string()
+}

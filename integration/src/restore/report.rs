@@ -1,0 +1,234 @@
+//! What became of each attachment, in words.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::identify::MetaPlugin;
+
+/// What became of one attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// `network/containerID/ifname`, or the cache file if it does not say.
+    pub name: String,
+    /// The outcome.
+    pub verdict: Verdict,
+}
+
+/// An attachment's outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No plugin of its chain is one to restore.
+    NotConcerned,
+    /// The cache file is not of libcni's present kind, and does not say what ADD was given.
+    Foreign,
+    /// The container is gone; this is nothing to restore.
+    Gone {
+        /// How one can tell.
+        why: String,
+        /// The network, for the remedy.
+        network: String,
+    },
+    /// The cache file or the namespace cannot be used. Counts as failed.
+    Unusable(String),
+    /// Its plugins were looked at.
+    Looked {
+        /// Each plugin's outcome, in the chain's order.
+        steps: Vec<(MetaPlugin, Step)>,
+        /// What else there is to say.
+        notes: Vec<String>,
+        /// The network.
+        network: String,
+        /// Whether another plugin of the chain made masquerade rules.
+        masquerade: bool,
+    },
+    /// It was deleted while it was restored, and what was restored was removed again.
+    TakenBack {
+        /// What had been restored.
+        plugins: Vec<MetaPlugin>,
+        /// What could not be removed, and why.
+        failed: Vec<(MetaPlugin, String)>,
+    },
+}
+
+/// What became of one plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing was missing.
+    Sound,
+    /// Something was missing, and is not any more.
+    Restored,
+    /// Something is missing, and was left so (dry run).
+    Missing,
+    /// It was left alone.
+    Skipped(String),
+    /// It cannot be restored.
+    Failed(String),
+}
+
+impl Report {
+    /// Whether it says anything but that all is well.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.has_failed()
+            || match &self.verdict {
+                Verdict::Looked { steps, .. } => {
+                    steps.iter().any(|(_, step)| matches!(step, Step::Restored | Step::Missing))
+                }
+                Verdict::TakenBack { .. } => true,
+                _ => false,
+            }
+    }
+
+    /// Whether something is missing that could not be restored.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        match &self.verdict {
+            Verdict::Unusable(_) => true,
+            Verdict::Looked { steps, .. } => {
+                steps.iter().any(|(_, step)| matches!(step, Step::Failed(_)))
+            }
+            Verdict::TakenBack { failed, .. } => !failed.is_empty(),
+            _ => false,
+        }
+    }
+
+    fn all_of(&self, wanted: &Step) -> Vec<MetaPlugin> {
+        let Verdict::Looked { steps, .. } = &self.verdict else { return Vec::new() };
+        steps.iter().filter(|(_, step)| step == wanted).map(|(plugin, _)| *plugin).collect()
+    }
+}
+
+/// One line.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match &self.verdict {
+            Verdict::NotConcerned => f.write_str("none of the plugins to restore"),
+            Verdict::Foreign => f.write_str(
+                "skipped: it is no attachment in libcni's present format; recreate its container",
+            ),
+            Verdict::Gone { why, network } => {
+                write!(f, "gone: {why}; its runtime's DEL or `cni-chain gc {network}` cleans up")
+            }
+            Verdict::Unusable(why) => write!(f, "failed: {why}"),
+            Verdict::Looked { steps, notes, .. } => f.write_str(&self.outcome(steps, notes)),
+            Verdict::TakenBack { plugins, failed } => {
+                write!(f, "deleted meanwhile, so {} was removed again", names(plugins))?;
+                failed.iter().try_for_each(|(plugin, why)| write!(f, "; {plugin} failed: {why}"))
+            }
+        }
+    }
+}
+
+impl Report {
+    fn outcome(&self, steps: &[(MetaPlugin, Step)], notes: &[String]) -> String {
+        let mut parts = Vec::new();
+        for (word, wanted) in [("restored", Step::Restored), ("would restore", Step::Missing)] {
+            let plugins = self.all_of(&wanted);
+            if !plugins.is_empty() {
+                parts.push(format!("{word} {}", names(&plugins)));
+            }
+        }
+        for (plugin, step) in steps {
+            match step {
+                Step::Failed(why) => parts.push(format!("{plugin} failed: {why}")),
+                Step::Skipped(why) => parts.push(format!("{plugin} skipped: {why}")),
+                _ => {}
+            }
+        }
+        if parts.is_empty() {
+            parts.push("nothing missing".to_owned());
+        }
+        parts.extend_from_slice(notes);
+        parts.join("; ")
+    }
+}
+
+fn names(plugins: &[MetaPlugin]) -> String {
+    plugins.iter().map(|plugin| plugin.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// All attachments together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    sound: usize,
+    restored: usize,
+    missing: usize,
+    skipped: usize,
+    gone: usize,
+    failed: usize,
+    not_concerned: usize,
+    taken_back: usize,
+    /// Networks of restored attachments whose main plugin made masquerade rules.
+    masquerading: BTreeSet<String>,
+}
+
+impl Summary {
+    pub(super) fn count(&mut self, report: &Report) {
+        let has = |wanted: fn(&Step) -> bool| match &report.verdict {
+            Verdict::Looked { steps, .. } => steps.iter().any(|(_, step)| wanted(step)),
+            _ => false,
+        };
+        let counter = match &report.verdict {
+            _ if report.has_failed() => &mut self.failed,
+            Verdict::NotConcerned => &mut self.not_concerned,
+            Verdict::Foreign => &mut self.skipped,
+            Verdict::Gone { .. } => &mut self.gone,
+            Verdict::TakenBack { .. } => &mut self.taken_back,
+            _ if has(|step| *step == Step::Missing) => &mut self.missing,
+            _ if has(|step| *step == Step::Restored) => &mut self.restored,
+            _ if has(|step| matches!(step, Step::Skipped(_))) => &mut self.skipped,
+            _ => &mut self.sound,
+        };
+        *counter += 1;
+        if let Verdict::Looked { network, masquerade: true, .. } = &report.verdict
+            && has(|step| matches!(step, Step::Restored | Step::Missing))
+        {
+            self.masquerading.insert(network.clone());
+        }
+    }
+
+    /// How many attachments lack something that could not be restored.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.failed
+    }
+
+    /// Whether all was well already.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.failed + self.restored + self.missing + self.taken_back > 0
+    }
+}
+
+/// A line, and one more for each network where something else may be missing.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.restored, "restored"),
+            (self.missing, "to restore"),
+            (self.failed, "failed"),
+            (self.skipped, "skipped"),
+            (self.gone, "gone"),
+            (self.taken_back, "deleted meanwhile"),
+            (self.sound, "with nothing missing"),
+            (self.not_concerned, "with none of the plugins"),
+        ];
+        let parts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if parts.is_empty() {
+            return f.write_str("no attachments");
+        }
+        write!(f, "attachments: {}", parts.join(", "))?;
+        self.masquerading.iter().try_for_each(|network| {
+            write!(
+                f,
+                "\nnetwork {network}: the rules of its plugin's \"ipMasq\" are not ours to restore; if \
+                 containers do not reach the outside, add them again"
+            )
+        })
+    }
+}

@@ -1,0 +1,346 @@
+//! Waiting for whatever flushes tables, to restore right after it.
+//!
+//! `firewall-cmd --reload` goes past systemd: firewalld tells of it by a signal on the bus, and
+//! its starts and stops are changes of its name's owner. A flushed ruleset, by `nft` or by the
+//! restart of a service, is a deleted table that the kernel notifies of.
+
+use std::future::poll_fn;
+use std::io;
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use netlink_packet_core::NlasIterator;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
+use tokio::time::{Instant, sleep_until, timeout};
+use zbus::export::futures_core::Stream as _;
+use zbus::{Connection, MessageStream};
+
+const SERVICE: &str = "org.fedoraproject.FirewallD1";
+const OBJECT: &str = "/org/fedoraproject/FirewallD1";
+const BUS: &str = "org.freedesktop.DBus";
+
+/// How long the bus may take to let us in.
+const BUS_PATIENCE: Duration = Duration::from_secs(15);
+/// How long firewalld may take from owning its name to having its rules in place.
+const START_PATIENCE: Duration = Duration::from_secs(90);
+/// A stop is often the first half of a restart.
+const AFTER_STOP: Duration = Duration::from_secs(3);
+/// Tables are deleted in numbers, and often to be loaded anew at once.
+const AFTER_DELETION: Duration = Duration::from_millis(300);
+/// When what failed is tried again, and how often.
+const AGAIN: Duration = Duration::from_secs(10);
+const ATTEMPTS: u32 = 3;
+
+/// Why a watch cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// No runtime to wait with.
+    #[error("cannot wait for events: {0}")]
+    Runtime(io::Error),
+    /// The kernel's notifications.
+    #[error("cannot hear of deleted tables: {0}; run it as root")]
+    Kernel(io::Error),
+    /// The bus does not let us in.
+    #[error("cannot listen on the system bus: {0}; is dbus running?")]
+    Bus(zbus::Error),
+    /// The bus accepts a connection and says nothing.
+    #[error("the system bus does not answer; is dbus running?")]
+    SilentBus,
+    /// The bus closed the connection.
+    #[error("the system bus went away; start the watch again when it is back")]
+    BusLost,
+}
+
+/// Something that may have taken rules away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Reloaded,
+    Started,
+    Stopped,
+    Deleted(String),
+    Overrun,
+}
+
+impl Event {
+    /// When to restore after it, where something else may have asked for that already.
+    fn due(&self, already: Option<Instant>) -> Instant {
+        let now = Instant::now();
+        match self {
+            Self::Reloaded | Self::Started => now,
+            Self::Stopped => now + AFTER_STOP,
+            // Never later than planned: somebody may delete tables all the time.
+            Self::Deleted(_) | Self::Overrun => {
+                let due = now + AFTER_DELETION;
+                already.map_or(due, |already| already.min(due))
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Reloaded => "firewalld was reloaded".to_owned(),
+            Self::Started => "firewalld was started".to_owned(),
+            Self::Stopped => "firewalld was stopped".to_owned(),
+            Self::Deleted(table) => format!("nftables table {table} was deleted"),
+            Self::Overrun => "notifications of the kernel were lost".to_owned(),
+        }
+    }
+}
+
+/// Calls `restore` now and after every event, with the reason; it says whether all went well.
+/// What did not is tried again a few times. Returns only when it cannot go on.
+pub fn watch(mut restore: impl FnMut(&str) -> bool) -> Result<(), WatchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(WatchError::Runtime)?;
+    runtime.block_on(async {
+        let tables = Tables::open().map_err(WatchError::Kernel)?;
+        let mut sources = Sources { tables, bus: Bus::open_if_any().await? };
+        let mut reason = match sources.bus {
+            Some(_) => "watching firewalld and nftables".to_owned(),
+            None => {
+                "watching nftables; there is no system bus, so firewalld is not watched".to_owned()
+            }
+        };
+        let (mut due, mut failures) = (Some(Instant::now()), 0);
+        loop {
+            let Some(event) = sources.next(due).await? else {
+                let well = restore(&reason);
+                failures = if well { 0 } else { failures + 1 };
+                due = (!well && failures < ATTEMPTS).then(|| Instant::now() + AGAIN);
+                "trying again what failed".clone_into(&mut reason);
+                continue;
+            };
+            if event == Event::Started
+                && let Some(bus) = &sources.bus
+            {
+                bus.until_firewalld_answers().await;
+            }
+            due = Some(event.due(due));
+            reason = event.describe();
+            failures = 0;
+        }
+    })
+}
+
+struct Sources {
+    tables: Tables,
+    bus: Option<Bus>,
+}
+
+impl Sources {
+    /// The next event; `None` when `due` comes first.
+    async fn next(&mut self, due: Option<Instant>) -> Result<Option<Event>, WatchError> {
+        let mut clock = pin!(async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        });
+        poll_fn(|context| {
+            if let Some(bus) = &mut self.bus
+                && let Poll::Ready(event) = bus.poll(context)
+            {
+                return Poll::Ready(event.map(Some));
+            }
+            if let Poll::Ready(event) = self.tables.poll(context) {
+                return Poll::Ready(event.map(Some).map_err(WatchError::Kernel));
+            }
+            clock.as_mut().poll(context).map(|()| Ok(None))
+        })
+        .await
+    }
+}
+
+/// The system bus, with what firewalld says there.
+struct Bus {
+    connection: Connection,
+    messages: MessageStream,
+}
+
+impl Bus {
+    /// A host without a bus has no firewalld; one whose bus does not answer may have.
+    async fn open_if_any() -> Result<Option<Self>, WatchError> {
+        let is_there = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some()
+            || ["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"]
+                .iter()
+                .any(|path| Path::new(path).exists());
+        if !is_there {
+            return Ok(None);
+        }
+        match timeout(BUS_PATIENCE, Self::open()).await {
+            Ok(bus) => bus.map(Some).map_err(WatchError::Bus),
+            Err(_) => Err(WatchError::SilentBus),
+        }
+    }
+
+    async fn open() -> zbus::Result<Self> {
+        let connection = Connection::system().await?;
+        // Before asking for signals, so that none is missed.
+        let messages = MessageStream::from(&connection);
+        for rule in [
+            format!("type='signal',sender='{SERVICE}',interface='{SERVICE}',member='Reloaded'"),
+            format!("type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{SERVICE}'"),
+        ] {
+            let object = "/org/freedesktop/DBus";
+            connection.call_method(Some(BUS), object, Some(BUS), "AddMatch", &rule).await?;
+        }
+        Ok(Self { connection, messages })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, WatchError>> {
+        loop {
+            match Pin::new(&mut self.messages).poll_next(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(message))) => {
+                    if let Some(event) = bus_event(&message) {
+                        return Poll::Ready(Ok(event));
+                    }
+                }
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(WatchError::BusLost)),
+            }
+        }
+    }
+
+    /// firewalld takes its name first and loads its rules then; it answers after both. One that
+    /// does not answer is restored to all the same.
+    async fn until_firewalld_answers(&self) {
+        let properties = Some("org.freedesktop.DBus.Properties");
+        let question = (SERVICE, "state");
+        let answer =
+            self.connection.call_method(Some(SERVICE), OBJECT, properties, "Get", &question);
+        let _ = timeout(START_PATIENCE, answer).await;
+    }
+}
+
+fn bus_event(message: &zbus::Message) -> Option<Event> {
+    if message.message_type() != zbus::message::Type::Signal {
+        return None;
+    }
+    match message.header().member()?.as_str() {
+        "Reloaded" => Some(Event::Reloaded),
+        "NameOwnerChanged" => {
+            let (name, _, owner): (String, String, String) = message.body().deserialize().ok()?;
+            let event = if owner.is_empty() { Event::Stopped } else { Event::Started };
+            (name == SERVICE).then_some(event)
+        }
+        _ => None,
+    }
+}
+
+/// The kernel's notifications about tables.
+struct Tables {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+}
+
+/// `NFNLGRP_NFTABLES`, as a bit.
+const NFTABLES_GROUP: u32 = 1 << 6;
+const ENOBUFS: i32 = 105;
+
+impl Tables {
+    fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, NFTABLES_GROUP))?;
+        Ok(Self { socket, buffer: Vec::with_capacity(64 * 1024) })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Event>> {
+        loop {
+            self.buffer.clear();
+            match self.socket.poll_recv(context, &mut self.buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {
+                    if let Some(table) = deleted_table(&self.buffer) {
+                        return Poll::Ready(Ok(Event::Deleted(table)));
+                    }
+                }
+                Poll::Ready(Err(error)) if error.raw_os_error() == Some(ENOBUFS) => {
+                    return Poll::Ready(Ok(Event::Overrun));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+/// The first table that a notification says was deleted. firewalld's own are none of ours, and a
+/// sign of what the bus will tell in time.
+fn deleted_table(datagram: &[u8]) -> Option<String> {
+    /// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_DELTABLE`.
+    const DELETED: u16 = 10 << 8 | 2;
+    const NAME: u16 = 1;
+    const NETLINK_HEADER: usize = 16;
+    const FAMILY_HEADER: usize = 4;
+    let mut rest = datagram;
+    while let Some(header) = rest.get(..NETLINK_HEADER) {
+        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(header[4..6].try_into().ok()?);
+        let message = rest.get(NETLINK_HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if kind != DELETED {
+            continue;
+        }
+        let attributes = NlasIterator::new(message.get(FAMILY_HEADER..)?);
+        let name = attributes.flatten().find(|attribute| attribute.kind() == NAME)?;
+        let name = String::from_utf8_lossy(name.value()).trim_end_matches('\0').to_owned();
+        if !name.starts_with("firewalld") {
+            return Some(format!("{} {name}", family(message[0])));
+        }
+    }
+    None
+}
+
+fn family(number: u8) -> &'static str {
+    match number {
+        1 => "inet",
+        2 => "ip",
+        3 => "arp",
+        5 => "netdev",
+        7 => "bridge",
+        10 => "ip6",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notification(kind: u16, family: u8, name: &str) -> Vec<u8> {
+        let mut attribute = name.as_bytes().to_vec();
+        attribute.push(0);
+        let attribute_length = u16::try_from(attribute.len() + 4).expect("short");
+        attribute.resize(attribute.len().next_multiple_of(4), 0);
+        let length = u32::try_from(16 + 4 + 4 + attribute.len()).expect("short");
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend([0; 10]);
+        message.extend([family, 0, 0, 0]);
+        message.extend(attribute_length.to_ne_bytes());
+        message.extend(1u16.to_ne_bytes());
+        message.extend(attribute);
+        message
+    }
+
+    #[test]
+    fn deleted_tables() {
+        const DELTABLE: u16 = 0x0a02;
+        const NEWTABLE: u16 = 0x0a00;
+        let ours = notification(DELTABLE, 1, "cni_portmap");
+        let firewalld = notification(DELTABLE, 1, "firewalld");
+        let made = notification(NEWTABLE, 2, "nat");
+        assert_eq!(deleted_table(&ours).as_deref(), Some("inet cni_portmap"));
+        assert_eq!(deleted_table(&firewalld), None);
+        assert_eq!(deleted_table(&made), None);
+        let several = [made, firewalld, notification(DELTABLE, 10, "filter"), ours].concat();
+        assert_eq!(deleted_table(&several).as_deref(), Some("ip6 filter"));
+        for cut in 0..several.len() {
+            let _ = deleted_table(&several[..cut]);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `cni-chain restore`: from options to a restorer, and its reports on the screen.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, bail};
+use cni_chain::restore::watch::watch;
+use cni_chain::restore::{Restorer, Summary, Verdict};
+use cni_chain::{CacheError, Runner};
+
+use crate::cli::RestoreOptions;
+use crate::plugins;
+
+/// Restores once, or with `--watch` whenever there is a reason to.
+pub(crate) fn run(options: &RestoreOptions) -> anyhow::Result<()> {
+    let restorer = restorer(options);
+    if options.watch {
+        return Ok(watch(|reason| restore_because(reason, &restorer))?);
+    }
+    let summary = restore(&restorer, options.quiet)?;
+    if !options.quiet || summary.is_news() {
+        say(&summary.to_string())?;
+    }
+    match summary.failed() {
+        0 => Ok(()),
+        1 => bail!("1 attachment could not be restored; its line says why"),
+        failed => bail!("{failed} attachments could not be restored; their lines say why"),
+    }
+}
+
+fn restorer(options: &RestoreOptions) -> Restorer {
+    let plugin_dirs = plugins::search_path(&options.plugin_dirs);
+    let mut restorer = Restorer::new(Runner::new(plugin_dirs, options.cache.dir.clone()));
+    restorer.network.clone_from(&options.network);
+    restorer.container_id.clone_from(&options.container_id);
+    restorer.dry_run = options.dry_run;
+    if !options.plugins.is_empty() {
+        restorer.plugins.clone_from(&options.plugins);
+    }
+    restorer
+}
+
+/// One round, a line for each attachment as it is done.
+fn restore(restorer: &Restorer, quiet: bool) -> Result<Summary, CacheError> {
+    restorer.run(|report| {
+        let is_wanted =
+            if quiet { report.is_news() } else { report.verdict != Verdict::NotConcerned };
+        if is_wanted {
+            // A reader that went away is no reason to leave others unrestored.
+            let _ = say(&report.to_string());
+        }
+    })
+}
+
+/// One round of a watch. What fails is said, and is no end of it.
+fn restore_because(reason: &str, restorer: &Restorer) -> bool {
+    let _ = say(reason);
+    match restore(restorer, true) {
+        Ok(summary) => {
+            let _ = say(&summary.to_string());
+            summary.failed() == 0
+        }
+        Err(error) => {
+            eprintln!("cni-chain: {error}");
+            false
+        }
+    }
+}
+
+fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+}
