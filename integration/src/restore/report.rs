@@ -113,7 +113,7 @@ impl fmt::Display for Report {
             Verdict::Unusable(why) => write!(f, "failed: {why}"),
             Verdict::Looked { steps, notes, .. } => f.write_str(&self.outcome(steps, notes)),
             Verdict::TakenBack { plugins, failed } => {
-                write!(f, "deleted meanwhile, so {} was removed again", names(plugins))?;
+                write!(f, "deleted meanwhile; removed again: {}", names(plugins))?;
                 failed.iter().try_for_each(|(plugin, why)| write!(f, "; {plugin} failed: {why}"))
             }
         }

@@ -7,5 +7,6 @@
 mod command;
 mod execution;
 mod loading;
+mod restore;
 mod spies;
 mod state;
