@@ -183,8 +183,13 @@ impl Restorer {
         match &candidate.presence {
             Presence::There => {}
             Presence::Gone(why) => {
-                let network = candidate.list.name.clone();
-                return (report(Verdict::Gone { why: why.clone(), network }), None);
+                let RuntimeConf { container_id, ifname, .. } = &candidate.conf;
+                // Not GC, which would delete every other attachment to the network as well.
+                let remedy = format!(
+                    "cni-chain del {} \"\" --container-id {container_id} --ifname {ifname}",
+                    candidate.list.name
+                );
+                return (report(Verdict::Gone { why: why.clone(), remedy }), None);
             }
             Presence::Unknown(why) => return (report(Verdict::Unusable(why.clone())), None),
         }
@@ -349,8 +354,8 @@ fn describe(error: &ExecError) -> String {
         let (what, _) =
             error.msg.split_once(": delete that attachment").unwrap_or((&error.msg, ""));
         return format!(
-            "{what}, which the cache knows nothing of; it stays there: if that container is gone, \
-             let GC remove what it left"
+            "{what}, which the cache knows nothing of, and stays there: delete that attachment if \
+             its container is gone"
         );
     }
     error.to_string()

@@ -25,8 +25,8 @@ pub enum Verdict {
     Gone {
         /// How one can tell.
         why: String,
-        /// The network, for the remedy.
-        network: String,
+        /// The command that removes what it left.
+        remedy: String,
     },
     /// The cache file or the namespace cannot be used. Counts as failed.
     Unusable(String),
@@ -107,8 +107,8 @@ impl fmt::Display for Report {
             Verdict::Foreign => f.write_str(
                 "skipped: it is no attachment in libcni's present format; recreate its container",
             ),
-            Verdict::Gone { why, network } => {
-                write!(f, "gone: {why}; its runtime's DEL or `cni-chain gc {network}` cleans up")
+            Verdict::Gone { why, remedy } => {
+                write!(f, "gone: {why}; unless its runtime cleans up, `{remedy}` does")
             }
             Verdict::Unusable(why) => write!(f, "failed: {why}"),
             Verdict::Looked { steps, notes, .. } => f.write_str(&self.outcome(steps, notes)),

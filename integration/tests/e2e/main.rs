@@ -30,3 +30,4 @@ mod portmap_ownership;
 mod portmap_security;
 mod portmap_takeover;
 mod portmap_traffic;
+mod restore;

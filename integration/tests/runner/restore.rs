@@ -204,13 +204,8 @@ fn a_sound_node_is_only_looked_at_and_the_cache_stays() {
 #[test]
 fn the_oldest_attachment_comes_first() {
     let stage = stage();
-    for (id, seconds) in [("c1", 30), ("c2", 10), ("c3", 20)] {
-        remember(
-            &stage,
-            &format!("net-{id}-eth0"),
-            &cached("net", id, 8080 + seconds as u16),
-            seconds,
-        );
+    for (id, port) in [("c1", 30), ("c2", 10), ("c3", 20)] {
+        remember(&stage, &format!("net-{id}-eth0"), &cached("net", id, port), port.into());
     }
     miss(&stage, "portmap");
     let (lines, _) = run(&restorer(&stage));
@@ -260,6 +255,14 @@ fn a_port_stays_with_its_newest_owner() {
     assert_eq!(last.get("onConflict"), None, "it may take the port from the older");
 }
 
+fn only_old(conf: &RuntimeConf, result: &CniResult) -> Presence {
+    assert_eq!(result.ips.len(), 1);
+    match conf.container_id.as_str() {
+        "old" => Presence::There,
+        _ => Presence::Gone("it left".to_owned()),
+    }
+}
+
 #[test]
 fn a_container_that_is_gone_owns_no_port_and_gets_nothing() {
     let stage = stage();
@@ -267,20 +270,14 @@ fn a_container_that_is_gone_owns_no_port_and_gets_nothing() {
     remember(&stage, "net-old-eth0", &cached("net", "old", 8080), 10);
     miss(&stage, "portmap");
     let mut restorer = restorer(&stage);
-    fn only_old(conf: &RuntimeConf, result: &CniResult) -> Presence {
-        assert_eq!(result.ips.len(), 1);
-        match conf.container_id.as_str() {
-            "old" => Presence::There,
-            _ => Presence::Gone("it left".to_owned()),
-        }
-    }
     restorer.look = only_old;
     let (lines, summary) = run(&restorer);
     assert_eq!(
         lines,
         [
             "net/old/eth0: restored portmap",
-            "net/new/eth0: gone: it left; its runtime's DEL or `cni-chain gc net` cleans up",
+            "net/new/eth0: gone: it left; unless its runtime cleans up, \
+             `cni-chain del net \"\" --container-id new --ifname eth0` does",
         ]
     );
     assert_eq!(summary.to_string(), "attachments: 1 restored, 1 gone");
@@ -407,8 +404,8 @@ fn a_port_of_somebody_unknown_is_not_taken() {
     assert_eq!(
         lines,
         ["net/c1/eth0: portmap failed: host port mapping *:8080/tcp -> 10.0.0.9:80 belongs to \
-          attachment x/y/eth0, which the cache knows nothing of; it stays there: if that container \
-          is gone, let GC remove what it left"]
+          attachment x/y/eth0, which the cache knows nothing of, and stays there: delete that \
+          attachment if its container is gone"]
     );
     assert_eq!(summary.failed(), 1);
 }
@@ -634,8 +631,8 @@ fn the_command_says_what_it_did_by_lines_and_status() {
     // Its namespace is nowhere.
     remember(&stage, "net-no-such-container-eth0", &cached("net", "no-such-container", 1), 1);
     let gone = "net/no-such-container/eth0: gone: there is no network namespace at \
-                /run/netns/no-such-container; its runtime's DEL or `cni-chain gc net` cleans up\n\
-                attachments: 1 gone\n";
+                /run/netns/no-such-container; unless its runtime cleans up, `cni-chain del net \"\" \
+                --container-id no-such-container --ifname eth0` does\nattachments: 1 gone\n";
     assert_eq!(restore(&[]), (Some(0), gone.to_owned(), String::new()));
     assert_eq!(restore(&["--quiet"]), (Some(0), String::new(), String::new()));
 

@@ -112,6 +112,11 @@ impl Firewalld {
         self.daemon.wait().expect("a child of ours");
     }
 
+    /// Starts firewalld again on the same bus.
+    pub(crate) fn start_again(&mut self) {
+        self.daemon = Self::daemon();
+    }
+
     /// Ends the bus as well, and leaves its socket behind.
     pub(crate) fn kill_bus(&mut self) {
         self.bus.kill().expect("a child of ours");

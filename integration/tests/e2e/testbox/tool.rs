@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 /// Which Debian package brings a program.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("conntrack", "conntrack"),
     ("dbus-daemon", "dbus"),
     ("firewall-cmd", "firewalld"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 15] = [
     ("nft", "nftables"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("tc", "iproute2"),
     ("timeout", "coreutils"),
     ("unshare", "util-linux"),
 ];

@@ -1,0 +1,429 @@
+//! `cni-chain restore` after real flushes, judged by packets.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use cni_chain::{NetworkList, Runner, RuntimeConf};
+use cni_common::protocol::json::{Json, Object};
+use serde_json::json;
+
+use crate::implementation::{GO_PLUGINS, Implementation};
+use crate::testbox::{
+    Container, Firewalld, HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, run, tool,
+};
+
+cases! {
+    a_flushed_host_serves_again, backends;
+    a_sound_host_is_not_touched, backends;
+    a_newer_owners_port_stays_with_it, backends;
+    go_plugins_are_left_alone, ours;
+    a_container_that_is_gone_gets_nothing, ours;
+    restores_at_the_same_time_do_no_harm, backends;
+    a_reload_of_firewalld_is_restored_from, ours;
+    the_watch_heals_after_firewalld, ours;
+    the_watch_heals_after_a_flush_without_a_bus, ours;
+}
+
+const PORT: u16 = 8080;
+const NAME: &str = "podnet";
+
+/// A node: a network of bridge and three plugins, and the cache that a runtime would write.
+struct Node<'a> {
+    b: &'a TestBox,
+    plugin_dirs: Vec<PathBuf>,
+    list: NetworkList,
+}
+
+impl<'a> Node<'a> {
+    fn new(b: &'a TestBox) -> Self {
+        Self::with(b, b.implementation, b.implementation.backend())
+    }
+
+    fn with(b: &'a TestBox, plugins: Implementation, backend: Option<&str>) -> Self {
+        let meta = plugins.plugin("portmap").parent().expect("a directory").to_owned();
+        let mut portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
+        let mut firewall = json!({ "type": "firewall" });
+        if let Some(backend) = backend {
+            portmap["backend"] = json!(backend);
+            firewall["backend"] = json!(backend);
+        }
+        let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [
+            { "type": "bridge", "bridge": "br1", "isGateway": true, "hairpinMode": true,
+              "ipam": { "type": "host-local",
+                "ranges": [[{ "subnet": "10.88.1.0/24" }], [{ "subnet": "fd88:1::/64" }]],
+                "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] } },
+            portmap,
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
+            firewall,
+        ]});
+        let list = NetworkList::from_bytes(list.to_string().as_bytes()).expect("a conflist");
+        Self { b, plugin_dirs: vec![meta, GO_PLUGINS.into()], list }
+    }
+
+    fn runner(&self) -> Runner {
+        Runner::new(self.plugin_dirs.clone(), "/var/lib/cni".into())
+    }
+
+    /// A new container that serves as `id` behind `port`.
+    fn add(&self, id: &str, port: u16) -> (Container, RuntimeConf) {
+        let container = self.b.container(id);
+        container.netns.serve(id, 80);
+        let conf = RuntimeConf {
+            container_id: id.into(),
+            netns: container.netns.path().display().to_string(),
+            ifname: "eth0".into(),
+            args: Vec::new(),
+            capability_args: capabilities(port),
+        };
+        self.runner().add(&self.list, &conf).expect("ADD");
+        (container, conf)
+    }
+
+    fn is_sound(&self, conf: &RuntimeConf) -> bool {
+        let outcome = self.runner().check(&self.list, conf);
+        println!("CHECK of {}: {outcome:?}", conf.container_id);
+        outcome.is_ok()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cni-chain"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CNI_")) {
+            command.env_remove(name);
+        }
+        let path = std::env::join_paths(&self.plugin_dirs).expect("no colons");
+        command.arg("restore").args(arguments).env("CNI_PATH", path).stdin(Stdio::null());
+        command
+    }
+
+    /// Restores successfully; what it printed.
+    #[track_caller]
+    fn restore(&self, arguments: &[&str]) -> String {
+        let printed = run(&mut self.command(arguments));
+        println!("{printed}");
+        printed
+    }
+
+    /// What everybody sees of a container that has everything.
+    #[track_caller]
+    fn serves(&self, id: &str, port: u16) {
+        for transport in Transport::ALL {
+            self.b.out.reach(transport, HOST_V4, port).by(id).seen_as(OUT_V4);
+            self.b.out.reach(transport, HOST_V6, port).by(id);
+            self.b.host.reach(transport, "127.0.0.1", port).by(id);
+        }
+    }
+}
+
+fn capabilities(port: u16) -> Object {
+    let text = json!({
+        "portMappings": [
+            { "HostPort": port, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
+            { "HostPort": port, "ContainerPort": 80, "Protocol": "udp", "HostIP": "" }],
+        "bandwidth": { "IngressRate": 100_000_000, "IngressBurst": 4_294_967_295u64,
+            "EgressRate": 50_000_000, "EgressBurst": 4_294_967_295u64 },
+    });
+    match Json::parse(text.to_string().as_bytes()) {
+        Ok(Json::Object(object)) => object,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What an administrator's script does.
+fn flush(b: &TestBox) {
+    if b.implementation.backend().is_some() {
+        for program in ["iptables", "ip6tables"] {
+            for table in ["nat", "filter", "raw"] {
+                for what in ["-F", "-X"] {
+                    run(tool(program).args(["-t", table, what]));
+                }
+            }
+        }
+    } else {
+        run(tool("nft").args(["flush", "ruleset"]));
+    }
+}
+
+/// The host's ends of the containers' veths.
+fn host_ends() -> Vec<String> {
+    let links = run(tool("ip").args(["-o", "link", "show", "master", "br1"]));
+    let name = |line: &str| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned());
+    links.lines().filter_map(name).collect()
+}
+
+/// Rules with handles, so that one made again is another, and qdiscs.
+fn everything(b: &TestBox) -> String {
+    let rules = match b.implementation.backend() {
+        None => run(tool("nft").args(["-a", "list", "ruleset"])),
+        // iptables' rules have counters.
+        Some(_) => String::new(),
+    };
+    rules + &b.ruleset() + &run(tool("tc").args(["qdisc", "show"]))
+}
+
+fn a_flushed_host_serves_again(b: &TestBox) {
+    for program in ["iptables", "ip6tables"] {
+        if b.implementation.backend().is_some() {
+            run(tool(program).args(["-P", "FORWARD", "DROP"]));
+        }
+    }
+    let node = Node::new(b);
+    let (one, first) = node.add("one", PORT);
+    let (_, second) = node.add("two", PORT + 1);
+    b.out.serve("out", 80);
+    node.serves("one", PORT);
+    flush(b);
+    for end in host_ends() {
+        run(tool("tc").args(["qdisc", "del", "dev", &end, "root"]));
+    }
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+    assert!(!node.is_sound(&first) && !node.is_sound(&second));
+
+    let dry = node.restore(&["--dry-run"]);
+    for id in ["one", "two"] {
+        let line = format!("{NAME}/{id}/eth0: would restore portmap, bandwidth, firewall\n");
+        assert!(dry.contains(&line), "{dry}");
+    }
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+
+    let only = node.restore(&["--container-id", "two", "--quiet"]);
+    assert_eq!(
+        only,
+        format!(
+            "{NAME}/two/eth0: restored portmap, bandwidth, firewall\nattachments: 1 restored\n"
+        )
+    );
+    node.serves("two", PORT + 1);
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+
+    let rest = node.restore(&[]);
+    assert!(rest.ends_with("attachments: 1 restored, 1 with nothing missing\n"), "{rest}");
+    node.serves("one", PORT);
+    node.serves("two", PORT + 1);
+    one.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    assert!(node.is_sound(&first) && node.is_sound(&second));
+    let qdiscs = run(tool("tc").args(["qdisc", "show"]));
+    assert_eq!(qdiscs.matches("qdisc tbf").count(), 4, "{qdiscs}");
+
+    for conf in [&first, &second] {
+        node.runner().del(&node.list, conf).expect("DEL of what was restored");
+    }
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+    assert!(!b.ruleset().contains("/one/eth0") && !b.ruleset().contains("/two/eth0"));
+    assert_eq!(node.restore(&[]), "no attachments\n");
+}
+
+fn a_sound_host_is_not_touched(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("one", PORT);
+    node.add("two", PORT + 1);
+    let before = everything(b);
+    let printed = node.restore(&[]);
+    assert!(printed.ends_with("attachments: 2 with nothing missing\n"), "{printed}");
+    assert_eq!(node.restore(&["--quiet"]), "");
+    assert_eq!(everything(b), before);
+}
+
+fn a_newer_owners_port_stays_with_it(b: &TestBox) {
+    let node = Node::new(b);
+    let (_old, _) = node.add("old", PORT);
+    let (_new, new) = node.add("new", PORT);
+    node.serves("new", PORT);
+    let before = everything(b);
+    let printed = node.restore(&[]);
+    assert!(printed.ends_with("attachments: 2 with nothing missing\n"), "{printed}");
+    assert_eq!(everything(b), before);
+
+    flush(b);
+    let printed = node.restore(&[]);
+    let kept = format!("host port {PORT}/tcp is {NAME}/new/eth0's, which is newer");
+    assert!(printed.contains(&kept), "{printed}");
+    node.serves("new", PORT);
+    assert!(node.is_sound(&new));
+    let before = everything(b);
+    assert_eq!(node.restore(&["--quiet"]), "");
+    assert_eq!(everything(b), before);
+
+    // What somebody else has whom the cache does not know.
+    std::fs::remove_file(format!("/var/lib/cni/results/{NAME}-new-eth0")).expect("the file");
+    let output = node.command(&[]).output().expect("it runs");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        // iptables keeps the older one's rules behind the newer one's.
+        assert!(b.implementation.backend().is_some(), "{printed}");
+    } else {
+        assert!(printed.contains(&format!("belongs to attachment {NAME}/new/eth0")), "{printed}");
+    }
+    node.serves("new", PORT);
+}
+
+fn go_plugins_are_left_alone(b: &TestBox) {
+    let go = Node::with(b, Implementation::Go, None);
+    go.add("one", PORT);
+    go.serves("one", PORT);
+    let before = everything(b);
+    let printed = go.restore(&[]);
+    assert!(
+        printed.contains("portmap skipped: /usr/lib/cni/portmap is not cni-chain's"),
+        "{printed}"
+    );
+    assert!(printed.ends_with("attachments: 1 skipped\n"), "{printed}");
+    assert_eq!(everything(b), before);
+}
+
+fn a_container_that_is_gone_gets_nothing(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("kept", PORT);
+    node.add("deleted", PORT + 1);
+    node.add("replaced", PORT + 2);
+    flush(b);
+    run(tool("ip").args(["netns", "del", "deleted"]));
+    run(tool("ip").args(["netns", "del", "replaced"]));
+    // Another container gets the name, and the address with a hardware address of its own.
+    let other = b.container("replaced");
+    other.netns.batch(&[
+        "link add eth0 type veth peer name other0",
+        "addr add 10.88.1.99/24 dev eth0",
+        "link set eth0 up",
+    ]);
+    let printed = node.restore(&[]);
+    for (id, reason) in [
+        ("deleted", "there is no network namespace at /run/netns/deleted"),
+        ("replaced", "eth0 in /run/netns/replaced is another container's"),
+    ] {
+        let line = format!("{NAME}/{id}/eth0: gone: {reason}; ");
+        assert!(printed.contains(&line), "{printed}");
+        assert!(!b.ruleset().contains(&format!("{NAME}/{id}/eth0")));
+    }
+    assert!(printed.ends_with("attachments: 1 restored, 2 gone\n"), "{printed}");
+    node.serves("kept", PORT);
+}
+
+fn restores_at_the_same_time_do_no_harm(b: &TestBox) {
+    let node = Node::new(b);
+    let confs: Vec<RuntimeConf> =
+        (0..8).map(|index| node.add(&format!("c{index}"), PORT + index).1).collect();
+    for _ in 0..3 {
+        flush(b);
+        let several: Vec<Child> = (0..3)
+            .map(|_| node.command(&[]).stdout(Stdio::piped()).spawn().expect("it starts"))
+            .collect();
+        for child in several {
+            let output = child.wait_with_output().expect("it ends");
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{printed}");
+        }
+        for (index, conf) in (0..).zip(&confs) {
+            assert!(node.is_sound(conf));
+            b.out.reach(Transport::Tcp, HOST_V4, PORT + index).by(&conf.container_id);
+        }
+        assert_eq!(node.restore(&["--quiet"]), "");
+    }
+}
+
+fn a_reload_of_firewalld_is_restored_from(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let node = Node::new(b);
+    let (web, conf) = node.add("web", PORT);
+    b.out.serve("out", 80);
+    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    firewalld.cmd(&["--reload"]);
+    web.netns.cannot_reach(Transport::Tcp, OUT_V4, 80);
+    assert!(!node.is_sound(&conf));
+    let printed = node.restore(&[]);
+    assert!(printed.starts_with(&format!("{NAME}/web/eth0: restored firewall\n")), "{printed}");
+    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    node.serves("web", PORT);
+    assert!(node.is_sound(&conf));
+    assert_eq!(node.restore(&["--quiet"]), "");
+}
+
+/// A running `restore --watch`.
+struct Watch {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Watch {
+    fn start(node: &Node<'_>) -> Self {
+        let mut command = node.command(&["--watch"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                println!("watch: {line}");
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line of this beginning.
+    #[track_caller]
+    fn says(&self, beginning: &str) {
+        loop {
+            match self.lines.recv_timeout(Duration::from_mins(1)) {
+                Ok(line) if line.starts_with(beginning) => return,
+                Ok(_) => {}
+                Err(error) => panic!("the watch never said {beginning:?}: {error}"),
+            }
+        }
+    }
+}
+
+fn the_watch_heals_after_firewalld(b: &TestBox) {
+    let mut firewalld = Firewalld::start();
+    let node = Node::new(b);
+    let (web, conf) = node.add("web", PORT);
+    b.out.serve("out", 80);
+    firewalld.stop();
+    let mut watch = Watch::start(&node);
+    watch.says("watching firewalld and nftables");
+    let heals = |reason: &str| {
+        watch.says(reason);
+        watch.says(&format!("{NAME}/web/eth0: restored firewall"));
+        watch.says("attachments: 1 restored");
+        web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    };
+    firewalld.start_again();
+    heals("firewalld was started");
+    for _ in 0..2 {
+        firewalld.cmd(&["--reload"]);
+        heals("firewalld was reloaded");
+    }
+    firewalld.stop();
+    firewalld.start_again();
+    heals("firewalld was started");
+    node.serves("web", PORT);
+    assert!(node.is_sound(&conf));
+
+    firewalld.stop();
+    firewalld.kill_bus();
+    let status = watch.child.wait().expect("a child of ours");
+    assert_eq!(status.code(), Some(1), "without a bus it ends, for systemd to start it again");
+}
+
+fn the_watch_heals_after_a_flush_without_a_bus(b: &TestBox) {
+    let node = Node::new(b);
+    let (_, conf) = node.add("web", PORT);
+    let mut watch = Watch::start(&node);
+    watch.says("watching nftables; there is no system bus");
+    watch.says("attachments: 1 with nothing missing");
+    for _ in 0..2 {
+        flush(b);
+        watch.says("nftables table ");
+        watch.says(&format!("{NAME}/web/eth0: restored portmap, firewall"));
+        watch.says("attachments: 1 restored");
+        node.serves("web", PORT);
+        assert!(node.is_sound(&conf));
+    }
+    // Deleted and loaded in one transaction, as nftables.service does.
+    b.nft("flush ruleset; table inet filter { chain forward { type filter hook forward priority 0; }; }");
+    watch.says(&format!("{NAME}/web/eth0: restored portmap, firewall"));
+    node.serves("web", PORT);
+    watch.child.kill().expect("a child of ours");
+    watch.child.wait().expect("a child of ours");
+}
