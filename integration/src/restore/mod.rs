@@ -45,8 +45,8 @@ pub struct Restorer {
     pub plugins: Vec<MetaPlugin>,
     /// Say what would be restored and change nothing.
     pub dry_run: bool,
-    /// How long a runtime's DEL may be under way without a sign of it; see
-    /// [`Restorer::look_again`].
+    /// How long a runtime's DEL may be under way without a sign of it. What was restored to an
+    /// attachment that is gone by then is taken back.
     pub grace: Duration,
     /// Looks whether a container is there.
     pub look: fn(&RuntimeConf, &CniResult) -> Presence,
