@@ -29,7 +29,7 @@ use crate::runner::Runner;
 
 use identify::{Identifier, MetaPlugin};
 use ports::{Claims, Share};
-use presence::Presence;
+use presence::{NamedNamespaces, Presence};
 pub use report::{Report, Step, Summary, Verdict};
 
 /// What restores.
@@ -49,7 +49,7 @@ pub struct Restorer {
     /// attachment that is gone by then is taken back.
     pub grace: Duration,
     /// Looks whether a container is there.
-    pub look: fn(&RuntimeConf, &CniResult) -> Presence,
+    pub look: fn(&RuntimeConf, &CniResult, &NamedNamespaces) -> Presence,
 }
 
 /// What is restored unless somebody says otherwise. A flush does not reach tuning's settings:
@@ -102,8 +102,9 @@ impl Restorer {
             tell(&report);
         };
         let mut candidates = Vec::new();
+        let named = NamedNamespaces::default();
         for entry in self.runner.cache().entries()? {
-            match self.judge(entry) {
+            match self.judge(entry, &named) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(report) if self.is_asked_for_file(&report.name) => say(report),
                 Err(_) => {}
@@ -127,7 +128,7 @@ impl Restorer {
     }
 
     /// Makes a candidate of a cache file, or the report that says why it is none.
-    fn judge(&self, entry: CacheEntry) -> Result<Candidate, Report> {
+    fn judge(&self, entry: CacheEntry, named: &NamedNamespaces) -> Result<Candidate, Report> {
         let file = || entry.path.display().to_string();
         let Remembered { attachment, result } = match &entry.content {
             Ok(Some(remembered)) => remembered.clone(),
@@ -137,7 +138,7 @@ impl Restorer {
                 return Err(Report { name: file(), verdict });
             }
         };
-        let CachedAttachment { network, conf, config } = attachment;
+        let CachedAttachment { network, mut conf, config } = attachment;
         let name = format!("{network}/{}/{}", conf.container_id, conf.ifname);
         let unusable = |reason: String| Report {
             name: name.clone(),
@@ -156,7 +157,10 @@ impl Restorer {
         let result = result.ok_or_else(|| unusable("it holds no result of ADD".to_owned()))?;
         let result = CniResult::from_json(&result, CniVersion::V0_1_0)
             .map_err(|error| unusable(error.to_string()))?;
-        let presence = (self.look)(&conf, &result);
+        let presence = (self.look)(&conf, &result, named);
+        if let Presence::There(netns) = &presence {
+            conf.netns.clone_from(netns);
+        }
         Ok(Candidate { entry, name, list, conf, result, presence })
     }
 
@@ -181,7 +185,7 @@ impl Restorer {
     ) -> (Report, Option<Touched<'a>>) {
         let report = |verdict| Report { name: candidate.name.clone(), verdict };
         match &candidate.presence {
-            Presence::There => {}
+            Presence::There(_) => {}
             Presence::Gone(why) => {
                 let RuntimeConf { container_id, ifname, .. } = &candidate.conf;
                 // Not GC, which would delete every other attachment to the network as well.
@@ -301,10 +305,17 @@ impl Restorer {
             let candidate = touched.candidate;
             // One that was added again has what its own ADD made.
             let deleted = !candidate.entry.path.exists();
-            let is_gone = || (self.look)(&candidate.conf, &candidate.result) != Presence::There;
+            let is_gone = || !self.is_there_still(candidate);
             deleted || candidate.entry.is_current() && is_gone()
         });
         left.map(|touched| self.take_back(touched)).collect()
+    }
+
+    fn is_there_still(&self, candidate: &Candidate) -> bool {
+        // Its path is known by now.
+        let named = NamedNamespaces::default();
+        let presence = (self.look)(&candidate.conf, &candidate.result, &named);
+        matches!(presence, Presence::There(_))
     }
 
     fn take_back(&self, touched: &Touched<'_>) -> Report {
@@ -325,7 +336,7 @@ impl Restorer {
 
 impl Candidate {
     fn is_there(&self) -> bool {
-        self.presence == Presence::There
+        matches!(self.presence, Presence::There(_))
     }
 
     /// What libcni would write to the plugin, in the list's version.

@@ -1,11 +1,13 @@
-//! Whether the container of a cached attachment is still there.
+//! Whether the container of a cached attachment is still there, and where.
 //!
 //! A namespace's path proves little: `/proc/4711/ns/net` may be another process by now, and
 //! `ip netns` gives a name again. Mapping a host port to an address that is somebody else's would
 //! be worse than not mapping it.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cni_common::netns::Netns;
 use cni_common::protocol::CniResult;
@@ -16,8 +18,8 @@ use crate::request::RuntimeConf;
 /// What a look at an attachment's namespace found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// The interface that ADD made.
-    There,
+    /// The interface that ADD made is in the namespace at this path.
+    There(String),
     /// Not that one, and why one thinks so.
     Gone(String),
     /// It could not be looked at.
@@ -31,14 +33,44 @@ struct Identity {
     addresses: Vec<IpAddr>,
 }
 
+type Interfaces = HashMap<String, Identity>;
+
+/// Where runtimes and `ip netns` keep namespaces.
+const NAMED: &str = "/run/netns";
+
+/// The namespaces that have a name on this host, looked into once and only if it is needed.
+#[derive(Debug, Default)]
+pub struct NamedNamespaces(OnceCell<Vec<(PathBuf, Interfaces)>>);
+
+impl NamedNamespaces {
+    /// The namespace whose interface has something in common with the remembered one.
+    fn with(&self, ifname: &str, remembered: &Identity) -> Option<&Path> {
+        let namespaces = self.0.get_or_init(|| {
+            let files = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
+            files.filter_map(|file| Some((file.path(), interfaces_of(&file.path())?))).collect()
+        });
+        let has_it = |interfaces: &Interfaces| {
+            interfaces.get(ifname).is_some_and(|found| shares_something(remembered, found))
+        };
+        let found = namespaces.iter().find(|(_, interfaces)| has_it(interfaces));
+        found.map(|(path, _)| path.as_path())
+    }
+}
+
+fn interfaces_of(path: &Path) -> Option<Interfaces> {
+    Netns::open(path).ok()?.run(interfaces).ok()?.ok()
+}
+
 /// Looks into the attachment's namespace.
 #[must_use]
-pub fn look(conf: &RuntimeConf, result: &CniResult) -> Presence {
-    let path = conf.netns.as_str();
-    if path.is_empty() {
-        return Presence::Gone("the cache names no namespace".to_owned());
-    }
-    let Ok(netns) = Netns::open(Path::new(path)) else {
+pub fn look(conf: &RuntimeConf, result: &CniResult, named: &NamedNamespaces) -> Presence {
+    let remembered = remembered(result, &conf.ifname);
+    let Some(path) = netns_path(conf, result, &remembered, named) else {
+        return Presence::Gone(format!(
+            "the cache names no namespace, and none in {NAMED} has its interface"
+        ));
+    };
+    let Ok(netns) = Netns::open(Path::new(&path)) else {
         return Presence::Gone(format!("there is no network namespace at {path}"));
     };
     match Netns::own() {
@@ -48,27 +80,43 @@ pub fn look(conf: &RuntimeConf, result: &CniResult) -> Presence {
         Ok(_) => {}
         Err(error) => return Presence::Unknown(format!("cannot open our own namespace: {error}")),
     }
-    let found = match netns.run(|| interface(&conf.ifname)).and_then(|found| found) {
-        Ok(found) => found,
+    let interfaces = match netns.run(interfaces).and_then(|found| found) {
+        Ok(interfaces) => interfaces,
         Err(error) => {
             return Presence::Unknown(format!("cannot look into {path}: {error}; run it as root"));
         }
     };
-    let Some(found) = found else {
-        return Presence::Gone(format!("{path} has no interface {}", conf.ifname));
-    };
-    if is_same(&remembered(result, &conf.ifname), &found) {
-        Presence::There
-    } else {
-        Presence::Gone(format!("{} in {path} is another container's", conf.ifname))
+    match interfaces.get(&conf.ifname) {
+        None => Presence::Gone(format!("{path} has no interface {}", conf.ifname)),
+        Some(found) if is_same(&remembered, found) => Presence::There(path),
+        Some(_) => Presence::Gone(format!("{} in {path} is another container's", conf.ifname)),
     }
 }
 
-/// The interface of that name in the calling thread's namespace.
-fn interface(name: &str) -> std::io::Result<Option<Identity>> {
-    let mut found: Option<Identity> = None;
-    for entry in getifaddrs()?.filter(|entry| entry.interface_name == name) {
-        let identity = found.get_or_insert_default();
+/// libcni keeps the path since 1.2, which containerd 1 and podman 4 do not have. Most main plugins
+/// return it; Calico, for one, does not, but its container's address is to be found.
+fn netns_path(
+    conf: &RuntimeConf,
+    result: &CniResult,
+    remembered: &Identity,
+    named: &NamedNamespaces,
+) -> Option<String> {
+    if !conf.netns.is_empty() {
+        return Some(conf.netns.clone());
+    }
+    let own = result.interfaces.iter().filter(|interface| interface.name == conf.ifname);
+    let mut sandboxes = own.filter_map(|interface| interface.sandbox.clone());
+    sandboxes.find(|path| path.starts_with('/')).or_else(|| {
+        let found = named.with(&conf.ifname, remembered)?;
+        Some(found.to_str()?.to_owned())
+    })
+}
+
+/// The interfaces in the calling thread's namespace.
+fn interfaces() -> std::io::Result<Interfaces> {
+    let mut found = Interfaces::new();
+    for entry in getifaddrs()? {
+        let identity = found.entry(entry.interface_name).or_default();
         let Some(address) = entry.address else { continue };
         if let Some(link) = address.as_link_addr() {
             identity.mac = link.addr().map(mac_text);
@@ -106,13 +154,14 @@ fn remembered(result: &CniResult, ifname: &str) -> Identity {
 /// Whether the interface can be the one that is remembered. One in common is enough: a container
 /// may change its MAC, and gVisor takes the addresses off the interface for itself.
 fn is_same(remembered: &Identity, found: &Identity) -> bool {
-    if remembered.addresses.iter().any(|address| found.addresses.contains(address)) {
-        return true;
-    }
-    match (&remembered.mac, &found.mac) {
-        (Some(remembered), Some(found)) => remembered == found,
-        _ => remembered.addresses.is_empty() || found.addresses.is_empty(),
-    }
+    let can_tell = remembered.mac.is_some() && found.mac.is_some()
+        || !remembered.addresses.is_empty() && !found.addresses.is_empty();
+    shares_something(remembered, found) || !can_tell
+}
+
+fn shares_something(remembered: &Identity, found: &Identity) -> bool {
+    remembered.addresses.iter().any(|address| found.addresses.contains(address))
+        || remembered.mac.is_some() && remembered.mac == found.mac
 }
 
 #[cfg(test)]
@@ -161,6 +210,34 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_the_cache_does_not_keep_is_in_the_result_or_found_by_address() {
+        let web = identity(None, &["10.0.0.2"]);
+        let namespace = |name: &str, ifname: &str, address: &str| {
+            let interfaces = Interfaces::from([(ifname.to_owned(), identity(None, &[address]))]);
+            (PathBuf::from(name), interfaces)
+        };
+        let named = NamedNamespaces::default();
+        let all = vec![
+            namespace("/run/netns/other", "eth0", "10.0.0.3"),
+            namespace("/run/netns/second", "net1", "10.0.0.2"),
+            namespace("/run/netns/web", "eth0", "10.0.0.2"),
+        ];
+        named.0.set(all).expect("it is empty");
+        let mut conf = RuntimeConf { ifname: "eth0".to_owned(), ..RuntimeConf::default() };
+        let mut result = CniResult::default();
+        let path = |conf: &RuntimeConf, result: &CniResult| netns_path(conf, result, &web, &named);
+        assert_eq!(path(&conf, &result).as_deref(), Some("/run/netns/web"));
+        result.interfaces = vec![cni_common::protocol::result::Interface {
+            name: "eth0".to_owned(),
+            sandbox: Some("/run/netns/told".to_owned()),
+            ..Default::default()
+        }];
+        assert_eq!(path(&conf, &result).as_deref(), Some("/run/netns/told"));
+        conf.netns = "/run/netns/kept".to_owned();
+        assert_eq!(path(&conf, &result).as_deref(), Some("/run/netns/kept"));
+    }
+
+    #[test]
     fn what_is_gone() {
         let conf = |netns: &str| RuntimeConf {
             netns: netns.to_owned(),
@@ -168,7 +245,7 @@ mod tests {
             ..RuntimeConf::default()
         };
         for netns in ["", "/does/not/exist", "/proc/self/ns/uts", "/proc/self/ns/net"] {
-            let presence = look(&conf(netns), &CniResult::default());
+            let presence = look(&conf(netns), &CniResult::default(), &NamedNamespaces::default());
             assert!(matches!(presence, Presence::Gone(_)), "{netns}: {presence:?}");
         }
     }

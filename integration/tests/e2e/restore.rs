@@ -1,5 +1,6 @@
 //! `cni-chain restore` after real flushes, judged by packets.
 
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
 use cni_common::protocol::json::{Json, Object};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::implementation::{GO_PLUGINS, Implementation};
 use crate::testbox::{
@@ -21,6 +22,7 @@ cases! {
     a_newer_owners_port_stays_with_it, backends;
     go_plugins_are_left_alone, ours;
     a_container_that_is_gone_gets_nothing, ours;
+    a_cache_without_namespaces_will_do, ours;
     restores_at_the_same_time_do_no_harm, backends;
     a_reload_of_firewalld_is_restored_from, ours;
     the_watch_heals_after_firewalld, ours;
@@ -247,7 +249,7 @@ fn a_newer_owners_port_stays_with_it(b: &TestBox) {
     assert_eq!(everything(b), before);
 
     // What somebody else has whom the cache does not know.
-    std::fs::remove_file(format!("/var/lib/cni/results/{NAME}-new-eth0")).expect("the file");
+    fs::remove_file(format!("/var/lib/cni/results/{NAME}-new-eth0")).expect("the file");
     let output = node.command(&[]).output().expect("it runs");
     let printed = String::from_utf8_lossy(&output.stdout);
     if output.status.success() {
@@ -299,6 +301,49 @@ fn a_container_that_is_gone_gets_nothing(b: &TestBox) {
     }
     assert!(printed.ends_with("attachments: 1 restored, 2 gone\n"), "{printed}");
     node.serves("kept", PORT);
+}
+
+/// Changes what is remembered of an attachment, and leaves its age.
+fn rewrite(id: &str, change: impl FnOnce(&mut Value)) {
+    let path = format!("/var/lib/cni/results/{NAME}-{id}-eth0");
+    let written = fs::metadata(&path).and_then(|file| file.modified()).expect("a file");
+    let text = fs::read(&path).expect("a file");
+    let mut content = serde_json::from_slice(&text).expect("JSON");
+    change(&mut content);
+    fs::write(&path, content.to_string()).expect("a file");
+    let file = File::options().write(true).open(&path).expect("a file");
+    file.set_modified(written).expect("a time");
+}
+
+/// libcni before 1.2 kept no path, and Calico returns none: its result has the host's end only.
+fn a_cache_without_namespaces_will_do(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("podman", PORT);
+    node.add("calico", PORT + 1);
+    node.add("gone", PORT + 2);
+    for id in ["podman", "calico", "gone"] {
+        rewrite(id, |content| {
+            content.as_object_mut().expect("an object").remove("netns").expect("a path");
+        });
+    }
+    for id in ["calico", "gone"] {
+        rewrite(id, |content| {
+            let result = &mut content["result"];
+            result["interfaces"] = json!([{ "name": "cali0" }]);
+            for address in result["ips"].as_array_mut().expect("addresses") {
+                address.as_object_mut().expect("an object").remove("interface");
+            }
+        });
+    }
+    run(tool("ip").args(["netns", "del", "gone"]));
+    flush(b);
+    let printed = node.restore(&[]);
+    for id in ["podman", "calico"] {
+        assert!(printed.contains(&format!("{NAME}/{id}/eth0: restored portmap, firewall\n")));
+    }
+    assert!(printed.contains(&format!("{NAME}/gone/eth0: gone: the cache names no namespace")));
+    node.serves("podman", PORT);
+    node.serves("calico", PORT + 1);
 }
 
 fn restores_at_the_same_time_do_no_harm(b: &TestBox) {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cni_chain::RuntimeConf;
 use cni_chain::restore::identify::MetaPlugin;
-use cni_chain::restore::presence::Presence;
+use cni_chain::restore::presence::{NamedNamespaces, Presence};
 use cni_chain::restore::{Restorer, Summary};
 use cni_common::protocol::CniResult;
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ fn remember(stage: &Stage, name: &str, content: &Value, seconds: u64) {
 
 fn restorer(stage: &Stage) -> Restorer {
     let mut restorer = Restorer::new(stage.runner());
-    restorer.look = |_, _| Presence::There;
+    restorer.look = |conf, _, _| Presence::There(conf.netns.clone());
     restorer.grace = Duration::ZERO;
     restorer
 }
@@ -255,10 +255,10 @@ fn a_port_stays_with_its_newest_owner() {
     assert_eq!(last.get("onConflict"), None, "it may take the port from the older");
 }
 
-fn only_old(conf: &RuntimeConf, result: &CniResult) -> Presence {
+fn only_old(conf: &RuntimeConf, result: &CniResult, _: &NamedNamespaces) -> Presence {
     assert_eq!(result.ips.len(), 1);
     match conf.container_id.as_str() {
-        "old" => Presence::There,
+        "old" => Presence::There(conf.netns.clone()),
         _ => Presence::Gone("it left".to_owned()),
     }
 }
@@ -282,6 +282,19 @@ fn a_container_that_is_gone_owns_no_port_and_gets_nothing() {
     );
     assert_eq!(summary.to_string(), "attachments: 1 restored, 1 gone");
     assert!(calls(&stage).iter().all(|call| call.ends_with(" old")));
+}
+
+#[test]
+fn the_namespace_is_where_it_was_found() {
+    let stage = stage();
+    let mut content = cached("net", "c1", 8080);
+    content.as_object_mut().expect("an object").remove("netns");
+    remember(&stage, "net-c1-eth0", &content, 1);
+    miss(&stage, "firewall");
+    let mut restorer = restorer(&stage);
+    restorer.look = |_, _, _| Presence::There("/run/netns/found".to_owned());
+    run(&restorer);
+    assert_eq!(the_call(&stage, "firewall", "ADD").env["CNI_NETNS"], "/run/netns/found");
 }
 
 #[test]
