@@ -192,7 +192,7 @@ fn measure(rate: u64, flow: Flow) -> Seen {
     let seconds = SECONDS.to_string();
     // One flow's window or socket buffer would be full before the queue is.
     let flows = match rate {
-        1_000_000 => 1,
+        1_000_000 => 2,
         10_000_000 => 4,
         1_000_000_000 if !flow.udp => 32,
         _ => 8,
