@@ -6,6 +6,7 @@
 //! chains at any time; ours are only ours.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -33,6 +34,17 @@ pub enum Variant {
     Nft,
     /// On top of `ip_tables`.
     Legacy,
+}
+
+/// As people call it.
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "iptables",
+            Self::Nft => "iptables-nft",
+            Self::Legacy => "legacy iptables",
+        })
+    }
 }
 
 /// The programs of one family and variant.
@@ -116,6 +128,23 @@ impl Iptables {
             save: which(save).ok_or(IptablesError::Missing(save))?,
             restore: which(restore).ok_or(IptablesError::Missing(restore))?,
         })
+    }
+
+    /// The programs that see what one variant made. A host with a single variant may have it under
+    /// the plain names only.
+    pub fn seeing(v4: bool, variant: Variant) -> Result<Self, IptablesError> {
+        Self::find(v4, variant).or_else(|missing| {
+            let plain = Self::find(v4, Variant::Default)?;
+            if plain.is_variant(variant) { Ok(plain) } else { Err(missing) }
+        })
+    }
+
+    /// One program has many names; the file behind them tells which it is. Those from before there
+    /// were two have no mark.
+    fn is_variant(&self, variant: Variant) -> bool {
+        let file = self.save.canonicalize().unwrap_or_else(|_| self.save.clone());
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.contains("nft") == (variant == Variant::Nft)
     }
 
     /// Reads a table.

@@ -11,6 +11,7 @@ pub mod fake;
 pub mod netlink;
 pub mod object;
 mod open;
+mod reading;
 pub mod statement;
 pub mod text;
 pub mod transaction;
@@ -22,6 +23,7 @@ pub use object::{
     L4Protocol, Priority, Rule, Set, Table, Value,
 };
 pub use open::{open_nft, open_nft_if_any};
+pub use reading::Reading;
 pub use statement::{KeyPart, Operand, Selector, Statement};
 pub use transaction::{Generation, Object, Operation, Transaction, Verb};
 
