@@ -135,16 +135,21 @@ impl Iptables {
     pub fn seeing(v4: bool, variant: Variant) -> Result<Self, IptablesError> {
         Self::find(v4, variant).or_else(|missing| {
             let plain = Self::find(v4, Variant::Default)?;
-            if plain.is_variant(variant) { Ok(plain) } else { Err(missing) }
+            if plain.variant()? == variant { Ok(plain) } else { Err(missing) }
         })
     }
 
-    /// One program has many names; the file behind them tells which it is. Those from before there
-    /// were two have no mark.
-    fn is_variant(&self, variant: Variant) -> bool {
-        let file = self.save.canonicalize().unwrap_or_else(|_| self.save.clone());
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.contains("nft") == (variant == Variant::Nft)
+    /// Which of the two the programs are, by their own words. Those from before there were two say
+    /// nothing about it.
+    pub fn variant(&self) -> Result<Variant, IptablesError> {
+        let mut command = Command::new(&self.save);
+        command.arg("--version").stdin(Stdio::null());
+        let output = match run(command, &self.save, "") {
+            Err(IptablesError::Failed { .. }) => return Ok(Variant::Legacy),
+            outcome => outcome?,
+        };
+        let is_nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
+        Ok(if is_nft { Variant::Nft } else { Variant::Legacy })
     }
 
     /// Reads a table.

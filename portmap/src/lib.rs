@@ -27,6 +27,7 @@ use cni_common::sysctl::Sysctl;
 use config::{Backend, Config, HostAddress};
 use localnet::Localnet;
 use plan::{ActiveMapping, Addresses, Plan, active_mappings};
+use takeover::served::Served;
 
 /// The plugin.
 #[derive(Debug, Default)]
@@ -67,15 +68,18 @@ impl Plugin for Portmap {
         if active.is_empty() && open_nft_if_any()?.is_none() {
             return Ok(());
         }
-        if choose(&config, &request.log) == Backend::Iptables {
-            let faults = iptables::faults(&request.attachment, &config, addresses)
-                .map_err(|error| error.into_cni("cannot read the port mappings"))?;
-            nftables::fail_with(&faults)?;
+        let (faults, ours) = match choose(&config, &request.log) {
+            Backend::Iptables => check_iptables(request, &config, addresses)?,
+            Backend::Nftables => check_nftables(request, &config, addresses)?,
+        };
+        let mut faults = if faults.is_empty() || ours {
+            faults
         } else {
-            let plan = Plan::new(&request.attachment, &config, addresses)?;
-            nftables::check(&mut open_nft()?, &plan)?;
+            excuse(request, &config, addresses, faults)?
+        };
+        if faults.is_empty() {
+            faults.extend(localnet::fault(config.snat, &active));
         }
-        let faults: Vec<String> = localnet::fault(config.snat, &active).into_iter().collect();
         nftables::fail_with(&faults)
     }
 
@@ -146,6 +150,55 @@ fn add_nftables(
     Ok(active)
 }
 
+/// What CHECK finds wrong, and whether ours has anything of the attachment at all.
+type Checked = (Vec<String>, bool);
+
+fn check_nftables(
+    request: &AttachmentRequest,
+    config: &Config,
+    addresses: Addresses,
+) -> Result<Checked, CniError> {
+    let plan = Plan::new(&request.attachment, config, addresses)?;
+    let mut nft = open_nft()?;
+    let faults = nftables::faults(&mut nft, &plan)?;
+    let ours = faults.is_empty() || nftables::holds(&mut nft, &plan)?;
+    Ok((faults, ours))
+}
+
+fn check_iptables(
+    request: &AttachmentRequest,
+    config: &Config,
+    addresses: Addresses,
+) -> Result<Checked, CniError> {
+    let findings = iptables::check(&request.attachment, config, addresses)
+        .map_err(|error| error.into_cni("cannot read the port mappings"))?;
+    Ok((findings.faults, findings.ours))
+}
+
+/// Ours has nothing of the attachment. That is no fault while the Go plugin's rules serve it: the
+/// binaries were swapped, and nothing was added since.
+fn excuse(
+    request: &AttachmentRequest,
+    config: &Config,
+    addresses: Addresses,
+    faults: Vec<String>,
+) -> Result<Vec<String>, CniError> {
+    let AttachmentRequest { attachment, log, .. } = request;
+    let mut nft = open_nft_if_any()?;
+    let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
+    Ok(match takeover::served::look(nft, attachment, config, addresses, log) {
+        Served::NotAtAll => faults,
+        Served::Partly(missing) => missing,
+        Served::Fully => {
+            log.warn(format!(
+                "the port mappings of {} are still served by the Go plugin's rules; the next ADD takes them over",
+                attachment.tag()
+            ));
+            Vec::new()
+        }
+    })
+}
+
 fn add_iptables(
     request: &AttachmentRequest,
     config: &Config,
@@ -161,10 +214,13 @@ fn add_iptables(
         }
         return Err(error);
     }
-    // On a host that had the nftables backend before.
-    if let Some(mut nft) = open_nft_if_any()? {
-        nftables::remove(&mut nft, &attachment.tag(), None)?;
+    // On a host that had the nftables backend before, or the other kind of iptables.
+    let mut nft = open_nft_if_any()?;
+    if let Some(nft) = &mut nft {
+        nftables::remove(nft, &attachment.tag(), None)?;
     }
+    let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
+    takeover::remove_elsewhere(nft, attachment, &addresses.bare(), &active, log);
     Ok(active)
 }
 

@@ -80,6 +80,17 @@ impl Localnet {
     }
 }
 
+/// Whether any interface has the parameter set. One that cannot be read counts as set.
+#[must_use]
+pub fn is_set_anywhere() -> bool {
+    let Ok(interfaces) = std::fs::read_dir("/proc/sys/net/ipv4/conf") else { return true };
+    interfaces.flatten().any(|interface| {
+        let value = std::fs::read_to_string(interface.path().join("route_localnet"));
+        // An interface that went meanwhile has nothing set.
+        value.map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |text| text.trim() != "0")
+    })
+}
+
 /// CHECK: the fault, if the parameter is needed and not set.
 #[must_use]
 pub fn fault(snat: bool, active: &[ActiveMapping]) -> Option<String> {

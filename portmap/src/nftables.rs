@@ -405,8 +405,8 @@ fn delete_table_at(nft: &mut dyn Nft, generation: Generation) -> Result<(), NftE
     nft.commit(&transaction)
 }
 
-/// CHECK: compares what is there with the plan, exactly.
-pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<(), CniError> {
+/// CHECK: compares what is there with the plan, exactly. What it finds wrong, in words.
+pub fn faults(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, CniError> {
     let mut faults = Vec::new();
     let cni = |error: NftError| error.into_cni("cannot read the port mappings");
     if plan.is_empty() {
@@ -419,7 +419,19 @@ pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<(), CniError> {
         check_elements(nft, plan, &mut faults).map_err(cni)?;
         check_chains(nft, plan, &mut faults).map_err(cni)?;
     }
-    fail_with(&faults)
+    Ok(faults)
+}
+
+/// CHECK, as an error if anything is wrong.
+pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<(), CniError> {
+    fail_with(&faults(nft, plan)?)
+}
+
+/// Whether the table holds anything of the plan's attachment.
+pub fn holds(nft: &mut dyn Nft, plan: &Plan) -> Result<bool, CniError> {
+    let owned = owned_elements(nft, &plan.tag, Some(plan));
+    let owned = owned.map_err(|error| error.into_cni("cannot read the port mappings"))?;
+    Ok(owned.iter().any(|(_, elements)| !elements.is_empty()))
 }
 
 /// The error of a CHECK that found faults.

@@ -5,24 +5,20 @@
 //! table are seen by netlink, and legacy iptables tells by `/proc` whether it has a nat table at
 //! all. Programs run only when there is something to remove.
 
+mod go_table;
+pub mod served;
+
 use std::net::IpAddr;
 
 use cni_common::Attachment;
-use cni_common::iptables::{IptablesError, Variant, legacy_table_loaded};
+use cni_common::iptables::{Iptables, IptablesError, Variant, legacy_table_loaded};
 use cni_common::log::Log;
-use cni_common::nft::{Family, Nft, NftError, Object, Table, Transaction, Verb};
+use cni_common::nft::{Family, Nft, NftError, Table};
 use cni_common::protocol::ValidAttachment;
 
 use crate::iptables;
-use crate::iptables::rules::{Names, TABLE, TOP_CHAIN};
+use crate::iptables::rules::{GUARD_CHAIN, GUARD_TABLE, Names, SHARED_CHAINS, TABLE};
 use crate::plan::ActiveMapping;
-
-/// The tables of the Go plugin's nftables backend.
-const GO_TABLES: [Table; 2] =
-    [Table::new(Family::Ip, "cni_hostport"), Table::new(Family::Ip6, "cni_hostport")];
-
-/// How often the Go plugin's table is read anew when the ruleset moved.
-const ATTEMPTS: usize = 20;
 
 /// Removes what is left of the attachment. Nothing here fails a command: what cannot be reached
 /// is said in a warning.
@@ -32,19 +28,55 @@ pub fn remove(
     addresses: &[IpAddr],
     log: &Log,
 ) -> Vec<ActiveMapping> {
+    remove_in(nft, attachment, addresses, log, |_, _, _| true)
+}
+
+/// The same, but for what the iptables backend's ADD has just made: these mappings.
+pub fn remove_elsewhere(
+    nft: Option<&mut dyn Nft>,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+    made: &[ActiveMapping],
+    log: &Log,
+) -> Vec<ActiveMapping> {
+    let is_made_in = |v4: bool, variant: Variant, places: usize| {
+        let is_mapped = made.iter().any(|mapping| mapping.container.is_ipv4() == v4);
+        // Only where there are two places it is worth a program to find out which one it is.
+        let is_it = || -> Result<bool, IptablesError> {
+            Ok(Iptables::find(v4, Variant::Default)?.variant()? == variant)
+        };
+        is_mapped && (places == 1 || is_it().unwrap_or(true))
+    };
+    let elsewhere = |v4, variant, places| !is_made_in(v4, variant, places);
+    remove_in(nft, attachment, addresses, log, elsewhere)
+}
+
+fn remove_in(
+    nft: Option<&mut dyn Nft>,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+    log: &Log,
+    wanted: impl Fn(bool, Variant, usize) -> bool,
+) -> Vec<ActiveMapping> {
     let names = Names::new(attachment);
     let chains: Vec<String> = names.chains().into_iter().cloned().collect();
     let mut removed = Vec::new();
     let mut nft = nft;
     if let Some(nft) = nft.as_deref_mut()
-        && let Err(error) = remove_go_rules(nft, &attachment.container_id)
+        && let Err(error) = go_table::remove(nft, &attachment.container_id, addresses)
     {
         log.warn(format!(
             "cannot remove the Go portmap's nftables rules of {}: {error}",
             attachment.tag()
         ));
     }
-    for (v4, variant) in suspects(nft, |nft, table| has_any_chain(nft, table, &chains)) {
+    let suspects = suspects(nft, |nft, table| has_any_chain(nft, table, &chains));
+    for (v4, variant) in &suspects {
+        let (v4, variant) = (*v4, *variant);
+        let places = suspects.iter().filter(|(family, _)| *family == v4).count();
+        if !wanted(v4, variant, places) {
+            continue;
+        }
         match iptables::remove(v4, variant, attachment, addresses) {
             Ok(mappings) => removed.extend(mappings),
             Err(error) => warn(log, &error, v4, variant),
@@ -62,17 +94,29 @@ pub fn collect_garbage(
 ) -> Vec<ActiveMapping> {
     let mut removed = Vec::new();
     let mut nft = nft;
-    if let Some(nft) = nft.as_deref_mut()
-        && let Err(error) = remove_empty_go_tables(nft)
-    {
-        log.warn(format!("cannot remove the Go portmap's empty nftables table: {error}"));
+    let mut guards = Vec::new();
+    if let Some(nft) = nft.as_deref_mut() {
+        if let Err(error) = go_table::remove_if_empty(nft) {
+            log.warn(format!("cannot remove the Go portmap's empty nftables table: {error}"));
+        }
+        let raw = Table::new(Family::Ip, GUARD_TABLE);
+        if has_any_chain(nft, &raw, &[GUARD_CHAIN.to_owned()]).unwrap_or(true) {
+            guards.push(Variant::Nft);
+        }
     }
-    for (v4, variant) in
-        suspects(nft, |nft, table| has_any_chain(nft, table, &[TOP_CHAIN.to_owned()]))
-    {
+    if legacy_table_loaded(true, GUARD_TABLE) {
+        guards.push(Variant::Legacy);
+    }
+    let shared = SHARED_CHAINS.map(str::to_owned);
+    for (v4, variant) in suspects(nft, |nft, table| has_any_chain(nft, table, &shared)) {
         match iptables::collect_garbage(v4, variant, network, valid) {
             Ok(mappings) => removed.extend(mappings),
             Err(error) => warn(log, &error, v4, variant),
+        }
+    }
+    for variant in guards {
+        if let Err(error) = iptables::guard::remove_if_useless(variant) {
+            log.warn(format!("{variant} keeps chain {GUARD_CHAIN} until the next GC: {error}"));
         }
     }
     removed
@@ -103,59 +147,9 @@ fn has_any_chain(nft: &mut dyn Nft, table: &Table, chains: &[String]) -> Result<
     Ok(nft.chains_at(table, chains)?.iter().any(Option::is_some))
 }
 
-/// Rules of the Go plugin carry the container ID as their comment, and nothing else.
-fn remove_go_rules(nft: &mut dyn Nft, container_id: &str) -> Result<(), NftError> {
-    for _ in 0..ATTEMPTS {
-        let generation = nft.generation()?;
-        let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
-        for table in &GO_TABLES {
-            for rule in nft.rules(table)? {
-                if rule.comment.as_deref() == Some(container_id) {
-                    transaction.push(
-                        Verb::Delete,
-                        table,
-                        Object::RuleHandle(rule.chain, rule.handle),
-                    );
-                }
-            }
-        }
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        match nft.commit(&transaction) {
-            Err(error) if error.is_transient() => {}
-            outcome => return outcome,
-        }
-    }
-    Ok(())
-}
-
-/// The Go plugin never removes its tables, which without mappings only cost time.
-fn remove_empty_go_tables(nft: &mut dyn Nft) -> Result<(), NftError> {
-    const CONTENT: [&str; 3] = ["hostports", "hostip_hostports", "masquerading"];
-    for table in &GO_TABLES {
-        let generation = nft.generation()?;
-        if nft.chains_at(table, &[CONTENT[0].to_owned()])?.iter().all(Option::is_none) {
-            continue;
-        }
-        if nft.rules(table)?.iter().any(|rule| CONTENT.contains(&rule.chain.as_str())) {
-            continue;
-        }
-        let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
-        transaction.push(Verb::Delete, table, Object::Table(None));
-        match nft.commit(&transaction) {
-            // Somebody is at work; the next GC will see.
-            Err(error) if error.is_transient() => {}
-            outcome => outcome?,
-        }
-    }
-    Ok(())
-}
-
 fn warn(log: &Log, error: &IptablesError, v4: bool, variant: Variant) {
     let family = if v4 { "IPv4" } else { "IPv6" };
-    let what = if variant == Variant::Legacy { "legacy iptables" } else { "iptables-nft" };
     log.warn(format!(
-        "rules of {what} ({family}) may be left: {error}; remove chains CNI-DN-* by hand if they are"
+        "rules of {variant} ({family}) may be left: {error}; remove chains CNI-DN-* by hand if they are"
     ));
 }

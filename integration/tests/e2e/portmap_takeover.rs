@@ -7,13 +7,19 @@ use serde_json::json;
 
 use crate::implementation::Implementation;
 use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, both, run, tool,
+    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, at, both, feed, run, tool,
 };
 
 cases! {
     a_node_upgraded_in_place, backends;
     del_removes_what_the_go_plugin_left, backends;
     add_replaces_what_the_go_plugin_left, backends;
+    check_passes_while_the_go_plugins_rules_are_complete, backends;
+    check_names_what_is_missing_of_the_go_plugins_rules, backends;
+    check_looks_into_the_other_iptables, backends;
+    check_passes_with_the_go_plugins_nftables_rules, ours;
+    add_on_iptables_leaves_nothing_elsewhere, backends;
+    gc_removes_the_guard_with_its_reason, iptables_only;
     rules_of_other_go_attachments_stay, backends;
     a_host_that_changes_its_backend, backends;
     status_says_which_backend_and_why, backends;
@@ -315,33 +321,257 @@ fn conditions_in_the_words_of_iptables(b: &TestBox) {
     Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b).expect_silence();
 }
 
-/// Debian's Go portmap has no nftables backend; the rules are written as 1.6 to 1.9 write them.
+/// Debian's Go portmap has no nftables backend; the rules are written as HEAD writes them, in one
+/// family.
+fn go_maps_with_nftables(b: &TestBox, web: &Attachment, port: u16, v4: bool) {
+    let (family, address) = if v4 { ("ip", web.v4()) } else { ("ip6", web.v6()) };
+    let target = if v4 { address.clone() } else { format!("[{address}]") };
+    let id = &web.container.id;
+    let mut script = format!(
+        "add table {family} cni_hostport {{ comment \"CNI portmap plugin\"; }}
+        add chain {family} cni_hostport hostports
+        add chain {family} cni_hostport hostip_hostports
+        add chain {family} cni_hostport hostports_all
+        flush chain {family} cni_hostport hostports_all
+        add rule {family} cni_hostport hostports_all jump hostip_hostports
+        add rule {family} cni_hostport hostports_all jump hostports
+        add chain {family} cni_hostport masquerading {{ type nat hook postrouting priority 100; }}
+        add rule {family} cni_hostport masquerading {family} saddr {address} {family} daddr {address} masquerade comment \"{id}\"
+        "
+    );
+    for hook in ["prerouting", "output"] {
+        script += &format!(
+            "add chain {family} cni_hostport {hook} {{ type nat hook {hook} priority -100; }}
+            flush chain {family} cni_hostport {hook}
+            add rule {family} cni_hostport {hook} fib daddr type local jump hostports_all
+            "
+        );
+    }
+    if v4 {
+        script += &format!(
+            "add rule ip cni_hostport masquerading ip saddr 127.0.0.1 ip daddr {address} masquerade comment \"{id}\"
+            "
+        );
+        // As portmap does for IPv4, whatever its backend.
+        b.host.write_sysctl(&format!("ipv4/conf/{}/route_localnet", web.network.bridge()), "1");
+    }
+    for protocol in ["tcp", "udp"] {
+        script += &format!(
+            "add rule {family} cni_hostport hostports {protocol} dport {port} dnat to {target}:80 comment \"{id}\"
+            "
+        );
+    }
+    b.nft(&script);
+}
+
 fn go_nftables_rules_of_the_attachment_go(b: &TestBox) {
     let (web, other) = (b.web(&Network::v4(1), "web"), b.web(&Network::v4(2), "other"));
-    let rules = |web: &Attachment, port: u16| {
-        format!(
-            "add rule ip cni_hostport hostports tcp dport {port} dnat to {}:80 comment \"{}\"\n",
-            web.v4(),
-            web.container.id
-        )
-    };
-    b.nft(&format!(
-        "table ip cni_hostport {{
-            comment \"CNI portmap plugin\"
-            chain hostports {{ }}
-            chain hostip_hostports {{ }}
-            chain prerouting {{ type nat hook prerouting priority -100; fib daddr type local jump hostports; }}
-            chain masquerading {{ type nat hook postrouting priority 100; }}
-        }}
-        {}{}",
-        rules(&web, 8080),
-        rules(&other, 8081)
-    ));
+    go_maps_with_nftables(b, &web, 8080, true);
+    go_maps_with_nftables(b, &other, 8081, true);
+    // The same container's attachment to another network has the same comment.
+    let second = web.container.join(&Network::v4(3).second(), "net1");
+    go_maps_with_nftables(b, &second, 8082, true);
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     b.unmap(&web, &both(8080, 80));
     b.out.cannot_reach(Transport::Tcp, HOST_V4, 8080);
     b.out.reach(Transport::Tcp, HOST_V4, 8081).by("other");
+    b.host.reach(Transport::Tcp, HOST_V4, 8082).by("web");
+    b.unmap(&second, &both(8082, 80));
+    b.host.cannot_reach(Transport::Tcp, HOST_V4, 8082);
     b.unmap(&other, &both(8081, 80));
     gc(b, "net1", &[]);
     assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_hostport"));
+}
+
+const STILL_GO: &str = "still served by the Go plugin's rules; the next ADD takes them over";
+
+/// CHECK passes and says by whose rules.
+fn passes_by_go(b: &TestBox, web: &Attachment, port: u16) {
+    let before = b.ruleset();
+    let outcome = Call::new("CHECK", web).mappings(&both(port, 80)).portmap(b);
+    outcome.expect_silence();
+    assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
+    assert_eq!(b.ruleset(), before, "CHECK only looks");
+}
+
+fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
+    let networks = [
+        (Network::dual(1), true),
+        (Network::v4(2), true),
+        (Network::v6(3), false),
+        (Network::dual(4).with(json!({ "snat": false })), false),
+        // IPv4 only: asked for a second bit, ip6tables-legacy 1.8.9 says that it is there.
+        (Network::v4(5).with(json!({ "markMasqBit": 5 })), true),
+    ];
+    for ((network, differs), port) in networks.iter().zip(8080..) {
+        let web = b.web(network, &format!("on-{}", network.name));
+        by_go("ADD", &web, port);
+        if *differs || b.implementation == Implementation::Ours {
+            passes_by_go(b, &web, port);
+        } else {
+            // Ours are the same rules.
+            Call::new("CHECK", &web).mappings(&both(port, 80)).portmap(b).expect_silence();
+        }
+        b.map(&web, &both(port, 80));
+        let outcome = Call::new("CHECK", &web).mappings(&both(port, 80)).portmap(b);
+        outcome.expect_silence();
+        assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
+    }
+    // Twenty ports in two entry rules, one host address, and a mapping of the other family.
+    let web = b.web(&Network::v4(6), "many");
+    let mut mappings: Vec<_> = (9000..9020).flat_map(|port| both(port, 80)).collect();
+    mappings.extend(at(both(9100, 80), HOST_V4));
+    mappings.extend(at(both(9101, 80), HOST_V6));
+    let call = |command: &str| Call::new(command, &web).mappings(&mappings);
+    call("ADD").portmap_of(Implementation::Go).expect_result();
+    let outcome = call("CHECK").portmap(b);
+    outcome.expect_silence();
+    assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
+}
+
+/// Each of the rules, one after the other, in both families.
+fn check_names_what_is_missing_of_the_go_plugins_rules(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    by_go("ADD", &web, 8080);
+    let mut tried = 0;
+    for program in ["iptables", "ip6tables"] {
+        let saved = run(tool(&format!("{program}-save")).args(["-t", "nat"]));
+        for line in saved.lines().filter(|line| line.starts_with("-A ") && line.contains("CNI-")) {
+            let without: Vec<&str> = saved.lines().filter(|other| *other != line).collect();
+            restore(program, &without);
+            let chain = line.split(' ').nth(1).expect("a chain");
+            let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
+            call.portmap(b).expect_error_with(100, &[chain]);
+            restore(program, &saved.lines().collect::<Vec<_>>());
+            tried += 1;
+        }
+    }
+    assert!(tried >= 2 * (3 + 2 + 2 + 2), "{tried} rules in both families");
+    passes_by_go(b, &web, 8080);
+    // Other ports, or another address, are not what the Go plugin was asked for.
+    let call =
+        |web: &Attachment, port| Call::new("CHECK", web).mappings(&both(port, 80)).portmap(b);
+    call(&web, 8081).expect_error_with(100, &["8081", "is missing"]);
+    let mut moved = web.clone();
+    moved.result = b.web(&web.network, "other").result;
+    call(&moved, 8080).expect_error_with(100, &[&moved.v4()]);
+}
+
+/// Replaces the whole nat table.
+fn restore(program: &str, lines: &[&str]) {
+    feed(&mut tool(&format!("{program}-restore")), &(lines.join("\n") + "\n"));
+}
+
+/// The alternatives were switched with containers running: the Go plugin's rules are in the
+/// iptables that the plain names do not mean any more.
+fn check_looks_into_the_other_iptables(b: &TestBox) {
+    if b.implementation == Implementation::IptablesLegacy {
+        // There, every name means the legacy programs.
+        return;
+    }
+    let web = b.web(&Network::dual(1), "web");
+    by_go_on_legacy(&web, 8080);
+    served(b, 8080, "web");
+    let call = || Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
+    call().expect_silence();
+    assert!(call().stderr.contains(STILL_GO));
+    run(tool("ip6tables-legacy").args(["-t", "nat", "-F", "CNI-HOSTPORT-SETMARK"]));
+    call().expect_error_with(100, &["CNI-HOSTPORT-SETMARK"]);
+}
+
+/// The Go plugin on a host whose plain names are the legacy iptables.
+fn by_go_on_legacy(web: &Attachment, port: u16) {
+    let directory = "/run/legacy";
+    std::fs::create_dir_all(directory).expect("a directory on the box's tmpfs");
+    for name in ["iptables", "ip6tables"] {
+        let link = format!("{directory}/{name}");
+        let _ = std::os::unix::fs::symlink(format!("/usr/sbin/{name}-legacy"), link);
+    }
+    let path = std::env::var("PATH").expect("a PATH");
+    let call = Call::new("ADD", web).mappings(&both(port, 80));
+    let call = call.env("PATH", &format!("{directory}:{path}"));
+    call.portmap_of(Implementation::Go).expect_silence();
+}
+
+fn check_passes_with_the_go_plugins_nftables_rules(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    for v4 in [true, false] {
+        go_maps_with_nftables(b, &web, 8080, v4);
+    }
+    served(b, 8080, "web");
+    passes_by_go(b, &web, 8080);
+    for (family, words) in [("ip", 2 + 2), ("ip6", 2 + 1)] {
+        let listed = run(tool("nft").args(["-a", "list", "table", family, "cni_hostport"]));
+        let mut chain = "";
+        let mut tried = 0;
+        for line in listed.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.split(' ').next())
+            {
+                chain = name;
+            }
+            let Some((rule, handle)) = line.split_once(" comment \"web\" # handle ") else {
+                continue;
+            };
+            b.nft(&format!("delete rule {family} cni_hostport {chain} handle {handle}"));
+            let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
+            call.portmap(b).expect_error_with(100, &["is missing", "cni_hostport"]);
+            b.nft(&format!("add rule {family} cni_hostport {chain} {rule} comment \"web\""));
+            tried += 1;
+        }
+        assert_eq!(tried, words, "{listed}");
+        passes_by_go(b, &web, 8080);
+        b.nft(&format!("flush chain {family} cni_hostport output"));
+        let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
+        call.portmap(b).expect_error_with(100, &["output does not lead to hostports"]);
+        b.nft(&format!(
+            "add rule {family} cni_hostport output fib daddr type local jump hostports_all"
+        ));
+    }
+    b.map(&web, &both(8080, 80));
+    let outcome = Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
+    outcome.expect_silence();
+    assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
+    gc(b, "net1", &[&web]);
+    assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_hostport"));
+}
+
+/// Whatever backend ours has, its ADD removes what the Go plugin left in another one.
+fn add_on_iptables_leaves_nothing_elsewhere(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    web.container.netns.serve("second", 81);
+    for v4 in [true, false] {
+        go_maps_with_nftables(b, &web, 8080, v4);
+    }
+    let legacy = b.implementation != Implementation::IptablesLegacy;
+    if legacy {
+        by_go_on_legacy(&web, 8080);
+    }
+    b.map(&web, &both(8080, 81));
+    served(b, 8080, "second");
+    Call::new("CHECK", &web).mappings(&both(8080, 81)).portmap(b).expect_silence();
+    let table = run(tool("nft").args(["list", "ruleset"]));
+    assert!(!table.contains("comment \"web\""), "{table}");
+    if legacy {
+        for program in ["iptables-legacy-save", "ip6tables-legacy-save"] {
+            let saved = run(tool(program).args(["-t", "nat"]));
+            assert!(!saved.contains("CNI-DN-"), "{saved}");
+        }
+    }
+    b.unmap(&web, &both(8080, 81));
+    not_served(b, 8080);
+}
+
+/// 127.0.0.0/8 is guarded as long as an interface could let packets for it in.
+fn gc_removes_the_guard_with_its_reason(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let guard = || run(&mut tool("iptables-save")).contains("CNI-HOSTPORT-GUARD");
+    b.map(&web, &both(8080, 80));
+    assert!(guard());
+    b.unmap(&web, &both(8080, 80));
+    gc(b, "net1", &[]);
+    assert!(guard(), "br1 still has route_localnet");
+    b.host.write_sysctl("ipv4/conf/br1/route_localnet", "0");
+    gc(b, "net1", &[]);
+    assert!(!guard());
+    assert_eq!(cni_rules(), Vec::<String>::new());
 }

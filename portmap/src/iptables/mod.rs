@@ -1,6 +1,8 @@
 //! The iptables backend: one `save` to see what is there, one `restore` to change it, per family.
 
+pub mod guard;
 pub mod rules;
+pub mod served;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,7 +15,9 @@ use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
 use crate::config::{Config, OnConflict};
 use crate::localnet::Localnet;
 use crate::plan::{ActiveMapping, Addresses};
-use rules::{ChainRule, Entry, GUARD_TABLE, Names, OLD_SNAT_TOP, Owner, Rules, TABLE, TOP_CHAIN};
+use rules::{
+    ChainRule, Entry, GUARD_TABLE, GoRules, Names, OLD_SNAT_TOP, Owner, Rules, TABLE, TOP_CHAIN,
+};
 
 /// How often a change is decided anew when another program changed the table in between.
 const ATTEMPTS: usize = 5;
@@ -284,7 +288,7 @@ fn remove_chains(
     variant: Variant,
     choose: impl Fn(&TableDump) -> Vec<String>,
 ) -> Result<Vec<ActiveMapping>, IptablesError> {
-    let iptables = Iptables::find(v4, variant)?;
+    let iptables = Iptables::seeing(v4, variant)?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let dump = iptables.save(TABLE)?;
@@ -328,7 +332,7 @@ pub fn collect_garbage(
     valid: &[ValidAttachment],
 ) -> Result<Vec<ActiveMapping>, IptablesError> {
     let _lock = Lock::acquire()?;
-    let iptables = Iptables::find(v4, variant)?;
+    let iptables = Iptables::seeing(v4, variant)?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let dump = iptables.save(TABLE)?;
@@ -409,22 +413,42 @@ fn skeleton_removal(dump: &TableDump) -> Vec<String> {
     lines
 }
 
-/// CHECK: what differs from what ADD would make.
-pub fn faults(
+/// What CHECK sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What differs from what ADD would make.
+    pub faults: Vec<String>,
+    /// Whether something is there that ADD makes and the Go plugin does not: the two have the same
+    /// chains.
+    pub ours: bool,
+}
+
+/// CHECK: compares what is there with what ADD would make.
+pub fn check(
     attachment: &Attachment,
     config: &Config,
     addresses: Addresses,
-) -> Result<Vec<String>, IptablesError> {
-    let mut faults = Vec::new();
+) -> Result<Findings, IptablesError> {
+    let mut findings = Findings::default();
     for v4 in [true, false] {
         let Some(rules) = Rules::new(attachment, config, addresses, v4) else { continue };
         let dump = Iptables::find(v4, Variant::Default)?.save(TABLE)?;
         let family = if v4 { "iptables" } else { "ip6tables" };
-        faults.extend(
-            family_faults(&dump, &rules).into_iter().map(|fault| format!("{family}: {fault}")),
-        );
+        let faults = family_faults(&dump, &rules);
+        findings.faults.extend(faults.into_iter().map(|fault| format!("{family}: {fault}")));
+        let go = GoRules::new(attachment, config, addresses, v4);
+        findings.ours |= go.is_some_and(|go| has_what_only_ours_has(&dump, &rules, &go));
     }
-    Ok(faults)
+    Ok(findings)
+}
+
+fn has_what_only_ours_has(dump: &TableDump, rules: &Rules, go: &GoRules) -> bool {
+    let chains = rules.names.chains().into_iter();
+    let mut own = chains.flat_map(|chain| dump.rules_of(chain).map(move |rule| (chain, rule)));
+    own.any(|(chain, rule)| {
+        let made_by = |specs: &[String]| specs.iter().any(|spec| rule.is(spec));
+        made_by(&rules.own) && !(*chain == go.names.go_chain && made_by(&go.own))
+    })
 }
 
 fn family_faults(dump: &TableDump, rules: &Rules) -> Vec<String> {

@@ -161,6 +161,35 @@ pub struct Entry {
     pub specific: bool,
 }
 
+/// Whose way of writing rules. They differ in little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Loopback is 127.0.0.0/8; a mark bit of its own has a chain of its own.
+    Ours,
+    /// Loopback is 127.0.0.1; one chain for all mark bits.
+    Go,
+}
+
+impl Dialect {
+    fn loopback(self) -> &'static str {
+        match self {
+            Self::Ours => "127.0.0.0/8",
+            Self::Go => "127.0.0.1/32",
+        }
+    }
+
+    /// In a shared chain, every network would get every bit.
+    fn setmark_chain(self, config: &Config) -> String {
+        match &config.external_set_mark_chain {
+            Some(chain) => chain.clone(),
+            None if self == Self::Go || config.mark_bit == DEFAULT_MARK_BIT => {
+                SETMARK_CHAIN.to_owned()
+            }
+            None => format!("{SETMARK_CHAIN}-{}", config.mark_bit),
+        }
+    }
+}
+
 /// Everything of one attachment in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -201,9 +230,10 @@ impl Rules {
         }
         let names = Names::new(attachment);
         let conditions = if v4 { &config.conditions_v4 } else { &config.conditions_v6 };
+        let dialect = Dialect::Ours;
         Some(Self {
-            shared: shared(config),
-            own: active.iter().flat_map(|mapping| own(mapping, container, config)).collect(),
+            shared: shared(config, dialect),
+            own: chain_rules(&active, container, config, dialect),
             entries: entries(&names, &active, conditions),
             names,
             active,
@@ -211,20 +241,64 @@ impl Rules {
     }
 }
 
+/// What the Go plugin makes of the same attachment in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoRules {
+    /// The attachment's names.
+    pub names: Names,
+    /// Shared chains with their rules, and the jumps to them.
+    pub shared: Vec<ChainRule>,
+    /// The attachment's own chain, in order.
+    pub own: Vec<String>,
+    /// Protocols and ports that entry rules must cover.
+    pub ports: Vec<(L4Protocol, u16)>,
+    /// What the entry rules must match besides, as they are written.
+    pub conditions: String,
+}
+
+impl GoRules {
+    /// The rules for one family; `None` if nothing is mapped in it.
+    #[must_use]
+    pub fn new(
+        attachment: &Attachment,
+        config: &Config,
+        addresses: Addresses,
+        v4: bool,
+    ) -> Option<Self> {
+        let container = if v4 { addresses.v4 } else { addresses.v6 }?;
+        let mut active = active_mappings(&config.mappings, addresses);
+        active.retain(|mapping| mapping.container == container.addr());
+        if active.is_empty() {
+            return None;
+        }
+        let conditions = if v4 { &config.conditions_v4 } else { &config.conditions_v6 };
+        let dialect = Dialect::Go;
+        Some(Self {
+            names: Names::new(attachment),
+            shared: shared(config, dialect),
+            own: chain_rules(&active, container, config, dialect),
+            ports: active.iter().map(|mapping| (mapping.protocol, mapping.host_port)).collect(),
+            conditions: words_of(conditions),
+        })
+    }
+
+    /// The entry rule for these ports, in the words of `iptables-save`.
+    #[must_use]
+    pub fn entry(&self, protocol: L4Protocol, ports: &str) -> String {
+        let comment = quote(&self.names.go_comment);
+        let Self { conditions, names, .. } = self;
+        format!(
+            "-p {protocol} -m comment --comment {comment} -m multiport --dports {ports}{conditions} -j {}",
+            names.go_chain
+        )
+    }
+}
+
 fn mark(bit: u8) -> String {
     format!("0x{:x}/0x{:x}", 1u32 << bit, 1u32 << bit)
 }
 
-/// A bit of its own has a chain of its own: in a shared one, every network would get every bit.
-fn setmark_chain(config: &Config) -> String {
-    match &config.external_set_mark_chain {
-        Some(chain) => chain.clone(),
-        None if config.mark_bit == DEFAULT_MARK_BIT => SETMARK_CHAIN.to_owned(),
-        None => format!("{SETMARK_CHAIN}-{}", config.mark_bit),
-    }
-}
-
-fn shared(config: &Config) -> Vec<ChainRule> {
+fn shared(config: &Config, dialect: Dialect) -> Vec<ChainRule> {
     let rule =
         |chain: &str, spec: String, first| ChainRule { chain: chain.to_owned(), spec, first };
     let local = format!("-m addrtype --dst-type LOCAL -j {TOP_CHAIN}");
@@ -232,7 +306,7 @@ fn shared(config: &Config) -> Vec<ChainRule> {
     if config.snat && config.external_set_mark_chain.is_none() {
         let mark = mark(config.mark_bit);
         rules.push(rule(
-            &setmark_chain(config),
+            &dialect.setmark_chain(config),
             format!(
                 "-m comment --comment \"CNI portfwd masquerade mark\" -j MARK --set-xmark {mark}"
             ),
@@ -258,8 +332,22 @@ pub fn guard() -> [ChainRule; 2] {
     ]
 }
 
+fn chain_rules(
+    active: &[ActiveMapping],
+    container: IpNet,
+    config: &Config,
+    dialect: Dialect,
+) -> Vec<String> {
+    active.iter().flat_map(|mapping| own(mapping, container, config, dialect)).collect()
+}
+
 /// Mark what must be masqueraded, then translate.
-fn own(mapping: &ActiveMapping, container: IpNet, config: &Config) -> Vec<String> {
+fn own(
+    mapping: &ActiveMapping,
+    container: IpNet,
+    config: &Config,
+    dialect: Dialect,
+) -> Vec<String> {
     let protocol = mapping.protocol;
     let to = mapping
         .host_address
@@ -274,10 +362,10 @@ fn own(mapping: &ActiveMapping, container: IpNet, config: &Config) -> Vec<String
         } else {
             sources.push(format!("-s {} ", container.trunc()));
             if container.addr().is_ipv4() {
-                sources.push("-s 127.0.0.0/8 ".to_owned());
+                sources.push(format!("-s {} ", dialect.loopback()));
             }
         }
-        let setmark = setmark_chain(config);
+        let setmark = dialect.setmark_chain(config);
         rules.extend(sources.into_iter().map(|source| format!("{source}{matching} -j {setmark}")));
     }
     let target = std::net::SocketAddr::new(mapping.container, mapping.container_port);
@@ -307,10 +395,7 @@ fn entries(names: &Names, active: &[ActiveMapping], conditions: &[String]) -> Ve
                 address.map(|address| format!("-d {} ", IpNet::from(address))).unwrap_or_default();
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             let comment = quote(&names.comment);
-            let mut words = String::new();
-            for word in conditions {
-                words.extend([" ", &condition(word)]);
-            }
+            let words = words_of(conditions);
             entries.push(Entry {
                 spec: format!(
                     "{to}-p {protocol} -m comment --comment {comment} -m multiport --dports {}{words}",
@@ -321,6 +406,10 @@ fn entries(names: &Names, active: &[ActiveMapping], conditions: &[String]) -> Ve
         }
     }
     entries
+}
+
+fn words_of(conditions: &[String]) -> String {
+    conditions.iter().flat_map(|word| [" ".to_owned(), condition(word)]).collect()
 }
 
 /// A condition's word: as it is if it can only be one, in quotes otherwise.

@@ -4,15 +4,21 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 /// Which Debian package brings a program.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: &[(&str, &str)] = &[
     ("conntrack", "conntrack"),
     ("dbus-daemon", "dbus"),
     ("firewall-cmd", "firewalld"),
     ("firewalld", "firewalld"),
     ("ip", "iproute2"),
     ("ip6tables", "iptables"),
+    ("ip6tables-legacy", "iptables"),
+    ("ip6tables-legacy-save", "iptables"),
+    ("ip6tables-restore", "iptables"),
     ("ip6tables-save", "iptables"),
     ("iptables", "iptables"),
+    ("iptables-legacy", "iptables"),
+    ("iptables-legacy-save", "iptables"),
+    ("iptables-restore", "iptables"),
     ("iptables-save", "iptables"),
     ("mount", "mount"),
     ("nft", "nftables"),

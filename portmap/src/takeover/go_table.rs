@@ -1,0 +1,177 @@
+//! The tables `ip cni_hostport` and `ip6 cni_hostport` of the Go plugin's nftables backend (1.6 to
+//! HEAD): what is missing in them, and removal.
+//!
+//! Its rules carry the container's ID as their comment, and nothing else.
+
+use std::net::IpAddr;
+
+use cni_common::nft::{
+    Family, InstalledRule, Nft, NftError, Object, Reading, Table, Transaction, Verb,
+};
+
+use crate::plan::ActiveMapping;
+
+const TABLES: [Table; 2] =
+    [Table::new(Family::Ip, "cni_hostport"), Table::new(Family::Ip6, "cni_hostport")];
+
+/// Where mappings are; before 1.9, those of one host address were in the second.
+const MAPPING_CHAINS: [&str; 2] = ["hostports", "hostip_hostports"];
+const MASQUERADING: &str = "masquerading";
+const BASE_CHAINS: [&str; 2] = ["prerouting", "output"];
+
+/// How often a table is read anew when the ruleset moved.
+const ATTEMPTS: usize = 20;
+
+/// What is missing of a container's rules in one family; `None` if it has none there.
+/// `masquerade` are sources and destinations.
+pub(super) fn faults(
+    nft: &mut dyn Nft,
+    v4: bool,
+    container_id: &str,
+    active: &[ActiveMapping],
+    masquerade: &[(IpAddr, IpAddr)],
+) -> Result<Option<Vec<String>>, NftError> {
+    let table = &TABLES[usize::from(!v4)];
+    let rules = nft.rules(table)?;
+    let own: Vec<(&str, Reading)> = rules
+        .iter()
+        .filter(|rule| rule.comment.as_deref() == Some(container_id))
+        .filter_map(|rule| Some((rule.chain.as_str(), rule.reading()?)))
+        .collect();
+    if own.is_empty() {
+        return Ok(None);
+    }
+    let mut faults = Vec::new();
+    for mapping in active {
+        let there = own.iter().find(|(chain, reading)| {
+            MAPPING_CHAINS.contains(chain) && translates(reading, mapping)
+        });
+        match there {
+            None => faults.push(format!("the rule for {mapping} is missing from table {table}")),
+            Some((chain, _)) => faults.extend(unreached(table, chain, &rules)),
+        }
+    }
+    for (source, destination) in masquerade {
+        let there = own.iter().any(|(chain, reading)| {
+            let between = [octets(*source), octets(*destination)].concat();
+            *chain == MASQUERADING && reading.outcome == "masq" && reading.compared == between
+        });
+        if !there {
+            faults.push(format!(
+                "the rule that masquerades {source} to {destination} is missing from chain {table} {MASQUERADING}"
+            ));
+        }
+    }
+    faults.dedup();
+    Ok(Some(faults))
+}
+
+fn translates(reading: &Reading, mapping: &ActiveMapping) -> bool {
+    let mut compared: Vec<u8> = mapping.host_address.map(octets).unwrap_or_default();
+    compared.push(mapping.protocol.number());
+    compared.extend(mapping.host_port.to_be_bytes());
+    let to = [octets(mapping.container), mapping.container_port.to_be_bytes().to_vec()];
+    // A port fills a register, or what it needs of one.
+    let loaded: Vec<&[u8]> = reading
+        .loaded
+        .iter()
+        .zip(&to)
+        .map(|(all, wanted)| &all[..wanted.len().min(all.len())])
+        .collect();
+    reading.outcome == "nat" && reading.compared == compared && loaded == to
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The hooks from which no jump leads to a chain, over however many others.
+fn unreached(table: &Table, chain: &str, rules: &[InstalledRule]) -> Vec<String> {
+    let jumps: Vec<(&str, Vec<String>)> = rules
+        .iter()
+        .filter_map(|rule| Some((rule.chain.as_str(), rule.reading()?.targets)))
+        .collect();
+    let leads = |start: &&&str| {
+        let mut reached: Vec<&str> = vec![start];
+        let mut next = 0;
+        while let Some(here) = reached.get(next).copied() {
+            let targets = jumps.iter().filter(|(from, _)| *from == here);
+            for target in targets.flat_map(|(_, targets)| targets) {
+                if !reached.contains(&target.as_str()) {
+                    reached.push(target);
+                }
+            }
+            next += 1;
+        }
+        !reached.contains(&chain)
+    };
+    let hooks = BASE_CHAINS.iter().filter(leads);
+    hooks.map(|hook| format!("chain {table} {hook} does not lead to {chain}")).collect()
+}
+
+/// Removes a container's rules: those that lead to these addresses, or all if none is known. The
+/// container may be on another network that only the Go plugin's rules serve so far.
+pub(super) fn remove(
+    nft: &mut dyn Nft,
+    container_id: &str,
+    addresses: &[IpAddr],
+) -> Result<(), NftError> {
+    for _ in 0..ATTEMPTS {
+        let generation = nft.generation()?;
+        let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
+        for table in &TABLES {
+            let own = |rule: &InstalledRule| {
+                rule.comment.as_deref() == Some(container_id)
+                    && (addresses.is_empty() || leads_to(rule, addresses))
+            };
+            for rule in nft.rules(table)?.into_iter().filter(own) {
+                transaction.push(Verb::Delete, table, Object::RuleHandle(rule.chain, rule.handle));
+            }
+        }
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        match nft.commit(&transaction) {
+            Err(error) if error.is_transient() => {}
+            outcome => return outcome,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a rule translates to, or masquerades on the way to, one of these addresses. One that
+/// cannot be read is taken for one that does: its comment speaks for it.
+fn leads_to(rule: &InstalledRule, addresses: &[IpAddr]) -> bool {
+    let Some(reading) = rule.reading() else { return true };
+    addresses.iter().any(|address| {
+        let wanted = octets(*address);
+        reading.loaded.first() == Some(&wanted) || reading.compared.ends_with(&wanted)
+    })
+}
+
+/// Removes the tables once nothing is mapped in them: the Go plugin never does.
+pub(super) fn remove_if_empty(nft: &mut dyn Nft) -> Result<(), NftError> {
+    let content = |rule: &InstalledRule| {
+        MAPPING_CHAINS.contains(&rule.chain.as_str()) || rule.chain == MASQUERADING
+    };
+    for table in &TABLES {
+        let generation = nft.generation()?;
+        let hostports = [MAPPING_CHAINS[0].to_owned()];
+        if nft.chains_at(table, &hostports)?.iter().all(Option::is_none)
+            || nft.rules(table)?.iter().any(content)
+        {
+            continue;
+        }
+        let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
+        transaction.push(Verb::Delete, table, Object::Table(None));
+        match nft.commit(&transaction) {
+            // Somebody is at work; the next GC will see.
+            Err(error) if error.is_transient() => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
