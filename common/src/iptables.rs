@@ -133,10 +133,11 @@ impl Iptables {
     /// The programs that see what one variant made. A host with a single variant may have it under
     /// the plain names only.
     pub fn seeing(v4: bool, variant: Variant) -> Result<Self, IptablesError> {
-        Self::find(v4, variant).or_else(|missing| {
-            let plain = Self::find(v4, Variant::Default)?;
-            if plain.variant()? == variant { Ok(plain) } else { Err(missing) }
-        })
+        let named = Self::find(v4, variant);
+        match (&named, Self::find(v4, Variant::Default)) {
+            (Err(_), Ok(plain)) if plain.variant()? == variant => Ok(plain),
+            _ => named,
+        }
     }
 
     /// Which of the two the programs are, by their own words. Those from before there were two say

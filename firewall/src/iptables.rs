@@ -5,16 +5,24 @@
 //! restore per family, under a lock that keeps our own processes apart. What ADD would change is
 //! also what CHECK complains about.
 
+pub mod served;
+mod sweep;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cni_common::OwnerTag;
-use cni_common::iptables::{self, Iptables, IptablesError, Lock, TableDump, Variant, quote};
+use cni_common::iptables::{
+    self, Iptables, IptablesError, Lock, SavedRule, TableDump, Variant, quote,
+};
+use cni_common::log::Log;
 use cni_common::nft::{Family, Nft, NftError, Table};
 use cni_common::protocol::{CniError, ErrorCode};
 
 use crate::layout::Share;
 use crate::plan::{Plan, Policy};
+
+pub use sweep::sweep;
 
 const TABLE: &str = "filter";
 
@@ -59,17 +67,26 @@ struct OurRule {
 impl From<TableDump> for Saved {
     fn from(dump: TableDump) -> Self {
         let ours = |chain: &str| chain.starts_with("CNI-") || ["FORWARD", "INPUT"].contains(&chain);
-        let rules = dump.rules.iter().filter(|rule| ours(&rule.chain));
-        Self {
-            rules: rules
-                .map(|rule| OurRule { chain: rule.chain.clone(), words: rule.words() })
-                .collect(),
-            chains: dump.chains.into_iter().map(|(name, _)| name).collect(),
-        }
+        let rules = dump.rules.into_iter().filter(|rule| ours(&rule.chain)).collect();
+        Self::whole(TableDump { rules, ..dump })
     }
 }
 
 impl Saved {
+    /// The table with the rules of all chains.
+    fn whole(dump: TableDump) -> Self {
+        let rule = |rule: &SavedRule| OurRule { chain: rule.chain.clone(), words: rule.words() };
+        Self {
+            rules: dump.rules.iter().map(rule).collect(),
+            chains: dump.chains.into_iter().map(|(name, _)| name).collect(),
+        }
+    }
+
+    /// The rules, in any chain that is known, that lead to this one.
+    fn leading_to<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a OurRule> {
+        self.rules.iter().filter(move |rule| rule.leads_to(chain))
+    }
+
     fn has_chain(&self, name: &str) -> bool {
         self.chains.iter().any(|chain| chain == name)
     }
@@ -89,6 +106,10 @@ impl OurRule {
     fn option(&self, name: &str) -> Option<&str> {
         let position = self.words.iter().position(|word| word == name)?;
         self.words.get(position + 1).map(String::as_str)
+    }
+
+    fn leads_to(&self, chain: &str) -> bool {
+        ["-j", "-g"].iter().any(|option| self.option(option) == Some(chain))
     }
 
     fn comment(&self) -> Option<&str> {
@@ -125,8 +146,9 @@ pub fn add(plan: &Plan) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Removes what is leaving, wherever it can be. An error in one place does not stop the rest.
-pub fn remove(nft: Option<&mut dyn Nft>, leaving: &Leaving<'_>) -> Result<(), CniError> {
+/// Removes what is leaving, wherever it can be. An error in one place does not stop the rest, and
+/// where the programs are gone, what they made stays: that is a warning.
+pub fn remove(nft: Option<&mut dyn Nft>, leaving: &Leaving<'_>, log: &Log) -> Result<(), CniError> {
     const DOING: &str = "cannot remove the firewall rules";
     let places = places(nft).map_err(|error| error.into_cni(DOING))?;
     if places.is_empty() {
@@ -135,9 +157,17 @@ pub fn remove(nft: Option<&mut dyn Nft>, leaving: &Leaving<'_>) -> Result<(), Cn
     let _lock = Lock::acquire().map_err(|error| error.into_cni(DOING))?;
     let mut outcome = Ok(());
     for (v4, variant) in places {
-        let changed = tools(v4, variant).and_then(|iptables| change(&iptables, v4, None, leaving));
-        if let Err(error) = changed {
-            outcome = outcome.and(Err(error.into_cni(DOING)));
+        let iptables = Iptables::seeing(v4, variant);
+        match iptables.and_then(|iptables| change(&iptables, v4, None, leaving)) {
+            Ok(()) => {}
+            Err(error @ IptablesError::Missing(_)) => {
+                let family = if v4 { "IPv4" } else { "IPv6" };
+                log.warn(format!(
+                    "rules of {variant} ({family}) may be left in table {TABLE}: {error}; delete them from \
+                     chains {FORWARD} and CNI-ISOLATION-* by hand if they are"
+                ));
+            }
+            Err(error) => outcome = outcome.and(Err(error.into_cni(DOING))),
         }
     }
     outcome
@@ -150,7 +180,7 @@ fn places(mut nft: Option<&mut dyn Nft>) -> Result<Vec<(bool, Variant)>, NftErro
     for (v4, family) in [(true, Family::Ip), (false, Family::Ip6)] {
         if let Some(nft) = &mut nft {
             let table = Table::new(family, TABLE);
-            let chains = nft.chains_at(&table, &[FORWARD.to_owned()])?;
+            let chains = nft.chains_at(&table, &[FORWARD, STAGE_1].map(str::to_owned))?;
             if chains.iter().any(Option::is_some) {
                 places.push((v4, Variant::Nft));
             }
@@ -160,11 +190,6 @@ fn places(mut nft: Option<&mut dyn Nft>) -> Result<Vec<(bool, Variant)>, NftErro
         }
     }
     Ok(places)
-}
-
-/// The programs for one kernel interface; a host with one kind has it under the plain name only.
-fn tools(v4: bool, variant: Variant) -> Result<Iptables, IptablesError> {
-    Iptables::find(v4, variant).or_else(|_| Iptables::find(v4, Variant::Default))
 }
 
 /// What ADD would change, in words.
@@ -193,7 +218,7 @@ pub fn status() -> Result<(), CniError> {
 /// Whether the attachment has rules here.
 pub fn holds(nft: &mut dyn Nft, tag: &OwnerTag) -> Result<bool, NftError> {
     Ok(places(Some(nft))?.into_iter().any(|(v4, variant)| {
-        let saved = tools(v4, variant).and_then(|iptables| iptables.save(TABLE));
+        let saved = Iptables::seeing(v4, variant).and_then(|iptables| iptables.save(TABLE));
         saved.is_ok_and(|dump| {
             Saved::from(dump).rules.iter().any(|rule| rule.comment() == Some(tag.as_str()))
         })
@@ -390,6 +415,10 @@ fn isolation(
     }
     let chains = isolation_chains(saved, v4, plan, &shares);
     let needed = chains.iter().any(|(_, rules)| rules.iter().any(is_about_a_bridge));
+    if needed && plan.is_none() && shares.is_empty() {
+        // Nothing here is or was ours: the Go plugin's isolation is none of a removal's business.
+        return;
+    }
     if needed {
         let creation = format!("-N {SOURCES}");
         if !saved.has_chain(SOURCES) && !lines.contains(&creation) {
@@ -517,6 +546,7 @@ fn enter_isolation(saved: &Saved, lines: &mut Vec<String>) {
     keep_one(saved, &commented("INPUT", &[], BOTH_POLICIES, INPUT), lines);
 }
 
+/// Rules go one by one: one that somebody added meanwhile must not be flushed along.
 fn leave_isolation(saved: &Saved, lines: &mut Vec<String>) {
     for (chain, target) in [("FORWARD", STAGE_1), ("INPUT", INPUT)] {
         let jumps = saved.rules_of(chain).filter(|rule| rule.option("-j") == Some(target));
@@ -525,7 +555,8 @@ fn leave_isolation(saved: &Saved, lines: &mut Vec<String>) {
     // A chain must be empty and nobody may jump to it: all are emptied first.
     let there: Vec<_> =
         [STAGE_1, STAGE_2, INPUT].into_iter().filter(|chain| saved.has_chain(chain)).collect();
-    lines.extend(there.iter().map(|chain| format!("-F {chain}")));
+    let rules = there.iter().flat_map(|chain| saved.rules_of(chain));
+    lines.extend(rules.map(|rule| rule.line("-D")));
     lines.extend(there.iter().map(|chain| format!("-X {chain}")));
 }
 
@@ -543,12 +574,12 @@ fn source_interfaces(saved: &Saved, shares: &BTreeMap<String, Share>, lines: &mu
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::plan::Isolation;
     use cni_common::Attachment;
 
-    fn plan(id: &str, address: &str, policy: Option<Policy>) -> Plan {
+    pub(crate) fn plan(id: &str, address: &str, policy: Option<Policy>) -> Plan {
         let attachment =
             Attachment { network: "net".into(), container_id: id.into(), ifname: "eth0".into() };
         Plan {
@@ -565,7 +596,7 @@ mod tests {
     }
 
     /// An empty table of chains and rules that takes restore lines as the tool does.
-    fn applied(mut saved: Saved, lines: &[String]) -> Saved {
+    pub(super) fn applied(mut saved: Saved, lines: &[String]) -> Saved {
         for line in lines {
             let words = TableRule::parse(line);
             match (line.as_bytes()[1], line.strip_prefix(':')) {
@@ -592,6 +623,25 @@ mod tests {
             }
         }
         saved
+    }
+
+    /// A table of these rules, each behind its chain's name.
+    pub(super) fn saved(text: &str) -> Saved {
+        let mut saved = Saved::default();
+        for line in text.trim().lines() {
+            let rule = TableRule::parse(&format!("-A {line}"));
+            saved.add_chain(&rule.chain);
+            saved.rules.push(rule);
+        }
+        saved
+    }
+
+    impl Saved {
+        pub(super) fn add_chain(&mut self, name: &str) {
+            if !self.has_chain(name) {
+                self.chains.push(name.to_owned());
+            }
+        }
     }
 
     struct TableRule;

@@ -25,7 +25,6 @@ use cni_common::log::Log;
 use cni_common::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft, open_nft_if_any};
 use cni_common::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
-    ValidAttachment,
 };
 
 use bridge::Place;
@@ -33,6 +32,7 @@ use config::{BackendName, Config, IngressPolicy};
 use firewalld::Firewalld;
 use forward_chains::ForwardChain;
 use iptables::Leaving;
+use iptables::served::Part;
 use plan::{Isolation, Plan, Policy};
 
 /// The plugin.
@@ -62,7 +62,7 @@ impl Plugin for Firewall {
         let mut nft = open_nft()?;
         let backend = backend::choose(&config, &mut nft).map_err(cannot_look)?;
         request.log.debug(|| format!("backend {}: {}", backend.name.as_str(), backend.reason));
-        leave_others(&mut nft, backend.name, request)?;
+        leave_others(&mut nft, backend.name, &plan, &request.log)?;
         let outcome = apply(&mut nft, backend.name, &plan, &config, &request.log)
             .and_then(|()| isolate_port(&plan, place.as_ref(), &request.log));
         if let Err(error) = outcome {
@@ -93,12 +93,24 @@ impl Plugin for Firewall {
                 nftables::check(&mut nft, &plan).map_err(unreadable)?
             }
         };
-        if backend == BackendName::Firewalld {
-            let firewalld = Firewalld::open().map_err(|error| firewalld::unreachable(&error))?;
-            for address in &plan.addresses {
-                faults.extend(firewalld.fault(&config.zone, *address)?);
+        let sources = match backend {
+            BackendName::Firewalld => missing_sources(&config, &plan)?,
+            _ => Vec::new(),
+        };
+        if !faults.is_empty() && !is_ours(&mut nft, &plan)? {
+            match by_go(&mut nft, backend, &plan, &sources) {
+                None => {}
+                Some(missing) if missing.is_empty() => {
+                    request.log.warn(format!(
+                        "{} is still served by the Go plugin's rules; the next ADD takes them over",
+                        plan.tag
+                    ));
+                    return Ok(());
+                }
+                Some(missing) => return fail_with(&missing),
             }
         }
+        faults.extend(sources);
         faults.extend(port_fault(&plan, place.as_ref()));
         fail_with(&faults)
     }
@@ -110,16 +122,21 @@ impl Plugin for Firewall {
             );
             return Ok(());
         };
-        let Some(mut nft) = open_nft_if_any()? else { return collect_legacy(request, valid) };
         let network = &request.config.name;
-        let stale = nftables::collect_garbage(&mut nft, network, valid);
-        if let Ok(addresses) = &stale {
-            let config = Config::read_or_default(&request.config);
-            release_sources(&config, addresses, &request.log);
-        }
+        let config = Config::read_or_default(&request.config);
+        let mut nft = open_nft_if_any()?;
+        let outcome = match &mut nft {
+            Some(nft) => nftables::collect_garbage(nft, network, valid)
+                .map(|addresses| release_sources(&config, &addresses, &request.log)),
+            None => Ok(()),
+        };
         let valid = nftables::valid_tags(network, valid);
         let is_stale = |tag: &str| OwnerTag::belongs_to(tag, network) && !valid.contains(tag);
-        stale.and(iptables::remove(Some(&mut nft), &Leaving::Stale(&is_stale)))
+        let mut nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
+        let again = nft.as_mut().map(|nft| &mut **nft as &mut dyn Nft);
+        let removed = iptables::remove(again, &Leaving::Stale(&is_stale), &request.log);
+        iptables::sweep(nft, &config.admin_chain, &request.log);
+        outcome.and(removed)
     }
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
@@ -149,14 +166,6 @@ impl Plugin for Firewall {
 
 fn cannot_look(error: NftError) -> CniError {
     error.into_cni("cannot look which firewall this host uses")
-}
-
-/// GC where the kernel has no `nf_tables`.
-fn collect_legacy(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), CniError> {
-    let network = &request.config.name;
-    let valid = nftables::valid_tags(network, valid);
-    let is_stale = |tag: &str| OwnerTag::belongs_to(tag, network) && !valid.contains(tag);
-    iptables::remove(None, &Leaving::Stale(&is_stale))
 }
 
 /// Makes what the plan asks for. firewalld has no notion of isolation, so that is our own table's
@@ -191,14 +200,16 @@ fn apply(
 fn leave_others(
     nft: &mut NetlinkNft,
     backend: BackendName,
-    request: &AttachmentRequest,
+    plan: &Plan,
+    log: &Log,
 ) -> Result<(), CniError> {
-    let tag = request.attachment.tag();
     if backend == BackendName::Iptables {
-        nftables::remove(nft, &tag, &[])?;
+        nftables::remove(nft, &plan.tag, &[])?;
         Ok(())
     } else {
-        iptables::remove(Some(nft), &Leaving::Attachment(&tag, &[]))
+        // The Go plugin's rules name no owner but the address, which is this attachment's now.
+        let leaving = Leaving::Attachment(&plan.tag, &plan.addresses);
+        iptables::remove(Some(nft), &leaving, log)
     }
 }
 
@@ -219,6 +230,43 @@ fn holder(nft: &mut NetlinkNft, config: &Config, plan: &Plan) -> Result<BackendN
         }
         chosen => chosen,
     })
+}
+
+/// Whether ours has anything of the attachment, in whatever backend.
+fn is_ours(nft: &mut NetlinkNft, plan: &Plan) -> Result<bool, CniError> {
+    let in_nftables = nftables::holds(nft, &plan.tag).map_err(cannot_look)?;
+    Ok(in_nftables || iptables::holds(nft, &plan.tag).map_err(cannot_look)?)
+}
+
+/// What is missing of what the Go plugin made for the attachment; `None` if it made nothing. With
+/// firewalld it leaves only isolation to iptables.
+fn by_go(
+    nft: &mut NetlinkNft,
+    backend: BackendName,
+    plan: &Plan,
+    missing_sources: &[String],
+) -> Option<Vec<String>> {
+    if backend != BackendName::Firewalld {
+        return iptables::served::faults(nft, plan, Part::Everything);
+    }
+    if missing_sources.len() == plan.addresses.len() {
+        return None;
+    }
+    let mut faults = missing_sources.to_vec();
+    if plan.isolation.is_some() {
+        let isolation = iptables::served::faults(nft, plan, Part::Isolation);
+        faults.extend(isolation.unwrap_or_else(|| {
+            vec!["the Go plugin's isolation chains are missing from iptables".to_owned()]
+        }));
+    }
+    Some(faults)
+}
+
+/// Addresses that firewalld's zone lacks.
+fn missing_sources(config: &Config, plan: &Plan) -> Result<Vec<String>, CniError> {
+    let firewalld = Firewalld::open().map_err(|error| firewalld::unreachable(&error))?;
+    let faults = plan.addresses.iter().map(|address| firewalld.fault(&config.zone, *address));
+    Ok(faults.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 fn previous_result(request: &AttachmentRequest) -> Result<CniResult, CniError> {
@@ -257,7 +305,8 @@ fn remove_everywhere(request: &AttachmentRequest, config: &Config) -> Result<(),
     addresses.dedup();
     release_sources(config, &addresses, &request.log);
 
-    let in_iptables = iptables::remove(Some(&mut nft), &Leaving::Attachment(&tag, &known));
+    let leaving = Leaving::Attachment(&tag, &known);
+    let in_iptables = iptables::remove(Some(&mut nft), &leaving, &request.log);
     release_port(request, result.as_ref(), removed.policy);
     outcome.map(|_| ()).and(in_iptables)
 }
@@ -266,7 +315,8 @@ fn remove_without_nft(request: &AttachmentRequest, config: &Config) -> Result<()
     let result = request.config.prev_result().ok().flatten();
     let known = result.as_ref().map(plan::container_addresses).unwrap_or_default();
     release_sources(config, &known, &request.log);
-    iptables::remove(None, &Leaving::Attachment(&request.attachment.tag(), &known))
+    let tag = request.attachment.tag();
+    iptables::remove(None, &Leaving::Attachment(&tag, &known), &request.log)
 }
 
 /// Takes addresses out of firewalld's zone. A bus that is gone took the binding with it.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::implementation::Implementation;
 use crate::testbox::{Attachment, Call, Network, TestBox, run, tool};
 
 cases! {
@@ -28,7 +27,6 @@ cases! {
     parallel_calls_on_nftables_leave_exactly_the_right_rules, ours;
     parallel_calls_on_iptables_leave_exactly_the_right_rules, backends;
     a_host_that_changes_its_backend_keeps_no_old_rules, ours;
-    what_the_go_plugin_left_is_taken_over, backends;
 }
 
 const NFTABLES: &str = "nftables";
@@ -401,26 +399,5 @@ fn a_host_that_changes_its_backend_keeps_no_old_rules(b: &TestBox) {
     assert!(admitted(b, NFTABLES).is_empty());
     // DEL cleans whatever backend it is called for.
     b.dismiss(&web, &open(NFTABLES));
-    assert!(admitted(b, IPTABLES).is_empty());
-}
-
-fn what_the_go_plugin_left_is_taken_over(b: &TestBox) {
-    let network = Network::dual(1);
-    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
-    let keys = open(IPTABLES);
-    let go_adds = |attachment: &Attachment| {
-        let add = Call::to_firewall("ADD", attachment, &keys);
-        add.firewall_of(Implementation::Go).expect_result();
-    };
-    go_adds(&web);
-    go_adds(&other);
-    assert_eq!(admitted(b, IPTABLES).len(), 4);
-    b.admit(&web, &keys);
-    b.inspect(&web, &keys).expect_silence();
-    let of_web = |line: &&String| line.contains(&format!("{}/", web.v4()));
-    assert_eq!(admitted(b, IPTABLES).iter().filter(of_web).count(), 1, "once, with an owner");
-    b.dismiss(&other, &keys);
-    assert_eq!(admitted(b, IPTABLES).len(), 2, "other's rules went without ever being ours");
-    b.dismiss(&web, &keys);
     assert!(admitted(b, IPTABLES).is_empty());
 }

@@ -18,6 +18,7 @@ mod firewall_forward_chains;
 mod firewall_hosts;
 mod firewall_matrix;
 mod firewall_ownership;
+mod firewall_takeover;
 mod four_plugins;
 mod nft_kernel;
 mod portmap_addresses;

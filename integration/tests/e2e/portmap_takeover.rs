@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::implementation::Implementation;
 use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, at, both, feed, run, tool,
+    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, WithoutIptables, at, both,
+    feed, run, tool,
 };
 
 cases! {
@@ -20,6 +21,7 @@ cases! {
     check_passes_with_the_go_plugins_nftables_rules, ours;
     add_on_iptables_leaves_nothing_elsewhere, backends;
     gc_removes_the_guard_with_its_reason, iptables_only;
+    a_host_that_lost_iptables_says_what_it_cannot_reach, ours;
     rules_of_other_go_attachments_stay, backends;
     a_host_that_changes_its_backend, backends;
     status_says_which_backend_and_why, backends;
@@ -574,4 +576,51 @@ fn gc_removes_the_guard_with_its_reason(b: &TestBox) {
     gc(b, "net1", &[]);
     assert!(!guard());
     assert_eq!(cni_rules(), Vec::<String>::new());
+}
+
+/// nftables is cleaned; what only iptables could reach is said, and goes when it is back.
+fn a_host_that_lost_iptables_says_what_it_cannot_reach(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, legacy) = (b.web(&network, "web"), b.web(&network, "legacy"));
+    by_go("ADD", &web, 8080);
+    by_go_on_legacy(&legacy, 8081);
+    let said = |stderr: &str, programs: &[&str]| {
+        for program in programs {
+            assert!(stderr.contains(&format!("{program} is not installed")), "{stderr}");
+        }
+        assert!(stderr.contains("remove chains CNI-DN-* by hand"), "{stderr}");
+    };
+    let call = |command: &str, web: &Attachment, port| {
+        Call::new(command, web).mappings(&both(port, 80)).portmap(b)
+    };
+    {
+        let _without = WithoutIptables::begin();
+        call("CHECK", &web, 8080).expect_error_with(100, &["iptables-nft", "cannot be read"]);
+        let add = call("ADD", &web, 8080);
+        add.expect_result();
+        let nft = ["iptables-nft-save", "ip6tables-nft-save"];
+        let legacy_too = ["iptables-legacy-save", "ip6tables-legacy-save"];
+        said(&add.stderr, &[nft, legacy_too].concat());
+        call("CHECK", &web, 8080).expect_silence();
+        served(b, 8080, "web");
+        let del = call("DEL", &web, 8080);
+        del.expect_silence();
+        said(&del.stderr, &[nft, legacy_too].concat());
+        assert!(b.portmap_elements().is_empty(), "nftables was within reach");
+        let del = call("DEL", &legacy, 8081);
+        del.expect_silence();
+        said(&del.stderr, &legacy_too);
+        gc(b, "net1", &[]);
+    }
+    served(b, 8080, "web");
+    served(b, 8081, "legacy");
+    gc(b, "net1", &[]);
+    not_served(b, 8080);
+    not_served(b, 8081);
+    for program in
+        ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"]
+    {
+        let saved = run(tool(program).args(["-t", "nat"]));
+        assert!(!saved.contains("CNI-"), "{saved}");
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) use mapping::{Mapping, at, both, tcp, udp};
 pub(crate) use namespace::Namespace;
 pub(crate) use plugin::{Call, Outcome};
 pub(crate) use ruleset::{PORTMAP_TABLE, concatenation};
-pub(crate) use tool::{batch, feed, run, tool};
+pub(crate) use tool::{WithoutIptables, batch, feed, run, tool};
 pub(crate) use traffic::Transport;
 
 use crate::implementation::Implementation;

@@ -83,6 +83,11 @@ impl TestBox {
         feed(tool("nft").args(["-f", "-"]), commands)
     }
 
+    /// Everything in nftables, iptables-nft's tables among it.
+    pub(crate) fn nft_list_all(&self) -> String {
+        run(tool("nft").args(["list", "ruleset"]))
+    }
+
     /// A table as nft lists it.
     pub(crate) fn nft_list(&self, table: &str) -> String {
         let words = table.split(' ');

@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("tc", "iproute2"),
     ("timeout", "coreutils"),
+    ("umount", "mount"),
     ("unshare", "util-linux"),
 ];
 
@@ -84,4 +85,27 @@ fn succeeded(what: &str, output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Takes iptables away, as if it had never been installed, until this is dropped.
+pub(crate) struct WithoutIptables(Vec<&'static str>);
+
+impl WithoutIptables {
+    /// Both kinds: behind their many names are two programs.
+    pub(crate) fn begin() -> Self {
+        let programs = vec!["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"];
+        for program in &programs {
+            // What is there then is no file that could be run.
+            run(tool("mount").args(["--bind", "/dev/null", program]));
+        }
+        Self(programs)
+    }
+}
+
+impl Drop for WithoutIptables {
+    fn drop(&mut self) {
+        for program in &self.0 {
+            run(tool("umount").arg(program));
+        }
+    }
 }
