@@ -108,6 +108,11 @@ impl OurRule {
         self.words.get(position + 1).map(String::as_str)
     }
 
+    /// Whether it is one that the Go plugin makes for an address; those name no owner.
+    fn is_of_go(&self) -> bool {
+        address_of(self).is_some_and(|host| served::accepting(host).contains(self))
+    }
+
     fn leads_to(&self, chain: &str) -> bool {
         ["-j", "-g"].iter().any(|option| self.option(option) == Some(chain))
     }
@@ -330,8 +335,9 @@ fn owned_rules(
             there += 1;
             continue;
         }
-        // The newest owner of an address wins.
-        let taken = address_of(rule).is_some_and(|host| hosts.iter().any(|own| own == host));
+        // The newest owner of an address wins. An administrator's rule has none.
+        let taken = (rule.comment().is_some() || rule.is_of_go())
+            && address_of(rule).is_some_and(|host| hosts.iter().any(|own| own == host));
         if taken || is_leaving(rule, plan, leaving) {
             lines.push(rule.line("-D"));
         }
@@ -351,7 +357,7 @@ fn is_leaving(rule: &OurRule, plan: Option<&Plan>, leaving: &Leaving<'_>) -> boo
         Leaving::Nobody => false,
         Leaving::Attachment(tag, known) => {
             // The Go plugin's rules name no owner but the address.
-            let upstream = rule.comment().is_none()
+            let upstream = rule.is_of_go()
                 && address_of(rule)
                     .is_some_and(|host| known.iter().any(|a| host_network(*a) == host));
             own(tag) || upstream

@@ -410,10 +410,11 @@ pub fn collect_garbage(
         delete(&mut transaction, [&(layout::members(), stale)]);
         let mut elsewhere = Transaction::new();
         forward_chains::collect_garbage(nft, is_stale, &mut elsewhere)?;
-        if transaction.is_empty() && elsewhere.is_empty() {
+        let unused = left == 0 && is_there(nft)? && nothing_else(nft)?;
+        if transaction.is_empty() && elsewhere.is_empty() && !unused {
             return Ok(addresses);
         }
-        if left == 0 && nothing_else(nft)? {
+        if unused {
             transaction = Transaction::new();
             transaction.push(Verb::Delete, &TABLE, Object::Table(None));
             elsewhere.operations.retain(|operation| operation.table != TABLE);
@@ -463,6 +464,11 @@ fn shares_without(stale: &[Element], fresh: &[Element]) -> BTreeMap<String, Shar
         }
     }
     shares
+}
+
+fn is_there(nft: &mut dyn Nft) -> Result<bool, NftError> {
+    let chains = nft.chains_at(&TABLE, &[layout::ADMIN.to_owned()])?;
+    Ok(chains.iter().any(Option::is_some))
 }
 
 /// Rules outside our own chains are an administrator's, and keep the table.
@@ -813,6 +819,12 @@ mod tests {
         assert_eq!((gone, nft.dump()), (a.addresses, only_b));
         collect_garbage(&mut nft, "other", &[]).expect("GC");
         assert!(nft.dump().contains("br0"));
+        collect_garbage(&mut nft, "net", &[]).expect("GC");
+        assert_eq!(nft.dump(), "");
+        // DEL leaves the table; GC finds nothing stale in it, and nothing else.
+        install(&mut nft, &b);
+        remove(&mut nft, &b.tag, &b.addresses).expect("DEL");
+        assert_ne!(nft.dump(), "");
         collect_garbage(&mut nft, "net", &[]).expect("GC");
         assert_eq!(nft.dump(), "");
     }

@@ -76,8 +76,8 @@ fn family_faults(saved: &Saved, v4: bool, plan: &Plan, part: Part) -> Option<Vec
     Some(faults)
 }
 
-/// Its rules for an address name no owner.
-fn accepting(host: &str) -> [OurRule; 2] {
+/// What lets an address through, without a word about its owner.
+pub(super) fn accepting(host: &str) -> [OurRule; 2] {
     let replies =
         ["-d", host, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"];
     [OurRule::new(FORWARD, &replies), OurRule::new(FORWARD, &["-s", host, "-j", "ACCEPT"])]

@@ -23,11 +23,12 @@ pub fn sweep(nft: Option<&mut dyn Nft>, admin_chain: &str, log: &Log) {
     }
     let lock = Lock::acquire();
     for (v4, variant) in places {
-        let family = if v4 { "IPv4" } else { "IPv6" };
-        let outcome = lock.as_ref().map(|_| ()).map_err(ToString::to_string);
-        let outcome = outcome
-            .and_then(|()| sweep_family(v4, variant, admin_chain).map_err(|e| e.to_string()));
+        let outcome = match &lock {
+            Ok(_) => sweep_family(v4, variant, admin_chain).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
         if let Err(error) = outcome {
+            let family = if v4 { "IPv4" } else { "IPv6" };
             log.warn(format!(
                 "chains of {variant} ({family}) that nobody needs stay until the next GC: {error}"
             ));
@@ -36,7 +37,11 @@ pub fn sweep(nft: Option<&mut dyn Nft>, admin_chain: &str, log: &Log) {
 }
 
 fn sweep_family(v4: bool, variant: Variant, admin_chain: &str) -> Result<(), IptablesError> {
-    let iptables = Iptables::seeing(v4, variant)?;
+    let iptables = match Iptables::seeing(v4, variant) {
+        // The removal of stale rules has said so.
+        Err(IptablesError::Missing(_)) => return Ok(()),
+        found => found?,
+    };
     let saved = Saved::whole(iptables.save(TABLE)?);
     iptables.restore(&[(TABLE, removal(&saved, admin_chain, firewalld::is_running))])
 }

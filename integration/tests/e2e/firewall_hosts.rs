@@ -38,6 +38,12 @@ fn a_bare_host_uses_nftables_and_starts_nothing(b: &TestBox) {
         assert_eq!(b.ruleset().contains("web/eth0"), command != "DEL");
     }
     assert!(b.ruleset().contains("table inet cni_firewall"));
+    let gc = Call::of_network("GC", "net1").into_firewall_call(&json!({}));
+    let gc = gc.set("cni.dev/valid-attachments", json!([])).under(&wrapper);
+    gc.firewall(b).expect_silence();
+    let text = std::fs::read_to_string(trace).expect("strace wrote it");
+    assert_eq!(text.matches("execve(").count(), 1, "GC: {text}");
+    assert_eq!(b.ruleset(), "", "the empty table goes");
     let said = status(b, &json!({})).stderr;
     assert!(said.contains("backend nftables: neither firewalld nor iptables"), "{said}");
 }

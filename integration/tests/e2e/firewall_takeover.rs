@@ -81,8 +81,14 @@ fn what_the_go_plugin_left_is_taken_over(b: &TestBox) {
     by_go("ADD", &web, &keys);
     by_go("ADD", &other, &keys);
     assert_eq!(accepting().len(), 4);
+    // An administrator's rule about the address is none of the Go plugin's.
+    let foreign = ["CNI-FORWARD", "-s", &web.v4(), "-p", "sctp", "-j", "DROP"];
+    run(tool("iptables").arg("-A").args(foreign));
+    let count = || filter_rules().iter().filter(|line| line.ends_with("-p sctp -j DROP")).count();
     b.admit(&web, &keys);
     b.inspect(&web, &keys).expect_silence();
+    assert_eq!(count(), 1);
+    run(tool("iptables").arg("-D").args(foreign));
     let of_web = |line: &&String| line.contains(&format!("{}/", web.v4()));
     assert_eq!(accepting().iter().filter(of_web).count(), 1, "once, with an owner");
     b.dismiss(&other, &keys);

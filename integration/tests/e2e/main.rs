@@ -32,3 +32,4 @@ mod portmap_security;
 mod portmap_takeover;
 mod portmap_traffic;
 mod restore;
+mod upgrade;

@@ -328,42 +328,39 @@ fn conditions_in_the_words_of_iptables(b: &TestBox) {
 fn go_maps_with_nftables(b: &TestBox, web: &Attachment, port: u16, v4: bool) {
     let (family, address) = if v4 { ("ip", web.v4()) } else { ("ip6", web.v6()) };
     let target = if v4 { address.clone() } else { format!("[{address}]") };
-    let id = &web.container.id;
-    let mut script = format!(
-        "add table {family} cni_hostport {{ comment \"CNI portmap plugin\"; }}
-        add chain {family} cni_hostport hostports
-        add chain {family} cni_hostport hostip_hostports
-        add chain {family} cni_hostport hostports_all
-        flush chain {family} cni_hostport hostports_all
-        add rule {family} cni_hostport hostports_all jump hostip_hostports
-        add rule {family} cni_hostport hostports_all jump hostports
-        add chain {family} cni_hostport masquerading {{ type nat hook postrouting priority 100; }}
-        add rule {family} cni_hostport masquerading {family} saddr {address} {family} daddr {address} masquerade comment \"{id}\"
-        "
-    );
+    let comment = format!("comment \"{}\"", web.container.id);
+    let chain = |name: &str, rest: &str| format!("add chain {family} cni_hostport {name} {rest}");
+    let rule = |chain: &str, rest: &str| format!("add rule {family} cni_hostport {chain} {rest}");
+    let mut script = vec![
+        format!("add table {family} cni_hostport {{ comment \"CNI portmap plugin\"; }}"),
+        chain("hostports", ""),
+        chain("hostip_hostports", ""),
+        chain("hostports_all", ""),
+        format!("flush chain {family} cni_hostport hostports_all"),
+        rule("hostports_all", "jump hostip_hostports"),
+        rule("hostports_all", "jump hostports"),
+        chain("masquerading", "{ type nat hook postrouting priority 100; }"),
+    ];
     for hook in ["prerouting", "output"] {
-        script += &format!(
-            "add chain {family} cni_hostport {hook} {{ type nat hook {hook} priority -100; }}
-            flush chain {family} cni_hostport {hook}
-            add rule {family} cni_hostport {hook} fib daddr type local jump hostports_all
-            "
-        );
+        script.push(chain(hook, &format!("{{ type nat hook {hook} priority -100; }}")));
+        script.push(format!("flush chain {family} cni_hostport {hook}"));
+        script.push(rule(hook, "fib daddr type local jump hostports_all"));
     }
+    let mut sources = vec![address.as_str()];
     if v4 {
-        script += &format!(
-            "add rule ip cni_hostport masquerading ip saddr 127.0.0.1 ip daddr {address} masquerade comment \"{id}\"
-            "
-        );
+        sources.push("127.0.0.1");
         // As portmap does for IPv4, whatever its backend.
         b.host.write_sysctl(&format!("ipv4/conf/{}/route_localnet", web.network.bridge()), "1");
     }
-    for protocol in ["tcp", "udp"] {
-        script += &format!(
-            "add rule {family} cni_hostport hostports {protocol} dport {port} dnat to {target}:80 comment \"{id}\"
-            "
-        );
+    for source in sources {
+        let pair = format!("{family} saddr {source} {family} daddr {address}");
+        script.push(rule("masquerading", &format!("{pair} masquerade {comment}")));
     }
-    b.nft(&script);
+    for protocol in ["tcp", "udp"] {
+        let translation = format!("{protocol} dport {port} dnat to {target}:80 {comment}");
+        script.push(rule("hostports", &translation));
+    }
+    b.nft(&script.join("\n"));
 }
 
 fn go_nftables_rules_of_the_attachment_go(b: &TestBox) {

@@ -96,6 +96,26 @@ impl Namespace {
         Asker { namespace: self, source: Some(SocketAddr::new(ip(source), 0)) }
     }
 
+    /// Sends back whatever comes over TCP connections to `port`.
+    pub(crate) fn serve_echo(&self, port: u16) {
+        let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        let listener = self.enter(|| TcpListener::bind(address)).expect("a free TCP port");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+            }
+        });
+    }
+
+    /// A TCP connection to an echo server, which lives as long as this.
+    pub(crate) fn tcp_flow(&self, address: &str, port: u16) -> TcpFlow {
+        let target = SocketAddr::new(ip(address), port);
+        let stream = self.enter(|| TcpStream::connect_timeout(&target, PATIENCE));
+        let stream = stream.unwrap_or_else(|error| panic!("connect to {target}: {error}"));
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        TcpFlow { stream, target }
+    }
+
     /// A UDP client that asks several questions over one flow, from one source port.
     pub(crate) fn udp_flow(&self, source_port: u16, address: &str, port: u16) -> UdpFlow {
         let target = SocketAddr::new(ip(address), port);
@@ -143,6 +163,24 @@ impl Asker<'_> {
     }
 }
 
+/// One TCP connection to an echo server.
+pub(crate) struct TcpFlow {
+    stream: TcpStream,
+    target: SocketAddr,
+}
+
+impl TcpFlow {
+    /// Something over this connection that must come back.
+    #[track_caller]
+    pub(crate) fn echo(&mut self) {
+        let mut answer = [0];
+        let outcome =
+            self.stream.write_all(b"?").and_then(|()| self.stream.read_exact(&mut answer));
+        outcome.unwrap_or_else(|error| panic!("the connection to {}: {error}", self.target));
+        assert_eq!(answer, *b"?", "{}", self.target);
+    }
+}
+
 /// One UDP flow.
 pub(crate) struct UdpFlow {
     socket: UdpSocket,
@@ -155,6 +193,17 @@ impl UdpFlow {
     #[track_caller]
     pub(crate) fn reach(&self) -> Reply {
         read_reply(&self.describe(), ask_udp(&self.socket, self.target, PATIENCE))
+    }
+
+    /// A question over this flow; `None` if it, or its answer, was lost.
+    #[track_caller]
+    pub(crate) fn try_reach(&self) -> Option<Reply> {
+        let answer = ask_udp(&self.socket, self.target, PATIENCE);
+        let lost = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        if answer.as_ref().is_err_and(lost) {
+            return None;
+        }
+        Some(read_reply(&self.describe(), answer))
     }
 
     /// A question over this flow that nobody may answer.

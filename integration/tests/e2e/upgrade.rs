@@ -1,0 +1,359 @@
+//! A node is upgraded in place: fifty containers of a chain of Debian's Go plugins keep running and
+//! talking while the binaries are swapped; in the end the node is as it was after its boot.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{Scope, sleep};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::implementation::Implementation;
+use crate::testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, Outcome, TestBox, Transport, run, tcp,
+    tool, udp,
+};
+
+cases! {
+    fifty_containers_of_a_whole_chain, backends;
+}
+
+/// In the order of their chain, behind `bridge`.
+const CHAIN: [&str; 4] = ["portmap", "firewall", "bandwidth", "tuning"];
+const CONTAINERS: u16 = 50;
+/// The echo server's port in those containers that are talked to throughout.
+const ECHO: u16 = 7;
+const STILL_GO: &str = "the Go plugin's";
+
+/// What becomes of a container after the binaries were swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is added again by ours and lives on.
+    Readded,
+    /// It lives on with the Go plugins' rules.
+    LeftAlone,
+    /// It is deleted by ours.
+    Deleted,
+    /// Its interface goes, and nobody tells the other plugins but GC.
+    Forgotten,
+}
+
+struct Pod {
+    web: Attachment,
+    fate: Fate,
+    port: u16,
+    /// Whether it is talked to throughout.
+    talks: bool,
+    /// What the last ADD of the chain returned.
+    result: Value,
+}
+
+impl Pod {
+    fn start(b: &TestBox, network: &Network, index: u16) -> Self {
+        let web = b.web(network, &format!("c{index}"));
+        let fate = match index % 3 {
+            0 if index + 3 > CONTAINERS => Fate::LeftAlone,
+            0 => Fate::Readded,
+            1 => Fate::Deleted,
+            _ => Fate::Forgotten,
+        };
+        let talks = [0, 3].contains(&index) || fate == Fate::LeftAlone;
+        if talks {
+            web.container.netns.serve_echo(ECHO);
+        }
+        let result = web.result.clone();
+        Self { web, fate, port: 8100 + index, talks, result }
+    }
+
+    fn mappings(&self) -> Vec<Mapping> {
+        // One of each protocol: asked for a second one, ip6tables-legacy 1.8.9 says that it is there
+        // (its -C looks at the protocol only), and the Go plugin goes without.
+        let to = if self.talks { ECHO } else { 80 };
+        vec![tcp(self.port, to), udp(self.port, 80)]
+    }
+
+    /// One plugin's entry, with what the runtime adds to it.
+    fn config(&self, plugin: &str, implementation: Implementation) -> Value {
+        let mut config = match plugin {
+            "portmap" => {
+                json!({ "runtimeConfig": { "portMappings": Mapping::list(&self.mappings()) } })
+            }
+            "firewall" => json!({ "ingressPolicy": "same-bridge" }),
+            "bandwidth" => json!({ "runtimeConfig": { "bandwidth": {
+                "ingressRate": 400_000_000, "ingressBurst": 4_294_967_295u64,
+                "egressRate": 300_000_000, "egressBurst": 4_294_967_295u64 } } }),
+            _ => json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "512" } }),
+        };
+        config["type"] = json!(plugin);
+        config["cniVersion"] = json!("1.0.0");
+        config["name"] = json!(self.web.network.name);
+        if implementation != Implementation::Go && ["portmap", "firewall"].contains(&plugin) {
+            // Left to itself, our firewall stays with iptables as long as the Go plugin's rules
+            // are there.
+            config["backend"] = json!(implementation.backend().unwrap_or("nftables"));
+        }
+        config
+    }
+
+    fn call(&self, command: &str, plugin: &str, by: Implementation, previous: &Value) -> Outcome {
+        let mut config = self.config(plugin, by);
+        config["prevResult"] = previous.clone();
+        Call::new(command, &self.web).replace_config(config).run_named(by, plugin)
+    }
+
+    /// What the Go firewall lets through for it.
+    fn accepted_by_go(&self) -> Vec<String> {
+        let hosts = [format!("{}/32", self.web.v4()), format!("{}/128", self.web.v6())];
+        let rules = |host: &String| {
+            let replies = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+            [
+                format!("-A CNI-FORWARD -d {host} {replies}"),
+                format!("-A CNI-FORWARD -s {host} -j ACCEPT"),
+            ]
+        };
+        hosts.iter().flat_map(rules).collect()
+    }
+
+    fn add(&mut self, by: Implementation) {
+        let mut result = self.web.result.clone();
+        for plugin in CHAIN {
+            result = self.call("ADD", plugin, by, &result).expect_result();
+        }
+        self.result = result;
+    }
+
+    fn del(&self, by: Implementation) {
+        for plugin in CHAIN.iter().rev() {
+            self.call("DEL", plugin, by, &self.result).expect_silence();
+        }
+    }
+
+    /// CHECK passes, and says whose the rules are.
+    fn check(&self, by: Implementation, go: bool) {
+        for plugin in CHAIN {
+            let outcome = self.call("CHECK", plugin, by, &self.result);
+            outcome.expect_silence();
+            if ["portmap", "firewall"].contains(&plugin) {
+                assert_eq!(outcome.stderr.contains(STILL_GO), go, "{plugin}: {outcome:?}");
+            }
+        }
+    }
+}
+
+fn gc(b: &TestBox, network: &Network, valid: &[&Pod]) {
+    let valid: Vec<Value> = valid
+        .iter()
+        .map(|pod| json!({ "containerID": pod.web.container.id, "ifname": "eth0" }))
+        .collect();
+    for plugin in CHAIN {
+        let call = Call::of_network("GC", &network.name).set("type", json!(plugin));
+        let outcome =
+            call.set("cni.dev/valid-attachments", json!(valid)).run_named(b.implementation, plugin);
+        outcome.expect_silence();
+        assert!(!outcome.stderr.contains("warning"), "{outcome:?}");
+    }
+}
+
+/// What a node has of all this. All of it is compared as the tools print it, but for packet
+/// counters and the dates that `iptables-save` writes.
+#[derive(Debug, PartialEq, Eq)]
+struct Node {
+    nftables: String,
+    iptables: Vec<String>,
+    links: String,
+    disciplines: String,
+}
+
+impl Node {
+    /// iptables-nft makes its tables with their built-in chains when they are first needed, and
+    /// keeps them: a node where iptables was used once has these, and nothing else.
+    fn use_iptables_once() {
+        const BUILT_IN: [(&str, &[&str]); 3] = [
+            ("filter", &["INPUT", "FORWARD", "OUTPUT"]),
+            ("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
+            ("raw", &["PREROUTING", "OUTPUT"]),
+        ];
+        for program in ["iptables", "ip6tables"] {
+            for (table, chains) in BUILT_IN {
+                for chain in chains {
+                    run(tool(program).args(["-t", table, "-P", chain, "ACCEPT"]));
+                }
+            }
+        }
+    }
+
+    fn look() -> Self {
+        let programs =
+            ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"];
+        let saved = |program: &&str| -> Vec<String> {
+            let text = run(&mut tool(program));
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            let without_counters =
+                |line: &str| line.split(" [").next().unwrap_or_default().to_owned();
+            let mut lines: Vec<String> = lines.map(without_counters).collect();
+            // Tables come in the order in which they were made.
+            lines.sort();
+            lines
+        };
+        Self {
+            nftables: tables_in_order(&run(tool("nft").args(["list", "ruleset"]))),
+            iptables: programs.iter().flat_map(saved).collect(),
+            links: run(tool("ip").args(["-o", "link"])),
+            disciplines: run(tool("tc").args(["qdisc", "show"])),
+        }
+    }
+}
+
+/// The tables of a ruleset ordered by name; each as it is.
+fn tables_in_order(ruleset: &str) -> String {
+    let mut tables: Vec<String> = ruleset.split("\n}\n").map(str::to_owned).collect();
+    tables.sort();
+    tables.join("\n}\n")
+}
+
+/// Files that plugins keep about containers.
+fn files() -> Vec<String> {
+    let entries = std::fs::read_dir("/run/cni/tuning").into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let others = std::fs::read_dir("/run/cni").into_iter().flatten().flatten();
+    let others = others.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.extend(others.filter(|name| name != "tuning"));
+    sorted(names)
+}
+
+/// Ends the talks when it is dropped, also by a panic.
+struct Silence<'a>(&'a AtomicBool);
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Talks that go on all the time.
+#[derive(Default)]
+struct Talks {
+    end: AtomicBool,
+    answers: AtomicUsize,
+}
+
+impl Talks {
+    /// Over flows that live all the time, and over new connections. Every question is answered,
+    /// and by the right container, or the thread panics and so does the test.
+    fn begin<'s, 'e: 's>(&'e self, scope: &'s Scope<'s, 'e>, b: &'e TestBox, pod: &Pod) {
+        for (host, source_port) in [(HOST_V4, pod.port + 20_000), (HOST_V6, pod.port + 30_000)] {
+            let (port, id) = (pod.port, pod.web.container.id.clone());
+            let datagrams = b.out.udp_flow(source_port, host, port);
+            let mut connection = b.out.tcp_flow(host, port);
+            // ADD exchanges queueing disciplines: what is in one at that moment is lost, and no
+            // more than that.
+            let mut may_lose = u8::from(pod.fate == Fate::Readded);
+            scope.spawn(move || {
+                self.repeat(|| match datagrams.try_reach() {
+                    Some(reply) => drop(reply.by(&id)),
+                    None => may_lose = may_lose.checked_sub(1).expect("no datagram is lost"),
+                });
+            });
+            scope.spawn(move || self.repeat(|| connection.echo()));
+            scope.spawn(move || self.repeat(|| b.out.tcp_flow(host, port).echo()));
+        }
+    }
+
+    fn repeat(&self, mut ask: impl FnMut()) {
+        while !self.end.load(Ordering::Relaxed) {
+            ask();
+            self.answers.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn fifty_containers_of_a_whole_chain(b: &TestBox) {
+    let network = Network::dual(1);
+    Node::use_iptables_once();
+    let fresh = Node::look();
+    assert_eq!(files(), Vec::<String>::new());
+    let mut pods: Vec<Pod> = (0..CONTAINERS).map(|index| Pod::start(b, &network, index)).collect();
+    for pod in &mut pods {
+        pod.add(Implementation::Go);
+    }
+    let talks = Talks::default();
+    std::thread::scope(|scope| {
+        let _silence = Silence(&talks.end);
+        for pod in pods.iter().filter(|pod| pod.talks) {
+            talks.begin(scope, b, pod);
+        }
+        upgrade(b, &network, &mut pods);
+    });
+    let answers = talks.answers.into_inner();
+    assert!(answers > 1000, "{answers} answers while the node was upgraded");
+
+    for pod in pods.iter().filter(|pod| pod.talks || pod.fate == Fate::Readded) {
+        pod.del(b.implementation);
+        pod.web.leave();
+        b.out.cannot_reach(Transport::Udp, HOST_V4, pod.port);
+    }
+    // A node that boots has no bridge yet, and with it goes the reason for the guard.
+    run(tool("ip").args(["link", "del", "br1"]));
+    gc(b, &network, &[]);
+    // Neither the Go firewall's rules nor the Go tuning's backups name their network: GC leaves
+    // them to DEL, which a runtime's GC calls for what its cache has and its list has not.
+    let forgotten: Vec<&Pod> = pods.iter().filter(|pod| pod.fate == Fate::Forgotten).collect();
+    assert_eq!(accepted(), sorted(forgotten.iter().flat_map(|pod| pod.accepted_by_go()).collect()));
+    let backup = |pod: &&Pod| format!("{}_eth0.json", pod.web.container.id);
+    assert_eq!(files(), sorted(forgotten.iter().map(backup).collect()));
+    for pod in forgotten {
+        pod.del(b.implementation);
+    }
+    gc(b, &network, &[]);
+    assert_eq!(files(), Vec::<String>::new());
+    assert_eq!(Node::look(), fresh);
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
+/// The rules that let containers through, in both families.
+fn accepted() -> Vec<String> {
+    let programs = ["iptables-save", "ip6tables-save"];
+    let saved = programs.map(|program| run(tool(program).args(["-t", "filter"])));
+    let lines = saved.iter().flat_map(|text| text.lines());
+    let accepting = lines.filter(|line| line.starts_with("-A") && line.ends_with("ACCEPT"));
+    sorted(accepting.map(str::to_owned).collect())
+}
+
+/// The binaries are swapped.
+fn upgrade(b: &TestBox, network: &Network, pods: &mut [Pod]) {
+    for pod in pods.iter() {
+        pod.check(b.implementation, true);
+    }
+    for pod in pods.iter_mut() {
+        match pod.fate {
+            Fate::Readded => {
+                pod.add(b.implementation);
+                pod.check(b.implementation, false);
+                b.out.reach(Transport::Udp, HOST_V6, pod.port).by(&pod.web.container.id);
+            }
+            Fate::Deleted => {
+                pod.del(b.implementation);
+                pod.web.leave();
+                b.out.cannot_reach(Transport::Udp, HOST_V4, pod.port);
+            }
+            Fate::Forgotten => pod.web.leave(),
+            Fate::LeftAlone => {}
+        }
+    }
+    let alive: Vec<&Pod> =
+        pods.iter().filter(|pod| matches!(pod.fate, Fate::Readded | Fate::LeftAlone)).collect();
+    gc(b, network, &alive);
+    for pod in alive {
+        pod.check(b.implementation, pod.fate == Fate::LeftAlone);
+    }
+    for pod in pods.iter().filter(|pod| pod.fate == Fate::Forgotten) {
+        let id = &pod.web.container.id;
+        let rules = b.nft_list_all();
+        assert!(!rules.contains(&format!("\"{id}\"")), "{id} is left: {rules}");
+    }
+}
