@@ -30,6 +30,7 @@ mod portmap_hostile;
 mod portmap_ownership;
 mod portmap_security;
 mod portmap_takeover;
+mod portmap_takeover_check;
 mod portmap_traffic;
 mod restore;
 mod upgrade;

@@ -7,18 +7,13 @@ use serde_json::json;
 
 use crate::implementation::Implementation;
 use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, WithoutIptables, at, both,
-    feed, run, tool,
+    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, WithoutIptables, both, run,
+    tool,
 };
 
 cases! {
-    a_node_upgraded_in_place, backends;
     del_removes_what_the_go_plugin_left, backends;
     add_replaces_what_the_go_plugin_left, backends;
-    check_passes_while_the_go_plugins_rules_are_complete, backends;
-    check_names_what_is_missing_of_the_go_plugins_rules, backends;
-    check_looks_into_the_other_iptables, backends;
-    check_passes_with_the_go_plugins_nftables_rules, ours;
     add_on_iptables_leaves_nothing_elsewhere, backends;
     gc_removes_the_guard_with_its_reason, iptables_only;
     a_host_that_lost_iptables_says_what_it_cannot_reach, ours;
@@ -33,7 +28,7 @@ cases! {
     go_nftables_rules_of_the_attachment_go, ours;
 }
 
-fn served(b: &TestBox, port: u16, server: &str) {
+pub(crate) fn served(b: &TestBox, port: u16, server: &str) {
     for transport in Transport::ALL {
         for host in [HOST_V4, HOST_V6] {
             b.out.reach(transport, host, port).by(server);
@@ -49,7 +44,7 @@ fn not_served(b: &TestBox, port: u16) {
     }
 }
 
-fn by_go(command: &str, web: &Attachment, port: u16) {
+pub(crate) fn by_go(command: &str, web: &Attachment, port: u16) {
     let call = Call::new(command, web).mappings(&both(port, 80));
     call.portmap_of(Implementation::Go).expect_silence();
 }
@@ -66,53 +61,13 @@ fn cni_rules() -> Vec<String> {
         .collect()
 }
 
-fn gc(b: &TestBox, network: &str, valid: &[&Attachment]) {
+pub(crate) fn gc(b: &TestBox, network: &str, valid: &[&Attachment]) {
     let valid: Vec<_> = valid
         .iter()
         .map(|web| json!({ "containerID": web.container.id, "ifname": web.ifname }))
         .collect();
     let call = Call::of_network("GC", network).set("cni.dev/valid-attachments", json!(valid));
     call.portmap(b).expect_silence();
-}
-
-fn a_node_upgraded_in_place(b: &TestBox) {
-    let network = Network::dual(1);
-    let webs: Vec<Attachment> = (0..50).map(|i| b.web(&network, &format!("c{i}"))).collect();
-    let port = |index: usize| 8100 + u16::try_from(index).expect("a port");
-    for (index, web) in webs.iter().enumerate() {
-        by_go("ADD", web, port(index));
-    }
-    // Flows that live through all of it: their clients never pause.
-    let flow = b.out.udp_flow(40_000, HOST_V4, port(0));
-    flow.reach().by("c0");
-    // The binaries are swapped. A third is added again, a third deleted, a third left to GC.
-    for (index, web) in webs.iter().enumerate() {
-        let call = |command: &str| Call::new(command, web).mappings(&both(port(index), 80));
-        match index % 3 {
-            0 => {
-                call("ADD").portmap(b).expect_result();
-                call("CHECK").portmap(b).expect_silence();
-                b.out.reach(Transport::Tcp, HOST_V4, port(index)).by(&web.container.id);
-            }
-            1 => call("DEL").portmap(b).expect_silence(),
-            _ => {}
-        }
-        flow.reach().by("c0");
-    }
-    served(b, port(3), "c3");
-    served(b, port(5), "c5");
-    not_served(b, port(4));
-    let kept: Vec<&Attachment> = webs.iter().step_by(3).collect();
-    gc(b, &network.name, &kept);
-    not_served(b, port(5));
-    served(b, port(3), "c3");
-    flow.reach().by("c0");
-    for (index, web) in webs.iter().enumerate().step_by(3) {
-        b.unmap(web, &both(port(index), 80));
-    }
-    gc(b, &network.name, &[]);
-    assert_eq!(cni_rules(), Vec::<String>::new(), "as after a fresh boot");
-    assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_"));
 }
 
 fn del_removes_what_the_go_plugin_left(b: &TestBox) {
@@ -325,7 +280,7 @@ fn conditions_in_the_words_of_iptables(b: &TestBox) {
 
 /// Debian's Go portmap has no nftables backend; the rules are written as HEAD writes them, in one
 /// family.
-fn go_maps_with_nftables(b: &TestBox, web: &Attachment, port: u16, v4: bool) {
+pub(crate) fn go_maps_with_nftables(b: &TestBox, web: &Attachment, port: u16, v4: bool) {
     let (family, address) = if v4 { ("ip", web.v4()) } else { ("ip6", web.v6()) };
     let target = if v4 { address.clone() } else { format!("[{address}]") };
     let comment = format!("comment \"{}\"", web.container.id);
@@ -382,104 +337,8 @@ fn go_nftables_rules_of_the_attachment_go(b: &TestBox) {
     assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_hostport"));
 }
 
-const STILL_GO: &str = "still served by the Go plugin's rules; the next ADD takes them over";
-
-/// CHECK passes and says by whose rules.
-fn passes_by_go(b: &TestBox, web: &Attachment, port: u16) {
-    let before = b.ruleset();
-    let outcome = Call::new("CHECK", web).mappings(&both(port, 80)).portmap(b);
-    outcome.expect_silence();
-    assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
-    assert_eq!(b.ruleset(), before, "CHECK only looks");
-}
-
-fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
-    let networks = [
-        (Network::dual(1), true),
-        (Network::v4(2), true),
-        (Network::v6(3), false),
-        (Network::dual(4).with(json!({ "snat": false })), false),
-        // IPv4 only: asked for a second bit, ip6tables-legacy 1.8.9 says that it is there.
-        (Network::v4(5).with(json!({ "markMasqBit": 5 })), true),
-    ];
-    for ((network, differs), port) in networks.iter().zip(8080..) {
-        let web = b.web(network, &format!("on-{}", network.name));
-        by_go("ADD", &web, port);
-        if *differs || b.implementation == Implementation::Ours {
-            passes_by_go(b, &web, port);
-        } else {
-            // Ours are the same rules.
-            Call::new("CHECK", &web).mappings(&both(port, 80)).portmap(b).expect_silence();
-        }
-        b.map(&web, &both(port, 80));
-        let outcome = Call::new("CHECK", &web).mappings(&both(port, 80)).portmap(b);
-        outcome.expect_silence();
-        assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
-    }
-    // Twenty ports in two entry rules, one host address, and a mapping of the other family.
-    let web = b.web(&Network::v4(6), "many");
-    let mut mappings: Vec<_> = (9000..9020).flat_map(|port| both(port, 80)).collect();
-    mappings.extend(at(both(9100, 80), HOST_V4));
-    mappings.extend(at(both(9101, 80), HOST_V6));
-    let call = |command: &str| Call::new(command, &web).mappings(&mappings);
-    call("ADD").portmap_of(Implementation::Go).expect_result();
-    let outcome = call("CHECK").portmap(b);
-    outcome.expect_silence();
-    assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
-}
-
-/// Each of the rules, one after the other, in both families.
-fn check_names_what_is_missing_of_the_go_plugins_rules(b: &TestBox) {
-    let web = b.web(&Network::dual(1), "web");
-    by_go("ADD", &web, 8080);
-    let mut tried = 0;
-    for program in ["iptables", "ip6tables"] {
-        let saved = run(tool(&format!("{program}-save")).args(["-t", "nat"]));
-        for line in saved.lines().filter(|line| line.starts_with("-A ") && line.contains("CNI-")) {
-            let without: Vec<&str> = saved.lines().filter(|other| *other != line).collect();
-            restore(program, &without);
-            let chain = line.split(' ').nth(1).expect("a chain");
-            let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
-            call.portmap(b).expect_error_with(100, &[chain]);
-            restore(program, &saved.lines().collect::<Vec<_>>());
-            tried += 1;
-        }
-    }
-    assert!(tried >= 2 * (3 + 2 + 2 + 2), "{tried} rules in both families");
-    passes_by_go(b, &web, 8080);
-    // Other ports, or another address, are not what the Go plugin was asked for.
-    let call =
-        |web: &Attachment, port| Call::new("CHECK", web).mappings(&both(port, 80)).portmap(b);
-    call(&web, 8081).expect_error_with(100, &["8081", "is missing"]);
-    let mut moved = web.clone();
-    moved.result = b.web(&web.network, "other").result;
-    call(&moved, 8080).expect_error_with(100, &[&moved.v4()]);
-}
-
-/// Replaces the whole nat table.
-fn restore(program: &str, lines: &[&str]) {
-    feed(&mut tool(&format!("{program}-restore")), &(lines.join("\n") + "\n"));
-}
-
-/// The alternatives were switched with containers running: the Go plugin's rules are in the
-/// iptables that the plain names do not mean any more.
-fn check_looks_into_the_other_iptables(b: &TestBox) {
-    if b.implementation == Implementation::IptablesLegacy {
-        // There, every name means the legacy programs.
-        return;
-    }
-    let web = b.web(&Network::dual(1), "web");
-    by_go_on_legacy(&web, 8080);
-    served(b, 8080, "web");
-    let call = || Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
-    call().expect_silence();
-    assert!(call().stderr.contains(STILL_GO));
-    run(tool("ip6tables-legacy").args(["-t", "nat", "-F", "CNI-HOSTPORT-SETMARK"]));
-    call().expect_error_with(100, &["CNI-HOSTPORT-SETMARK"]);
-}
-
 /// The Go plugin on a host whose plain names are the legacy iptables.
-fn by_go_on_legacy(web: &Attachment, port: u16) {
+pub(crate) fn by_go_on_legacy(web: &Attachment, port: u16) {
     let directory = "/run/legacy";
     std::fs::create_dir_all(directory).expect("a directory on the box's tmpfs");
     for name in ["iptables", "ip6tables"] {
@@ -490,48 +349,6 @@ fn by_go_on_legacy(web: &Attachment, port: u16) {
     let call = Call::new("ADD", web).mappings(&both(port, 80));
     let call = call.env("PATH", &format!("{directory}:{path}"));
     call.portmap_of(Implementation::Go).expect_silence();
-}
-
-fn check_passes_with_the_go_plugins_nftables_rules(b: &TestBox) {
-    let web = b.web(&Network::dual(1), "web");
-    for v4 in [true, false] {
-        go_maps_with_nftables(b, &web, 8080, v4);
-    }
-    served(b, 8080, "web");
-    passes_by_go(b, &web, 8080);
-    for (family, words) in [("ip", 2 + 2), ("ip6", 2 + 1)] {
-        let listed = run(tool("nft").args(["-a", "list", "table", family, "cni_hostport"]));
-        let mut chain = "";
-        let mut tried = 0;
-        for line in listed.lines().map(str::trim) {
-            if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.split(' ').next())
-            {
-                chain = name;
-            }
-            let Some((rule, handle)) = line.split_once(" comment \"web\" # handle ") else {
-                continue;
-            };
-            b.nft(&format!("delete rule {family} cni_hostport {chain} handle {handle}"));
-            let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
-            call.portmap(b).expect_error_with(100, &["is missing", "cni_hostport"]);
-            b.nft(&format!("add rule {family} cni_hostport {chain} {rule} comment \"web\""));
-            tried += 1;
-        }
-        assert_eq!(tried, words, "{listed}");
-        passes_by_go(b, &web, 8080);
-        b.nft(&format!("flush chain {family} cni_hostport output"));
-        let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
-        call.portmap(b).expect_error_with(100, &["output does not lead to hostports"]);
-        b.nft(&format!(
-            "add rule {family} cni_hostport output fib daddr type local jump hostports_all"
-        ));
-    }
-    b.map(&web, &both(8080, 80));
-    let outcome = Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
-    outcome.expect_silence();
-    assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
-    gc(b, "net1", &[&web]);
-    assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_hostport"));
 }
 
 /// Whatever backend ours has, its ADD removes what the Go plugin left in another one.
