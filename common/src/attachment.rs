@@ -3,8 +3,6 @@
 //! Every kernel object that a plugin makes carries the tag of the attachment it was made for, so
 //! that DEL and GC remove exactly that attachment's state without any other knowledge.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
 
 /// One interface of one container on one network: what ADD makes and DEL removes.
@@ -114,11 +112,10 @@ fn hex_digest(text: &str) -> String {
 /// Lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 0xf].map(|digit| char::from(DIGITS[usize::from(digit)]));
+    bytes.iter().flat_map(digits).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 pub mod attachment;
 pub mod conntrack;
+pub mod entry;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod iptables;

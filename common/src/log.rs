@@ -99,7 +99,7 @@ impl Log {
             let mut options = OpenOptions::new();
             options.append(true).create(true).mode(0o640).custom_flags(flags);
             options.open(path).map_err(|error| {
-                eprintln!("cannot open log file {path}: {error}; going on without it");
+                say(format_args!("cannot open log file {path}: {error}; going on without it"));
             })
         };
         Self {
@@ -120,7 +120,7 @@ impl Log {
     /// Something an administrator should look at.
     pub fn warn(&self, message: impl Into<String>) {
         let message = message.into();
-        eprintln!("warning: {message}");
+        say(format_args!("warning: {message}"));
         self.line(Level::Warn, &message, &Object::default());
         self.warnings.borrow_mut().push(message);
     }
@@ -168,9 +168,15 @@ impl Log {
         let text = format!("{}\n", Json::from(line));
         // One write per line: O_APPEND keeps lines of parallel plugins whole.
         if let Err(error) = file.borrow_mut().write_all(text.as_bytes()) {
-            eprintln!("cannot write the log: {error}");
+            say(format_args!("cannot write the log: {error}"));
         }
     }
+}
+
+/// A line on stderr, for whoever reads it. That nobody does must not end a command half way, as
+/// `eprintln!` would.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// RFC 3339 in UTC with microseconds.

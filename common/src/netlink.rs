@@ -96,6 +96,24 @@ impl Connection {
         self.receive_until(|_, _| false, each)
     }
 
+    /// Reads what is waiting, up to the status of one request.
+    pub fn receive_status(&mut self, sequence: u32) -> io::Result<Vec<Status>> {
+        self.receive_until(|found, is_status| is_status && found == sequence, |_| {})
+    }
+
+    /// Reads what is waiting, up to so many answers and errors.
+    pub fn receive_count(
+        &mut self,
+        mut count: usize,
+        each: impl FnMut(Answer<'_>),
+    ) -> io::Result<Vec<Status>> {
+        let is_last = |_, _| {
+            count = count.saturating_sub(1);
+            count == 0
+        };
+        self.receive_until(is_last, each)
+    }
+
     /// Reads the answers to one request that is no dump. With an acknowledgement asked for, that is
     /// the last of them; without, there is one answer or one error. Nothing is read after it,
     /// which would be a call to hear that nothing is there.
@@ -119,7 +137,7 @@ impl Connection {
     /// `is_last` says so.
     fn receive_until(
         &mut self,
-        is_last: impl Fn(u32, bool) -> bool,
+        mut is_last: impl FnMut(u32, bool) -> bool,
         mut each: impl FnMut(Answer<'_>),
     ) -> io::Result<Vec<Status>> {
         let mut statuses = Vec::new();
@@ -195,8 +213,12 @@ pub fn append<T: NetlinkSerializable>(request: &mut Vec<u8>, mut message: Netlin
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
-        let length = NetlinkBuffer::new_checked(rest).ok()?.length() as usize;
+        // Not the crate's check, which puts an error into words at the end of every datagram.
+        let length = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes) as usize)?;
         let (message, tail) = rest.split_at_checked(length)?;
+        if length < HEADER_LEN {
+            return None;
+        }
         rest = tail.get(length.next_multiple_of(4) - length..).unwrap_or_default();
         Some(NetlinkBuffer::new(message))
     })

@@ -1,6 +1,6 @@
 //! What kind of namespace a file stands for (`NS_GET_NSTYPE`, `ioctl_ns(2)`).
 //!
-//! The only unsafe code of the project: nothing but this ioctl tells a network namespace from a
+//! The only unsafe call of the project: nothing but this ioctl tells a network namespace from a
 //! mount or UTS namespace that somebody bind-mounted to the same kind of path.
 #![expect(unsafe_code, reason = "an ioctl without arguments; std and nix have no safe form of it")]
 

@@ -180,15 +180,20 @@ pub fn remove(nft: Option<&mut dyn Nft>, leaving: &Leaving<'_>, log: &Log) -> Re
 
 /// Where there can be rules of ours or of the Go plugin, found without starting a program: each
 /// family in each of the two kernel interfaces.
-fn places(mut nft: Option<&mut dyn Nft>) -> Result<Vec<(bool, Variant)>, NftError> {
+fn places(nft: Option<&mut dyn Nft>) -> Result<Vec<(bool, Variant)>, NftError> {
+    let chain_of = |family, name: &str| (Table::new(family, TABLE), name.to_owned());
+    let chains = [Family::Ip, Family::Ip6]
+        .map(|family| [FORWARD, STAGE_1].map(|name| chain_of(family, name)))
+        .concat();
+    let found = match nft {
+        Some(nft) => nft.chains(&chains)?,
+        None => Vec::new(),
+    };
     let mut places = Vec::new();
     for (v4, family) in [(true, Family::Ip), (false, Family::Ip6)] {
-        if let Some(nft) = &mut nft {
-            let table = Table::new(family, TABLE);
-            let chains = nft.chains_at(&table, &[FORWARD, STAGE_1].map(str::to_owned))?;
-            if chains.iter().any(Option::is_some) {
-                places.push((v4, Variant::Nft));
-            }
+        let seen = chains.iter().zip(&found);
+        if seen.into_iter().any(|((table, _), chain)| table.family == family && chain.is_some()) {
+            places.push((v4, Variant::Nft));
         }
         if iptables::legacy_table_loaded(v4, TABLE) {
             places.push((v4, Variant::Legacy));

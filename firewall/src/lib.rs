@@ -21,7 +21,7 @@ pub mod plan;
 use std::net::IpAddr;
 
 use cni_common::OwnerTag;
-use cni_common::log::Log;
+use cni_common::log::{Log, say};
 use cni_common::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft, open_nft_if_any};
 use cni_common::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
@@ -127,7 +127,7 @@ impl Plugin for Firewall {
         let mut nft = open_nft_if_any()?;
         let outcome = match &mut nft {
             Some(nft) => nftables::collect_garbage(nft, network, valid)
-                .map(|addresses| release_sources(&config, &addresses, &request.log)),
+                .map(|addresses| release_sources(&config, || addresses, &request.log)),
             None => Ok(()),
         };
         let valid = nftables::valid_tags(network, valid);
@@ -143,7 +143,7 @@ impl Plugin for Firewall {
         let config = Config::read(&request.config)?;
         let mut nft = open_nft()?;
         let backend = backend::choose(&config, &mut nft).map_err(cannot_look)?;
-        eprintln!("backend {}: {}", backend.name.as_str(), backend.reason);
+        say(format_args!("backend {}: {}", backend.name.as_str(), backend.reason));
         request.log.debug(|| format!("backend {}: {}", backend.name.as_str(), backend.reason));
         match backend.name {
             BackendName::Nftables => {
@@ -296,14 +296,17 @@ fn remove_everywhere(request: &AttachmentRequest, config: &Config) -> Result<(),
     let outcome = nftables::remove(&mut nft, &tag, &known);
     let removed = outcome.as_ref().cloned().unwrap_or_default();
 
-    // Addresses that our table does not know may be the Go plugin's of this attachment. One that
-    // another attachment has by now is that one's.
-    let held = nftables::held_addresses(&mut nft, &known).unwrap_or_default();
-    let mut addresses = removed.addresses;
-    addresses.extend(known.iter().filter(|address| !held.contains(address)));
-    addresses.sort_unstable();
-    addresses.dedup();
-    release_sources(config, &addresses, &request.log);
+    let addresses = || {
+        // Addresses that our table does not know may be the Go plugin's of this attachment. One
+        // that another attachment has by now is that one's.
+        let held = nftables::held_addresses(&mut nft, &known).unwrap_or_default();
+        let mut addresses = removed.addresses;
+        addresses.extend(known.iter().filter(|address| !held.contains(address)));
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    };
+    release_sources(config, addresses, &request.log);
 
     let leaving = Leaving::Attachment(&tag, &known);
     let in_iptables = iptables::remove(Some(&mut nft), &leaving, &request.log);
@@ -314,15 +317,17 @@ fn remove_everywhere(request: &AttachmentRequest, config: &Config) -> Result<(),
 fn remove_without_nft(request: &AttachmentRequest, config: &Config) -> Result<(), CniError> {
     let result = request.config.prev_result().ok().flatten();
     let known = result.as_ref().map(plan::container_addresses).unwrap_or_default();
-    release_sources(config, &known, &request.log);
+    release_sources(config, || known.clone(), &request.log);
     let tag = request.attachment.tag();
     iptables::remove(None, &Leaving::Attachment(&tag, &known), &request.log)
 }
 
 /// Takes addresses out of firewalld's zone. A bus that is gone took the binding with it.
-fn release_sources(config: &Config, addresses: &[IpAddr], log: &Log) {
-    let asked_for = config.backend == Some(BackendName::Firewalld);
-    if addresses.is_empty() || !(asked_for || config.backend.is_none() && firewalld::is_running()) {
+fn release_sources(config: &Config, addresses: impl FnOnce() -> Vec<IpAddr>, log: &Log) {
+    let in_use =
+        config.backend.map_or_else(firewalld::is_running, |name| name == BackendName::Firewalld);
+    let addresses = if in_use { addresses() } else { Vec::new() };
+    if addresses.is_empty() {
         return;
     }
     let outcome = Firewalld::open().and_then(|firewalld| {
@@ -409,13 +414,17 @@ const FOREIGN_CHAINS: [(Family, &str, &str); 4] = [
 ];
 
 fn warn_of_foreign_drops(nft: &mut dyn Nft, hooked: &[ForwardChain], log: &Log) {
-    for (family, table, chain) in FOREIGN_CHAINS {
-        let table = Table::new(family, table);
-        if hooked.iter().any(|hooked| hooked.table == table && hooked.chain == chain) {
-            continue;
-        }
-        let found = nft.chains_at(&table, &[chain.to_owned()]).unwrap_or_default();
-        if found.into_iter().flatten().any(|chain| chain.drops) {
+    let is_hooked = |(table, chain): &(Table, String)| {
+        hooked.iter().any(|hooked| hooked.table == *table && hooked.chain == *chain)
+    };
+    let places: Vec<_> = FOREIGN_CHAINS
+        .into_iter()
+        .map(|(family, table, chain)| (Table::new(family, table), chain.to_owned()))
+        .filter(|place| !is_hooked(place))
+        .collect();
+    let found = nft.chains(&places).unwrap_or_default();
+    for ((table, chain), found) in places.iter().zip(found) {
+        if found.is_some_and(|found| found.drops) {
             log.warn(format!(
                 "chain {table} {chain} has policy drop, which an accept in table {} does not override: \
                  name it in nftablesForwardChains if it is nftables' own, or accept containers' traffic there",

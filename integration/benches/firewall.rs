@@ -20,6 +20,7 @@ use harness::{Call, Limits, against_go, compare, enter_box, furnish, go_plugin, 
 
 const MANY: u16 = 5_000;
 const CONTAINER: &str = "10.71.0.2";
+const CONTAINER_V6: &str = "fd00:71::2";
 const PEER: &str = "10.72.0.2";
 
 fn main() {
@@ -55,10 +56,19 @@ fn furnish_host() {
 }
 
 fn call(container: &str, address: &str, backend: &str) -> Call {
+    call_for(container, &[address], backend)
+}
+
+fn call_for(container: &str, addresses: &[&str], backend: &str) -> Call {
+    let ips: Vec<String> = addresses
+        .iter()
+        .map(|address| format!(r#"{{"address":"{address}/16","interface":1}}"#))
+        .collect();
+    let ips = ips.join(",");
     let stdin = format!(
         r#"{{"cniVersion":"1.0.0","name":"bench","type":"firewall","backend":"{backend}",
         "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"br1"}},{{"name":"eth0","sandbox":"/run/netns/c1"}}],
-        "ips":[{{"address":"{address}/16","interface":1}}]}}}}"#
+        "ips":[{ips}]}}}}"#
     );
     Call { container: container.to_owned(), stdin }
 }
@@ -70,15 +80,17 @@ struct Bench {
 
 impl Bench {
     fn against_go(&self, limits: &mut Limits) {
-        let [native, iptables] =
-            ["nftables", "iptables"].map(|backend| call("pair", CONTAINER, backend));
         // Each on a host of its own: where the Go plugin has left its chains, ours looks into them.
-        println!("Ours on nftables, Go on iptables, each on its own host");
         let other_host = Netns::open(Path::new("/run/netns/other-host")).expect("netns");
-        let go = || other_host.run(|| iptables.add_and_delete(&self.go)).expect("setns");
-        compare(limits, || native.add_and_delete(&self.ours), go, 0.05);
-        println!("Both on iptables");
-        against_go(limits, &iptables, &self.ours, &self.go, 0.5);
+        for (addresses, what) in [(1, "IPv4 alone"), (2, "IPv4 and IPv6")] {
+            let [native, iptables] = ["nftables", "iptables"]
+                .map(|backend| call_for("pair", &[CONTAINER, CONTAINER_V6][..addresses], backend));
+            println!("{what}: ours on nftables, Go on iptables, each on its own host");
+            let go = || other_host.run(|| iptables.add_and_delete(&self.go)).expect("setns");
+            compare(limits, || native.add_and_delete(&self.ours), go, 0.05);
+            println!("{what}: both on iptables");
+            against_go(limits, &iptables, &self.ours, &self.go, 0.5);
+        }
     }
 
     /// Calls and packets, first without and then with many other attachments.

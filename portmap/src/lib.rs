@@ -107,7 +107,7 @@ impl Plugin for Portmap {
         let config = Config::read(&request.config)?;
         let choice = choice(&config);
         // STATUS has no place on stdout for it.
-        eprintln!("{choice}");
+        cni_common::log::say(&choice);
         request.log.debug(|| choice.to_string());
         match choice.backend {
             Backend::Nftables => nftables::status(&mut open_nft()?, &sample_plan(&config)?)?,

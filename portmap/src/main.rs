@@ -1,7 +1,5 @@
 //! The `portmap` binary.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(target_env = "gnu", no_main)]
 
-fn main() -> std::process::ExitCode {
-    cni_common::run(&cni_portmap::Portmap)
-}
+cni_common::plugin_main!(cni_portmap::Portmap);

@@ -1,7 +1,5 @@
 //! The `tuning` binary.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(target_env = "gnu", no_main)]
 
-fn main() -> std::process::ExitCode {
-    cni_common::run(&cni_tuning::Tuning)
-}
+cni_common::plugin_main!(cni_tuning::Tuning);

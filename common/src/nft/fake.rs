@@ -290,16 +290,15 @@ impl Nft for FakeNft {
         Ok(held)
     }
 
-    fn chains_at(
+    fn chains(
         &mut self,
-        table: &Table,
-        names: &[String],
+        places: &[(Table, String)],
     ) -> Result<Vec<Option<InstalledChain>>, NftError> {
-        let content = self.tables.get(table).cloned().unwrap_or_default();
         let leads_to = |rule: &Rule, name: &str| {
             rule.statements.iter().any(|s| matches!(s, Statement::Goto(target) | Statement::Jump(target) if target == name))
         };
-        let find = |name: &String| {
+        let find = |(table, name): &(Table, String)| {
+            let content = self.tables.get(table)?;
             let (chain, rules) = content.chains.iter().find(|(chain, _)| chain.name == *name)?;
             let all = content.chains.iter().flat_map(|(_, rules)| rules);
             let uses = rules.len() + all.filter(|(_, rule)| leads_to(rule, name)).count();
@@ -309,7 +308,7 @@ impl Nft for FakeNft {
                 drops: false,
             })
         };
-        Ok(names.iter().map(find).collect())
+        Ok(places.iter().map(find).collect())
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {

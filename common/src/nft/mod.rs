@@ -51,12 +51,21 @@ pub trait Nft {
     /// All elements of a set.
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError>;
 
-    /// The chains with these names, each if it is there.
+    /// The chains with these names in these tables, each if it is there.
+    fn chains(
+        &mut self,
+        places: &[(Table, String)],
+    ) -> Result<Vec<Option<InstalledChain>>, NftError>;
+
+    /// The chains with these names in one table, each if it is there.
     fn chains_at(
         &mut self,
         table: &Table,
         names: &[String],
-    ) -> Result<Vec<Option<InstalledChain>>, NftError>;
+    ) -> Result<Vec<Option<InstalledChain>>, NftError> {
+        let places: Vec<_> = names.iter().map(|name| (table.clone(), name.clone())).collect();
+        self.chains(&places)
+    }
 
     /// All rules of a table, chain by chain in order.
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError>;

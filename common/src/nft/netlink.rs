@@ -1,6 +1,6 @@
 //! `nf_tables` by netlink: the backend of production.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::io;
 
 use netlink_packet_core::{DefaultNla, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -49,7 +49,8 @@ impl NetlinkNft {
         let begin = self.connection.next_sequence();
         append(&mut request, batch_begin(begin, transaction.generation));
         let mut encoder = Encoder::default();
-        let mut senders: HashMap<u32, (usize, usize)> = HashMap::new();
+        // Of each message, by its distance from the first: the operation, and where it is.
+        let mut senders: Vec<(usize, usize)> = Vec::new();
         let mut pending = Vec::new();
         for (index, operation) in transaction.operations.iter().enumerate() {
             let family = family_number(operation.table.family);
@@ -59,7 +60,7 @@ impl NetlinkNft {
         let count = pending.len();
         for (position, (index, family, message)) in pending.into_iter().enumerate() {
             last = self.connection.next_sequence();
-            senders.insert(last, (index, request.len()));
+            senders.push((index, request.len()));
             // One acknowledgement proves that the kernel went through all of it. Kernels before
             // 6.10 do not acknowledge the end message, so the last operation carries it.
             let ack = if position + 1 == count { NLM_F_ACK } else { 0 };
@@ -71,14 +72,15 @@ impl NetlinkNft {
             append(&mut request, control(end, ControlMessage::BatchEnd));
         }
         self.connection.send(&request)?;
-        let statuses = self.connection.receive_waiting(|_| {})?;
+        let statuses = self.connection.receive_status(last)?;
         let acknowledged =
             statuses.iter().any(|status| status.sequence == last && status.errno == 0);
         let refusals: Vec<Refusal> = statuses
             .into_iter()
             .filter(|status| status.errno != 0)
             .map(|status| {
-                let sender = senders.get(&status.sequence).copied();
+                let position = status.sequence.checked_sub(begin + 1).map(|at| at as usize);
+                let sender = position.and_then(|at| senders.get(at)).copied();
                 refusal(status, sender, &transaction.operations, &request)
             })
             .collect();
@@ -130,26 +132,25 @@ impl NetlinkNft {
     /// Asks for single objects, many in one go; those that are not there are `None`.
     fn query<T: Clone>(
         &mut self,
-        table: &Table,
         place: &str,
-        queries: impl ExactSizeIterator<Item = NfTablesMessage>,
+        queries: impl ExactSizeIterator<Item = (u8, NfTablesMessage)>,
         decode: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<Option<T>>, NftError> {
-        let family = family_number(table.family);
         let mut found = vec![None; queries.len()];
         let mut queries = queries.enumerate().peekable();
         while queries.peek().is_some() {
             let mut request = Vec::with_capacity(4096);
-            let mut askers = HashMap::new();
-            for (index, query) in queries.by_ref().take(QUERIES_PER_REQUEST) {
+            let mut askers: Vec<(u32, usize)> = Vec::new();
+            for (index, (family, query)) in queries.by_ref().take(QUERIES_PER_REQUEST) {
                 let sequence = self.connection.next_sequence();
-                askers.insert(sequence, index);
+                askers.push((sequence, index));
                 append(&mut request, netlink_message(sequence, NLM_F_REQUEST, family, query));
             }
             self.connection.send(&request)?;
             let mut malformed = false;
-            let statuses = self.connection.receive_waiting(|answer| {
-                let slot = askers.get(&answer.sequence).and_then(|index| found.get_mut(*index));
+            let statuses = self.connection.receive_count(askers.len(), |answer| {
+                let asker = askers.iter().find(|(sequence, _)| *sequence == answer.sequence);
+                let slot = asker.and_then(|(_, index)| found.get_mut(*index));
                 match (slot, decode(answer.payload)) {
                     (Some(slot), Some(item)) => *slot = Some(item),
                     _ => malformed = true,
@@ -179,7 +180,7 @@ impl Nft for NetlinkNft {
         append(&mut request, netlink_message(sequence, NLM_F_REQUEST, 0, message));
         self.connection.send(&request)?;
         let mut generation = None;
-        let statuses = self.connection.receive_waiting(|answer| {
+        let statuses = self.connection.receive_count(1, |answer| {
             generation = decode::generation(answer.payload);
         })?;
         if let Some(status) = statuses.into_iter().find(|status| status.errno != 0) {
@@ -204,10 +205,10 @@ impl Nft for NetlinkNft {
     ) -> Result<Vec<Option<Element>>, NftError> {
         let queries = keys.iter().map(|key| {
             let list = vec![ListAttribute::Element(vec![key_attribute(key)])];
-            elements_query(table, &set.name, Some(list))
+            (family_number(table.family), elements_query(table, &set.name, Some(list)))
         });
         let place = format!("{} {table} {}", set.keyword(), set.name);
-        self.query(table, &place, queries, |payload| decode::elements(payload, set)?.pop())
+        self.query(&place, queries, |payload| decode::elements(payload, set)?.pop())
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
@@ -217,18 +218,19 @@ impl Nft for NetlinkNft {
         Ok(lists.into_iter().flatten().collect())
     }
 
-    fn chains_at(
+    fn chains(
         &mut self,
-        table: &Table,
-        names: &[String],
+        places: &[(Table, String)],
     ) -> Result<Vec<Option<InstalledChain>>, NftError> {
-        let queries = names.iter().map(|name| {
+        let queries = places.iter().map(|(table, name)| {
+            let family = family_number(table.family);
             let table = ChainAttribute::Table(table.name.clone().into_owned());
             let attributes = vec![table, ChainAttribute::Name(name.clone())];
-            NfTablesMessage::GetChain(ChainMessage { attributes })
+            (family, NfTablesMessage::GetChain(ChainMessage { attributes }))
         });
-        let place = format!("table {table}");
-        self.query(table, &place, queries, |payload| decode::chain(payload).map(|(_, chain)| chain))
+        let tables: BTreeSet<String> = places.iter().map(|(table, _)| table.to_string()).collect();
+        let place = format!("table {}", Vec::from_iter(tables).join(" or "));
+        self.query(&place, queries, |payload| decode::chain(payload).map(|(_, chain)| chain))
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {

@@ -11,7 +11,7 @@ use super::json::{Json, Object};
 use super::result::CniResult;
 use super::version::{self, CniVersion};
 use crate::attachment::Attachment;
-use crate::log::{Log, LogConfig};
+use crate::log::{Log, LogConfig, say};
 use crate::netns;
 
 /// What a plugin does for each command. The protocol around it is [`run`]'s.
@@ -94,11 +94,11 @@ pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
         Ok(Some(environment)) => environment,
         Ok(None) => {
             let versions: Vec<&str> = CniVersion::ALL.iter().map(|v| v.as_str()).collect();
-            eprintln!(
+            say(format_args!(
                 "{}\nCNI protocol versions supported: {}",
                 about(P::NAME),
                 versions.join(", ")
-            );
+            ));
             return ExitCode::SUCCESS;
         }
         Err(error) => return finish(Err(error)),
@@ -280,7 +280,7 @@ fn finish(outcome: Result<String, CniError>) -> ExitCode {
     match print(&text) {
         Ok(()) => status,
         Err(error) => {
-            eprintln!("cannot write to stdout: {error}");
+            say(format_args!("cannot write to stdout: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -299,7 +299,7 @@ fn print(text: &str) -> io::Result<()> {
 /// A panic is a defect, but the runtime must still read an error object, not an empty stdout.
 fn report_panics_as_errors() {
     std::panic::set_hook(Box::new(|info| {
-        eprintln!("{info}");
+        say(info);
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let error = CniError::new(
             ErrorCode::Internal,

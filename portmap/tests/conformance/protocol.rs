@@ -1,6 +1,7 @@
 //! The plugin's side of the CNI protocol; the numbers are those of the conformance list.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -540,4 +541,56 @@ fn ps68_the_plugins_own_namespace_is_refused() {
     host.run(Call::new("ADD", stdin())).result("ADD");
     host.run(own("DEL")).refusal("DEL");
     assert!(!host.ruleset().contains("net/c1/eth0"));
+}
+
+/// What a file or socket that took stdout's number would be sent instead.
+#[test]
+fn closed_descriptors_are_not_taken_by_others() {
+    let call = Call::new("STATUS", config(json!({ "prevResult": null })));
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            &format!("exec strace -f -o /dev/fd/9 \"$@\" {closed} 9>&2"),
+            "sh",
+            "env",
+        ]);
+        let mut command = call.command(shell);
+        let output = command.stdin(Stdio::null()).output().expect("strace (apt package strace)");
+        let trace = String::from_utf8_lossy(&output.stderr);
+        // env(1) comes first.
+        let own = trace.rsplit_once("/portmap\"").map(|(_, own)| own).unwrap_or_default();
+        assert!(own.contains("exited with") && own.contains("/dev/null"), "{closed}: {trace}");
+        let taken = |line: &&str| {
+            let opens = line.contains("socket(") || line.contains("openat(");
+            opens
+                && !line.contains("/dev/null")
+                && [" = 0", " = 1", " = 2"].iter().any(|end| line.ends_with(end))
+        };
+        assert_eq!(own.lines().find(taken), None, "{closed}");
+    }
+}
+
+/// A runtime that has gone away must not end a plugin half way.
+#[test]
+fn a_broken_pipe_is_no_signal_and_no_panic() {
+    let host = Host::new();
+    let broken = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let run = |call: &Call, stdout: Stdio| {
+        let mut command = call.command(host.inside("env"));
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(broken());
+        let mut child = command.spawn().expect("the plugin can be run");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(config(json!({ "prevResult": null })).as_bytes()).expect("it reads");
+        drop(stdin);
+        child.wait().expect("it ends").code()
+    };
+    // It says on stderr which backend it would use.
+    assert_eq!(run(&Call::new("STATUS", ""), Stdio::null()), Some(0));
+    // An error that nobody can read.
+    assert_eq!(run(&Call::new("ADD", ""), broken().into()), Some(1));
 }
