@@ -551,7 +551,7 @@ fn closed_descriptors_are_not_taken_by_others() {
         let mut shell = Command::new("sh");
         shell.args([
             "-c",
-            &format!("exec strace -f -o /dev/fd/9 \"$@\" {closed} 9>&2"),
+            &format!("exec strace -f -o /dev/fd/9 \"$@\" 9>&2 {closed}"),
             "sh",
             "env",
         ]);
