@@ -34,6 +34,8 @@ const FRAMES_PER_BURST: u128 = 2;
 /// TCP needs some packets on their way to notice a loss by what follows it: with four, a sender
 /// that lost its first burst would wait for its timer, and a tenth of the rate went by unused.
 const FRAMES_PER_QUEUE: u128 = 6;
+/// What a small bucket does not take at once, the queue has to.
+const FRAMES_IN_ALL: u128 = 9;
 /// What a stack may hand down in one piece unless somebody enabled BIG TCP.
 const LARGEST_SEGMENT: u128 = 65_536;
 
@@ -69,7 +71,9 @@ fn queue(rate: u64, burst: Bytes, latency: u32, packets: Packets) -> Bytes {
     // Its length counts a header for each frame that it will become: up to 120 bytes for 512.
     let segment = u128::from(packets.gso_max_size).max(LARGEST_SEGMENT) * 5 / 4;
     let waiting = u128::from(rate) * u128::from(latency) / 1000;
-    bounded(waiting.max(FRAMES_PER_QUEUE * frame).max(segment.min(burst.0.into())))
+    let burst = u128::from(burst.0);
+    let least = (FRAMES_PER_QUEUE * frame).max((FRAMES_IN_ALL * frame).saturating_sub(burst));
+    bounded(waiting.max(least).max(segment.min(burst)))
 }
 
 fn bounded(bytes: u128) -> Bytes {
@@ -113,17 +117,17 @@ mod tests {
 
     #[test]
     fn a_burst_below_a_frame_is_raised_to_one() {
-        assert_eq!(numbers(bucket(8000, 80, false)), (1000, FRAME, 6 * FRAME, Some(10)));
-        assert_eq!(numbers(bucket(8, 7, false)), (1, FRAME, 6 * FRAME, Some(0)));
-        assert_eq!(numbers(bucket(8, u64::from(FRAME) * 8, false)), (1, FRAME, 6 * FRAME, None));
+        assert_eq!(numbers(bucket(8000, 80, false)), (1000, FRAME, 8 * FRAME, Some(10)));
+        assert_eq!(numbers(bucket(8, 7, false)), (1, FRAME, 8 * FRAME, Some(0)));
+        assert_eq!(numbers(bucket(8, u64::from(FRAME) * 8, false)), (1, FRAME, 8 * FRAME, None));
     }
 
     #[test]
     fn placeholders_give_way_to_a_computed_burst() {
         for burst in [2_147_483_647, 4_294_967_295, 34_359_738_359] {
             let computed = |rate| numbers(bucket(rate, burst, false));
-            assert_eq!(computed(8_000), (1000, 2 * FRAME, 6 * FRAME, None));
-            assert_eq!(computed(1_000_000), (125_000, 2 * FRAME, 6 * FRAME, None));
+            assert_eq!(computed(8_000), (1000, 2 * FRAME, 7 * FRAME, None));
+            assert_eq!(computed(1_000_000), (125_000, 2 * FRAME, 7 * FRAME, None));
             assert_eq!(computed(10_000_000), (1_250_000, 12_500, 31_250, None));
             assert_eq!(computed(1_000_000_000), (125_000_000, 1_250_000, 3_125_000, None));
             assert_eq!(
