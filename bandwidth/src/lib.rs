@@ -93,24 +93,9 @@ impl Plugin for Bandwidth {
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
-        let Some(valid) = &request.valid else {
-            request.log.warn(
-                "GC without cni.dev/valid-attachments: nothing is known to be stale, nothing was removed",
-            );
-            return Ok(());
-        };
         let network = &request.config.name;
-        let tags: Vec<OwnerTag> = valid
-            .iter()
-            .map(|attachment| {
-                cni_common::Attachment {
-                    network: network.clone(),
-                    container_id: attachment.container_id.clone(),
-                    ifname: attachment.ifname.clone(),
-                }
-                .tag()
-            })
-            .collect();
+        let tags: Vec<OwnerTag> =
+            request.valid_attachments().map(|attachment| attachment.tag()).collect();
         let removed = Backend::open()?.collect_garbage(network, &tags)?;
         request.log.debug(|| format!("removed {removed:?}"));
         Ok(())

@@ -116,21 +116,15 @@ impl Plugin for Firewall {
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
-        let Some(valid) = &request.valid else {
-            request.log.warn(
-                "GC without cni.dev/valid-attachments: nothing is known to be stale, nothing was removed",
-            );
-            return Ok(());
-        };
         let network = &request.config.name;
         let config = Config::read_or_default(&request.config);
         let mut nft = open_nft_if_any()?;
         let outcome = match &mut nft {
-            Some(nft) => nftables::collect_garbage(nft, network, valid)
+            Some(nft) => nftables::collect_garbage(nft, network, &request.valid)
                 .map(|addresses| release_sources(&config, || addresses, &request.log)),
             None => Ok(()),
         };
-        let valid = nftables::valid_tags(network, valid);
+        let valid = nftables::valid_tags(network, &request.valid);
         let is_stale = |tag: &str| OwnerTag::belongs_to(tag, network) && !valid.contains(tag);
         let mut nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
         let again = nft.as_mut().map(|nft| &mut **nft as &mut dyn Nft);

@@ -84,21 +84,15 @@ impl Plugin for Portmap {
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
-        let Some(valid) = &request.valid else {
-            request.log.warn(
-                "GC without cni.dev/valid-attachments: nothing is known to be stale, nothing was removed",
-            );
-            return Ok(());
-        };
         let network = &request.config.name;
         let mut nft = open_nft_if_any()?;
         let removed = match &mut nft {
-            Some(nft) => nftables::collect_garbage(nft, network, valid)?,
+            Some(nft) => nftables::collect_garbage(nft, network, &request.valid)?,
             None => Vec::new(),
         };
         flows::forget_removed(&removed, &request.log);
         let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
-        let removed = takeover::collect_garbage(nft, network, valid, &request.log);
+        let removed = takeover::collect_garbage(nft, network, &request.valid, &request.log);
         flows::forget_removed(&removed, &request.log);
         Ok(())
     }

@@ -97,21 +97,8 @@ impl Plugin for Tuning {
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
-        let Some(valid) = &request.valid else {
-            request.log.warn(
-                "GC without cni.dev/valid-attachments: nothing is known to be stale, nothing was removed",
-            );
-            return Ok(());
-        };
         let network = &request.config.name;
-        let valid: Vec<Attachment> = valid
-            .iter()
-            .map(|valid| Attachment {
-                network: network.clone(),
-                container_id: valid.container_id.clone(),
-                ifname: valid.ifname.clone(),
-            })
-            .collect();
+        let valid: Vec<Attachment> = request.valid_attachments().collect();
         let dir = StateDir::new(Config::data_dir_if_valid(&request.config));
         let _lock = dir.lock().map_err(|error| no_garbage_collection(&dir, &error))?;
         let removed =

@@ -63,10 +63,21 @@ impl AttachmentRequest {
 pub struct GcRequest {
     /// The configuration, with the network's name.
     pub config: NetworkConfig,
-    /// Attachments to keep; `None` when the runtime did not say.
-    pub valid: Option<Vec<ValidAttachment>>,
+    /// Attachments to keep.
+    pub valid: Vec<ValidAttachment>,
     /// The command's log.
     pub log: Log,
+}
+
+impl GcRequest {
+    /// The attachments to keep, with the network that they belong to.
+    pub fn valid_attachments(&self) -> impl Iterator<Item = Attachment> {
+        self.valid.iter().map(|valid| Attachment {
+            network: self.config.name.clone(),
+            container_id: valid.container_id.clone(),
+            ifname: valid.ifname.clone(),
+        })
+    }
 }
 
 /// The input of STATUS.
@@ -157,7 +168,13 @@ fn serve<P: Plugin>(
     let version = log_failure(select_version(command, &config), &log)?;
     match command {
         Command::Gc => {
-            let valid = log_failure(config.valid_attachments(), &log)?;
+            let Some(valid) = log_failure(config.valid_attachments(), &log)? else {
+                // A runtime that does not say what is valid cannot mean that nothing is.
+                log.warn(
+                    "GC without cni.dev/valid-attachments: nothing is known to be stale, nothing was removed",
+                );
+                return logged(Ok(String::new()), &log);
+            };
             let request = GcRequest { config, valid, log };
             logged(plugin.gc(&request), &request.log)?;
             Ok(String::new())

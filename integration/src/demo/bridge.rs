@@ -63,17 +63,9 @@ impl Plugin for DemoBridge {
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
-        let Some(valid) = &request.valid else { return Ok(()) };
         let settings = Settings::read(&request.config)?;
-        let keep: Vec<OwnerTag> = valid
-            .iter()
-            .map(|valid| Attachment {
-                network: request.config.name.clone(),
-                container_id: valid.container_id.clone(),
-                ifname: valid.ifname.clone(),
-            })
-            .map(|attachment| attachment.tag())
-            .collect();
+        let keep: Vec<OwnerTag> =
+            request.valid_attachments().map(|attachment| attachment.tag()).collect();
         let wire = Wire::open()?;
         for link in links()? {
             if OwnerTag::belongs_to(&link.alias, &request.config.name)

@@ -41,7 +41,7 @@ impl Plugin for Recorder {
         self.call(format!("check {}", request.attachment.tag()))
     }
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
-        self.valid.borrow_mut().clone_from(&request.valid);
+        *self.valid.borrow_mut() = Some(request.valid.clone());
         self.call(format!("gc {}", request.config.name))
     }
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
@@ -267,7 +267,8 @@ const CONTEXT: [&str; 6] = ["plugin", "command", "network", "containerID", "ifna
 #[test]
 fn each_command_leaves_a_line_in_the_log() {
     for command in ["ADD", "CHECK", "GC", "STATUS"] {
-        let lines = logged_lines(&Recorder::default(), command, "1.1.0", "");
+        let more = r#","cni.dev/valid-attachments":[]"#;
+        let lines = logged_lines(&Recorder::default(), command, "1.1.0", more);
         assert_eq!(lines.len(), 1, "{command}: {lines:?}");
         let command = format!("{command:?}");
         let expected = [r#""recorder""#, &command, r#""n""#, r#""c1""#, r#""eth0""#, r#""ok""#];
