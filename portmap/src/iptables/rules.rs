@@ -222,12 +222,7 @@ impl Rules {
         addresses: Addresses,
         v4: bool,
     ) -> Option<Self> {
-        let container = if v4 { addresses.v4 } else { addresses.v6 }?;
-        let mut active = active_mappings(&config.mappings, addresses);
-        active.retain(|mapping| mapping.container == container.addr());
-        if active.is_empty() {
-            return None;
-        }
+        let (container, active) = mapped(config, addresses, v4)?;
         let names = Names::new(attachment);
         let conditions = if v4 { &config.conditions_v4 } else { &config.conditions_v6 };
         let dialect = Dialect::Ours;
@@ -239,6 +234,14 @@ impl Rules {
             active,
         })
     }
+}
+
+/// The container's address in one family, and what is mapped to it.
+fn mapped(config: &Config, addresses: Addresses, v4: bool) -> Option<(IpNet, Vec<ActiveMapping>)> {
+    let container = if v4 { addresses.v4 } else { addresses.v6 }?;
+    let mut active = active_mappings(&config.mappings, addresses);
+    active.retain(|mapping| mapping.container == container.addr());
+    (!active.is_empty()).then_some((container, active))
 }
 
 /// What the Go plugin makes of the same attachment in one family.
@@ -265,12 +268,7 @@ impl GoRules {
         addresses: Addresses,
         v4: bool,
     ) -> Option<Self> {
-        let container = if v4 { addresses.v4 } else { addresses.v6 }?;
-        let mut active = active_mappings(&config.mappings, addresses);
-        active.retain(|mapping| mapping.container == container.addr());
-        if active.is_empty() {
-            return None;
-        }
+        let (container, active) = mapped(config, addresses, v4)?;
         let conditions = if v4 { &config.conditions_v4 } else { &config.conditions_v6 };
         let dialect = Dialect::Go;
         Some(Self {

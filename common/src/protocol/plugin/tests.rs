@@ -140,7 +140,7 @@ fn the_name_is_judged_before_the_version_and_the_version_before_the_rest() {
 #[test]
 fn every_command_reaches_its_method() {
     let plugin = Recorder::default();
-    let stdin = r#"{"name":"n","cniVersion":"1.1.0"}"#;
+    let stdin = r#"{"name":"n","cniVersion":"1.1.0","cni.dev/valid-attachments":[]}"#;
     for command in ["ADD", "CHECK", "DEL", "GC", "STATUS"] {
         let printed = run_command(&plugin, command, stdin).expect("served");
         assert_eq!(printed.is_empty(), command != "ADD", "{command} printed {printed}");
@@ -325,7 +325,8 @@ fn wrong_log_settings_stop_what_makes_and_not_what_cleans_up() {
         (r#""logLevel":"loud""#, "logLevel"),
         (r#""logLevel":["info"]"#, "logLevel"),
     ] {
-        let stdin = format!(r#"{{"name":"n","cniVersion":"1.1.0",{setting}}}"#);
+        let valid = r#""cni.dev/valid-attachments":[]"#;
+        let stdin = format!(r#"{{"name":"n","cniVersion":"1.1.0",{setting},{valid}}}"#);
         for command in ["ADD", "CHECK", "STATUS"] {
             let error =
                 run_command(&Recorder::default(), command, &stdin).expect_err("wrong setting");
