@@ -87,7 +87,10 @@ impl Plugin for Portmap {
         let network = &request.config.name;
         let mut nft = open_nft_if_any()?;
         let removed = match &mut nft {
-            Some(nft) => nftables::collect_garbage(nft, network, &request.valid)?,
+            Some(nft) => {
+                let valid = &request.valid;
+                nftables::collect_garbage(nft, network, valid, localnet::is_set_anywhere)?
+            }
             None => Vec::new(),
         };
         flows::forget_removed(&removed, &request.log);

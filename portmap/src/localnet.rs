@@ -1,8 +1,8 @@
 //! `route_localnet` on the container's side of the host, so that 127.0.0.1:port works.
 //!
 //! The kernel refuses to send packets with a loopback source out of an interface unless this is
-//! set there. It also lets others reach 127.0.0.0/8 through that interface, which the table's
-//! guard chain rules out.
+//! set there. It also lets others reach 127.0.0.0/8 through that interface, which the backend's
+//! guard chain rules out for as long as the parameter is set.
 
 use std::io;
 
@@ -80,7 +80,9 @@ impl Localnet {
     }
 }
 
-/// Whether any interface has the parameter set. One that cannot be read counts as set.
+/// Whether any interface has the parameter set, so that GC must leave the guard, whichever backend
+/// made it: DEL resets nothing, since it cannot know whether somebody else needs it. An interface
+/// that cannot be read counts as set.
 #[must_use]
 pub fn is_set_anywhere() -> bool {
     let Ok(interfaces) = std::fs::read_dir("/proc/sys/net/ipv4/conf") else { return true };

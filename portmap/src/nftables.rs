@@ -338,11 +338,13 @@ fn our_sets(nft: &mut dyn Nft) -> Result<Vec<Set>, NftError> {
 }
 
 /// GC: removes what attachments to `network` own that are not in `valid`, and the table itself
-/// once it holds nothing. Returns the mappings that were removed.
+/// once it holds nothing and its guard has nothing to guard: `needs_guard` tells. Returns the
+/// mappings that were removed.
 pub fn collect_garbage(
     nft: &mut dyn Nft,
     network: &str,
     valid: &[ValidAttachment],
+    needs_guard: impl Fn() -> bool,
 ) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot collect stale port mappings";
     let valid: std::collections::HashSet<String> = valid
@@ -371,7 +373,8 @@ pub fn collect_garbage(
                 .collect();
             let count =
                 |list: &Elements| list.iter().map(|(_, elements)| elements.len()).sum::<usize>();
-            if count(&stale) == count(&all) && nothing_else(nft, &all)? {
+            // The guard's reason is asked for after the generation: an ADD sets it after its commit.
+            if count(&stale) == count(&all) && nothing_else(nft, &all)? && !needs_guard() {
                 delete_table_at(nft, generation)?;
             } else {
                 delete_at(nft, generation, &stale)?;

@@ -8,7 +8,7 @@ use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
 use cni_portmap::config::{Config, DEFAULT_MARK_BIT, HostAddress, OnConflict, PortMapping};
 use cni_portmap::layout::{self, TABLE};
 use cni_portmap::nftables;
-use cni_portmap::plan::{Addresses, Plan};
+use cni_portmap::plan::{ActiveMapping, Addresses, Plan};
 
 const EPERM: i32 = 1;
 const ENOSPC: i32 = 28;
@@ -67,6 +67,15 @@ fn added(nft: &mut FakeNft, plan: &Plan) {
 fn remove(nft: &mut FakeNft, plan: &Plan) -> Vec<String> {
     let removed = nftables::remove(nft, &plan.tag, None).expect("DEL");
     removed.iter().map(ToString::to_string).collect()
+}
+
+/// GC on a host where no interface has `route_localnet`.
+fn collect_garbage(
+    nft: &mut FakeNft,
+    network: &str,
+    valid: &[ValidAttachment],
+) -> Result<Vec<ActiveMapping>, CniError> {
+    nftables::collect_garbage(nft, network, valid, || false)
 }
 
 fn count_of(nft: &FakeNft, text: &str) -> usize {
@@ -230,7 +239,7 @@ fn a_refused_commit_leaves_everything_as_it_was() {
     nftables::remove(&mut nft, &old.tag, None).expect_err("ENOSPC");
     assert_eq!(nft.dump(), occupied.dump());
     nft.fail_commit(0, ENOSPC);
-    nftables::collect_garbage(&mut nft, "net", &[]).expect_err("ENOSPC");
+    collect_garbage(&mut nft, "net", &[]).expect_err("ENOSPC");
     assert_eq!(nft.dump(), occupied.dump());
 }
 
@@ -289,7 +298,7 @@ fn a_decision_on_a_ruleset_that_moved_is_made_anew() {
         for _ in 0..turns {
             nft.interpose(Transaction::new());
         }
-        nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+        collect_garbage(&mut nft, "net", &[]).expect("GC");
         assert_eq!(nft.dump(), "");
     }
 }
@@ -380,7 +389,7 @@ fn two_networks_and_two_interfaces_of_one_container_are_apart() {
     remove(&mut nft, &other);
     assert_eq!(nft.dump(), before);
     added(&mut nft, &other);
-    nftables::collect_garbage(&mut nft, "net2", &[]).expect("GC of the other network");
+    collect_garbage(&mut nft, "net2", &[]).expect("GC of the other network");
     assert_eq!(nft.dump(), before);
 }
 
@@ -426,7 +435,7 @@ fn garbage_is_what_the_network_owns_and_nobody_names() {
     for plan in &plans {
         added(&mut nft, plan);
     }
-    let removed = nftables::collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC");
+    let removed = collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC");
     let mut ports: Vec<_> = removed.iter().map(|mapping| mapping.host_port).collect();
     ports.sort_unstable();
     assert_eq!(ports, [2, 2, 5, 5]);
@@ -435,20 +444,20 @@ fn garbage_is_what_the_network_owns_and_nobody_names() {
     }
     assert_eq!(count_of(&nft, "/c2/") + count_of(&nft, "/c11/"), 0);
     let before = (nft.dump(), nft.committed().len());
-    let again = nftables::collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC again");
+    let again = collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC again");
     assert!(again.is_empty());
     assert_eq!((nft.dump(), nft.committed().len()), before, "nothing to collect, no commit");
     // The same container's other interface is another attachment.
     let other = ValidAttachment { ifname: "eth1".to_owned(), ..valid("c1") };
-    assert_eq!(nftables::collect_garbage(&mut nft, "net", &[other]).expect("GC").len(), 2);
+    assert_eq!(collect_garbage(&mut nft, "net", &[other]).expect("GC").len(), 2);
 }
 
 #[test]
 fn the_table_goes_with_the_last_garbage_unless_something_else_is_in_it() {
     let mut nft = FakeNft::new();
-    assert!(nftables::collect_garbage(&mut nft, "net", &[]).expect("nothing there").is_empty());
+    assert!(collect_garbage(&mut nft, "net", &[]).expect("nothing there").is_empty());
     added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
-    nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+    collect_garbage(&mut nft, "net", &[]).expect("GC");
     assert_eq!(nft.dump(), "");
 
     added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
@@ -456,8 +465,28 @@ fn the_table_goes_with_the_last_garbage_unless_something_else_is_in_it() {
     let mut transaction = Transaction::new();
     transaction.push(Verb::Add, &TABLE, Object::Set(somebodys));
     nft.commit(&transaction).expect("somebody's set");
-    nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+    collect_garbage(&mut nft, "net", &[]).expect("GC");
     assert!(nft.dump().contains("somebodys") && count_of(&nft, "net/c1/") == 0);
+}
+
+/// CVE-2020-8558: `route_localnet` outlives the mappings it was set for.
+#[test]
+fn the_table_stays_for_its_guard_as_long_as_that_has_a_reason() {
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    let gc = |nft: &mut FakeNft, needs_guard: bool| {
+        nftables::collect_garbage(nft, "net", &[], || needs_guard).expect("GC")
+    };
+    assert_eq!(gc(&mut nft, true).len(), 2);
+    assert_eq!(count_of(&nft, "net/c1/"), 0, "no mapping stays with it");
+    assert!(nft.dump().contains("ip daddr 127.0.0.0/8 drop"), "{}", nft.dump());
+    let before = (nft.dump(), nft.committed().len());
+    assert!(gc(&mut nft, true).is_empty());
+    assert_eq!((nft.dump(), nft.committed().len()), before, "nothing to collect, no commit");
+    added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
+    assert_eq!(gc(&mut nft, true).len(), 2);
+    gc(&mut nft, false);
+    assert_eq!(nft.dump(), "");
 }
 
 #[test]
@@ -501,10 +530,10 @@ fn names_of_300_bytes() {
     for plan in &plans[1..] {
         nftables::check(&mut nft, plan).expect("kept");
     }
-    nftables::collect_garbage(&mut nft, &tail("a"), &[]).expect("GC");
+    collect_garbage(&mut nft, &tail("a"), &[]).expect("GC");
     nftables::check(&mut nft, &plans[2]).expect_err("collected");
     let kept = ValidAttachment { container_id: tail("c"), ..valid("") };
-    nftables::collect_garbage(&mut nft, &long("a"), &[kept]).expect("GC");
+    collect_garbage(&mut nft, &long("a"), &[kept]).expect("GC");
     for kept in [&plans[1], &plans[3]] {
         nftables::check(&mut nft, kept).expect("kept");
     }
@@ -539,7 +568,7 @@ fn other_tables_are_never_touched() {
     added(&mut nft, &plan);
     added(&mut nft, &plan);
     remove(&mut nft, &plan);
-    nftables::collect_garbage(&mut nft, "net", &[]).expect("GC");
+    collect_garbage(&mut nft, "net", &[]).expect("GC");
     assert_eq!(nft.dump(), before);
     let touches = |transaction: &Transaction| {
         transaction.operations.iter().any(|operation| operation.table == foreign)

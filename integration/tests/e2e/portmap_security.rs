@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::portmap_takeover::gc;
 use crate::testbox::{
     FAR_V4, FAR_V6, HOST_V4, HOST_V6, Network, OUT_V4, TestBox, Transport, at, both, ip, run, tool,
 };
@@ -15,6 +16,7 @@ cases! {
     a_container_cannot_reach_the_loopback_of_the_host, go_defect(
         "route_localnet is set on the bridge and nothing guards it (CVE-2020-8558 for containers)"
     );
+    the_loopback_of_the_host_stays_closed_after_gc, backends;
     kube_proxy_in_iptables_wins;
     kube_proxy_in_nftables_wins_whoever_came_first, ours;
 }
@@ -105,6 +107,31 @@ fn a_container_cannot_reach_the_loopback_of_the_host(b: &TestBox) {
             attacker.container.netns.cannot_reach(transport, "127.0.0.1", 9999);
         }
         b.host.reach(transport, "127.0.0.1", 9999).by("private");
+    }
+}
+
+/// `route_localnet` stays on the bridge when nothing is mapped any more, and so does the guard.
+fn the_loopback_of_the_host_stays_closed_after_gc(b: &TestBox) {
+    serve_on_loopback(b);
+    let network = Network::dual(1);
+    let (web, neighbour) = (b.web(&network, "web"), b.web(&network, "neighbour"));
+    let attacker = &neighbour.container.netns;
+    b.aim_loopback_at_the_host(attacker, &network.gateway_v4());
+    let route_localnet = format!("ipv4/conf/{}/route_localnet", network.bridge());
+    b.map(&web, &both(8080, 80));
+    b.unmap(&web, &both(8080, 80));
+    gc(b, &network.name, &[]);
+    assert_eq!(b.host.read_sysctl(&route_localnet), "1", "or there would be nothing to guard");
+    for transport in Transport::ALL {
+        attacker.cannot_reach(transport, "127.0.0.1", 9999);
+        b.host.reach(transport, "127.0.0.1", 9999).by("private");
+    }
+    // Without the guard the attack works, so the silence was the guard's.
+    b.host.write_sysctl(&route_localnet, "0");
+    gc(b, &network.name, &[]);
+    b.host.write_sysctl(&route_localnet, "1");
+    for transport in Transport::ALL {
+        attacker.reach(transport, "127.0.0.1", 9999).by("private");
     }
 }
 
