@@ -89,7 +89,7 @@ impl Plugin for Bandwidth {
             ErrorCode::CheckFailed,
             format!("the limits are not as ADD made them: {}", faults.join("; ")),
         )
-        .with_details("remove the container and add it again, or run ADD once more"))
+        .with_details("run cni-chain restore to set them again"))
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {

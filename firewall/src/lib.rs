@@ -393,7 +393,9 @@ fn fail_with(faults: &[String]) -> Result<(), CniError> {
     let details: Vec<_> = faults.iter().take(20).cloned().collect();
     Err(CniError::new(
         ErrorCode::CheckFailed,
-        format!("the firewall is not as ADD made it: {first}{more}; run DEL and ADD to restore it"),
+        format!(
+            "the firewall is not as ADD made it: {first}{more}; run cni-chain restore to put it back"
+        ),
     )
     .with_details(details.join("; ")))
 }

@@ -446,7 +446,7 @@ pub fn fail_with(faults: &[String]) -> Result<(), CniError> {
     Err(CniError::new(
         ErrorCode::CheckFailed,
         format!(
-            "port mappings are not as ADD made them: {first}{more}; run DEL and ADD to restore them"
+            "port mappings are not as ADD made them: {first}{more}; run cni-chain restore to put them back"
         ),
     )
     .with_details(details.join("; ")))

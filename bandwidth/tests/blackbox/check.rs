@@ -20,7 +20,9 @@ fn spoil(commands: &[&str]) {
         limited("CHECK", &container).ok();
         let ifb = ifbs().remove(0);
         run(&command.replace("IFB", &ifb));
-        limited("CHECK", &container).run(Plugin::Ours).fails_with(100, "not as ADD made them");
+        let check = limited("CHECK", &container).run(Plugin::Ours);
+        check.fails_with(100, "not as ADD made them");
+        check.fails_with(100, "cni-chain restore");
         // ADD mends it.
         limited("ADD", &container).ok();
         limited("CHECK", &container).ok();

@@ -107,7 +107,7 @@ fn repeated_calls(b: &TestBox, backend: &str) {
         assert_eq!(b.ruleset(), without, "{policy}: DEL");
         b.dismiss(&web, &keys);
         assert_eq!(b.ruleset(), without, "{policy}: DEL again");
-        b.inspect(&web, &keys).expect_error_with(100, &["not as ADD made it"]);
+        b.inspect(&web, &keys).expect_error_with(100, &["not as ADD made it", "cni-chain restore"]);
     }
 }
 
@@ -239,7 +239,7 @@ fn gc_on_iptables_keeps_to_its_network(b: &TestBox) {
 /// CHECK fails, changes nothing, and the next ADD makes it pass again.
 fn noticed(b: &TestBox, web: &Attachment, keys: &Value, what: &str) {
     let tampered = b.ruleset();
-    b.inspect(web, keys).expect_error_with(100, &["not as ADD made it"]);
+    b.inspect(web, keys).expect_error_with(100, &["not as ADD made it", "cni-chain restore"]);
     assert_eq!(b.ruleset(), tampered, "{what}: CHECK only looks");
     b.admit(web, keys);
     b.inspect(web, keys).expect_silence();
