@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::implementation::Implementation;
 use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, both, ip, tcp, udp,
+    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, at, both, ip, tcp,
+    udp,
 };
 
 cases! {
@@ -55,6 +56,7 @@ cases! {
     gc_before_any_add, backends;
     on_conflict_fail_refuses_and_names_the_owner, backends;
     on_conflict_fail_lets_the_owner_add_again, backends;
+    on_conflict_fail_leaves_what_an_earlier_add_made, backends;
     twenty_containers_at_once, go_defect(
         "concurrent ADDs race between iptables -C and -A and leave duplicate shared rules"
     );
@@ -471,6 +473,21 @@ fn on_conflict_fail_lets_the_owner_add_again(b: &TestBox) {
     b.map(&web, &both(8080, 80));
     b.map(&web, &both(8080, 80));
     served_by(b, 8080, "web");
+}
+
+/// The conflict is in IPv6 only; both families stay as they are.
+fn on_conflict_fail_leaves_what_an_earlier_add_made(b: &TestBox) {
+    let (old, web) = (b.web(&careful(), "old"), b.web(&careful(), "web"));
+    b.map(&old, &at(both(8080, 80), HOST_V6));
+    b.map(&web, &both(8090, 80));
+    let before = b.ruleset();
+    let wanted = [both(8090, 80), at(both(8080, 80), HOST_V4), at(both(8080, 80), HOST_V6)];
+    Call::new("ADD", &web)
+        .mappings(&wanted.concat())
+        .portmap(b)
+        .expect_error_with(102, &["8080", "net1/old/eth0"]);
+    assert_eq!(b.ruleset(), before);
+    served_by(b, 8090, "web");
 }
 
 fn twenty_containers_at_once(b: &TestBox) {

@@ -21,6 +21,7 @@ use rules::{
 
 /// How often a change is decided anew when another program changed the table in between.
 const ATTEMPTS: usize = 5;
+const DOING: &str = "cannot install the port mappings with iptables";
 
 /// Makes exactly what the configuration asks for in both families, replacing whatever the
 /// attachment had before. Returns the mappings in force.
@@ -31,16 +32,20 @@ pub fn add(
     localnet: &Localnet,
     log: &Log,
 ) -> Result<Vec<ActiveMapping>, CniError> {
-    const DOING: &str = "cannot install the port mappings with iptables";
     let _lock = Lock::acquire().map_err(|error| error.into_cni(DOING))?;
+    let families = [true, false].map(|v4| (v4, Rules::new(attachment, config, addresses, v4)));
+    if config.on_conflict == OnConflict::Fail {
+        for (v4, rules) in &families {
+            refuse_what_is_taken(*v4, rules.as_ref())?;
+        }
+    }
     let mut active = Vec::new();
-    for v4 in [true, false] {
-        let rules = Rules::new(attachment, config, addresses, v4);
+    for (v4, rules) in families {
         // Also when the parameter is set: somebody may have flushed the guard since.
         let needs_guard = v4 && !matches!(localnet, Localnet::NotNeeded);
         let names = Names::new(attachment);
         let outcome = match &rules {
-            Some(rules) => add_family(v4, rules, needs_guard, config.on_conflict, log),
+            Some(rules) => add_family(v4, rules, needs_guard, log),
             // An earlier ADD may have mapped something in this family.
             None => match remove_family(v4, Variant::Default, &names, &[]) {
                 Ok(_) | Err(IptablesError::Missing(_)) => Ok(()),
@@ -58,14 +63,24 @@ pub fn add(
     Ok(active)
 }
 
-fn add_family(
-    v4: bool,
-    rules: &Rules,
-    guard: bool,
-    on_conflict: OnConflict,
-    log: &Log,
-) -> Result<(), CniError> {
-    const DOING: &str = "cannot install the port mappings with iptables";
+/// `"onConflict": "fail"`, asked of both families before either is changed: what an earlier ADD
+/// made has to outlive a refusal. The lock keeps our other processes out until this one is done.
+fn refuse_what_is_taken(v4: bool, rules: Option<&Rules>) -> Result<(), CniError> {
+    let Some(rules) = rules else { return Ok(()) };
+    let dump = Iptables::find(v4, Variant::Default)
+        .and_then(|iptables| iptables.save(TABLE))
+        .map_err(|error| error.into_cni(DOING))?;
+    let Some((mapping, owner)) = conflicts(&dump, rules).into_iter().next() else { return Ok(()) };
+    Err(CniError::new(
+        ErrorCode::PortConflict,
+        format!(
+            "host port mapping {mapping} belongs to attachment {owner}: delete that attachment, \
+             choose another host port, or remove \"onConflict\": \"fail\""
+        ),
+    ))
+}
+
+fn add_family(v4: bool, rules: &Rules, guard: bool, log: &Log) -> Result<(), CniError> {
     let cni = |error: IptablesError| error.into_cni(DOING);
     let iptables = Iptables::find(v4, Variant::Default).map_err(cni)?;
     let mut last = None;
@@ -78,15 +93,6 @@ fn add_family(
         let none = TableDump::default();
         let dump = tables.get(TABLE).unwrap_or(&none);
         let conflicts = conflicts(dump, rules);
-        if let (OnConflict::Fail, Some((mapping, owner))) = (on_conflict, conflicts.first()) {
-            return Err(CniError::new(
-                ErrorCode::PortConflict,
-                format!(
-                    "host port mapping {mapping} belongs to attachment {owner}: delete that attachment, \
-                     choose another host port, or remove \"onConflict\": \"fail\""
-                ),
-            ));
-        }
         let mut changes = vec![(TABLE, install(dump, rules))];
         if guard {
             let raw = tables.get(GUARD_TABLE).unwrap_or(&none);
