@@ -56,7 +56,13 @@ impl OwnerTag {
     /// A name of 15 hex digits for objects whose key must be short.
     #[must_use]
     pub fn short_name(&self) -> String {
-        let mut digits = hex_digest(&self.0);
+        Self::short_name_of(&self.0)
+    }
+
+    /// The short name of the tag that a comment holds.
+    #[must_use]
+    pub fn short_name_of(comment: &str) -> String {
+        let mut digits = hex_digest(comment);
         digits.truncate(15);
         digits
     }
