@@ -4,6 +4,7 @@
 //! a transaction that is bound to the generation they were read at. Nothing else proves
 //! ownership; an address is re-used while the old container's DEL is still to come.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cni_common::OwnerTag;
@@ -116,6 +117,7 @@ fn replace(
             read_for_replace(nft, plan).map_err(|error| error.into_cni(DOING))?;
         let siblings = take_siblings(&mut foreign, &plan.tag);
         let plan = plan.without(&siblings);
+        let recounts = recount_losers(nft, &foreign, &plan.tag).map_err(|e| e.into_cni(DOING))?;
         let taken = port_conflicts(&foreign);
         if let (OnConflict::Fail, Some(first)) = (on_conflict, taken.first()) {
             return Err(conflict_error(first));
@@ -123,6 +125,11 @@ fn replace(
         let mut transaction = plan::scaffold(&plan);
         for (set, elements) in owned.into_iter().chain(foreign.clone()) {
             transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&elements));
+        }
+        let attachments = layout::attachments();
+        for (old, new) in recounts {
+            transaction.elements(Verb::Delete, &TABLE, &attachments, keys_only(&[old]));
+            transaction.elements(Verb::Create, &TABLE, &attachments, new.into_iter().collect());
         }
         transaction.operations.extend(create_elements(&plan).operations);
         transaction.generation = Some(generation);
@@ -181,6 +188,38 @@ fn read_for_replace(
     let mine = lookup(nft, &attachments, &[plan::owner_key(&plan.tag)])?;
     foreign.push((attachments, mine.into_iter().filter(|e| !is_owner(e, &plan.tag)).collect()));
     Ok((generation, owned, foreign))
+}
+
+/// The elements in `attachments` of those who lose some of `foreign`, each with what must be there
+/// instead: else their DEL would search for elements that they do not have any more. `None` for
+/// who loses all.
+fn recount_losers(
+    nft: &mut dyn Nft,
+    foreign: &Elements,
+    tag: &OwnerTag,
+) -> Result<Vec<(Element, Option<Element>)>, NftError> {
+    let attachments = layout::attachments();
+    let mut losses: BTreeMap<&str, u32> = BTreeMap::new();
+    let lost = foreign.iter().filter(|(set, _)| *set != attachments).flat_map(|(_, lost)| lost);
+    for owner in lost.filter_map(|element| element.comment.as_deref()) {
+        *losses.entry(owner).or_default() += 1;
+    }
+    let mut recounts = Vec::new();
+    for (owner, lost) in losses {
+        let key = vec![Value::Name(OwnerTag::short_name_of(owner))];
+        // Who shares our digest loses the name altogether.
+        if key == plan::owner_key(tag) {
+            continue;
+        }
+        let held = lookup(nft, &attachments, &[key])?;
+        for old in held.into_iter().filter(|element| element.comment.as_deref() == Some(owner)) {
+            let [Value::Mark(count)] = old.data[..] else { continue };
+            let left = count.checked_sub(lost).filter(|left| *left > 0);
+            let new = left.map(|left| Element { data: vec![Value::Mark(left)], ..old.clone() });
+            recounts.push((old, new));
+        }
+    }
+    Ok(recounts)
 }
 
 /// Elements of port maps; a masquerade entry of a re-used address is nobody's port.

@@ -163,6 +163,25 @@ fn the_newest_owner_of_a_port_wins_and_says_so() {
     assert_eq!(count_of(&nft, "net/c1/"), 0);
 }
 
+/// Else CHECK of what is left to it would fail for ever, and its DEL would read every map.
+#[test]
+fn who_loses_a_port_is_counted_anew() {
+    let mut nft = FakeNft::new();
+    let old = plan("c1", 2, &[(8080, 80), (9090, 90)]);
+    let left = plan("c1", 2, &[(9090, 90)]);
+    added(&mut nft, &old);
+    nft.interpose(Transaction::new());
+    added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
+    nftables::check(&mut nft, &left).expect("the other port is complete");
+    let listings = nft.listings();
+    let removed = nftables::remove(&mut nft, &old.tag, Some(&old)).expect("DEL");
+    assert_eq!((removed.len(), nft.listings()), (2, listings));
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+    // With the last element, here of a container of the same address, the name goes as well.
+    added(&mut nft, &plan("c3", 3, &[(8080, 80)]));
+    assert_eq!(count_of(&nft, "net/c2/"), 0);
+}
+
 #[test]
 fn a_late_delete_that_knows_its_keys_spares_their_new_owner() {
     let mut nft = FakeNft::new();
