@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use crate::nstype;
 use crate::protocol::{CniError, ErrorCode};
 
-/// The namespace this thread runs in. `/proc/self` would be the main thread's.
+/// The namespace this thread runs in, where it cannot be asked for otherwise. `/proc/self` would be
+/// the main thread's.
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// An open handle on a network namespace, compared by device and inode.
@@ -27,13 +29,18 @@ impl Netns {
             let text = "it is a namespace of another kind";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let metadata = file.metadata()?;
-        Ok(Self { file, identity: (metadata.dev(), metadata.ino()) })
+        Self::from_file(file)
     }
 
     /// The namespace of the calling thread.
     pub fn own() -> io::Result<Self> {
-        Self::open(Path::new(OWN))
+        let of_new_socket = || nstype::of_socket(&UnixDatagram::unbound()?);
+        of_new_socket().and_then(Self::from_file).or_else(|_| Self::open(Path::new(OWN)))
+    }
+
+    fn from_file(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { file, identity: (metadata.dev(), metadata.ino()) })
     }
 
     /// Whether both handles mean the same namespace.
@@ -113,6 +120,7 @@ mod tests {
     fn own_namespace_is_recognised_by_any_path() {
         let own = Netns::own().expect("own");
         assert!(own.is(&Netns::open(Path::new("/proc/self/ns/net")).expect("self")));
+        assert!(own.is(&Netns::open(Path::new(OWN)).expect("the thread's")));
         let error = validate("/proc/self/ns/net", true, false).expect_err("same");
         assert_eq!(error.code, ErrorCode::InvalidNetns);
         assert!(validate("/proc/self/ns/net", true, true).is_ok());

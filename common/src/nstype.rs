@@ -1,14 +1,17 @@
-//! What kind of namespace a file stands for (`NS_GET_NSTYPE`, `ioctl_ns(2)`).
+//! What the kernel tells about namespaces by ioctl only (`ioctl_ns(2)`, `<linux/sockios.h>`).
 //!
-//! The only unsafe call of the project: nothing but this ioctl tells a network namespace from a
-//! mount or UTS namespace that somebody bind-mounted to the same kind of path.
-#![expect(unsafe_code, reason = "an ioctl without arguments; std and nix have no safe form of it")]
+//! The only unsafe calls of the project. Nothing but `NS_GET_NSTYPE` tells a network namespace
+//! from a mount or UTS namespace that somebody bind-mounted to the same kind of path, and
+//! `SIOCGSKNS` tells which one a thread is in without a walk through `/proc`, whose directories
+//! the kernel makes anew for each process: a tenth of a short call.
+#![expect(unsafe_code, reason = "ioctls without arguments; std and nix have no safe form of them")]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd, FromRawFd as _};
 
 nix::ioctl_none_bad!(ns_get_nstype, nix::request_code_none!(0xb7, 0x3));
+nix::ioctl_none_bad!(siocgskns, 0x894c);
 
 /// Whether the file is a network namespace. `ENOTTY` for a file that is no namespace at all.
 pub(crate) fn is_network_namespace(file: &File) -> io::Result<bool> {
@@ -17,4 +20,11 @@ pub(crate) fn is_network_namespace(file: &File) -> io::Result<bool> {
     // reads nor writes memory of ours.
     let kind = unsafe { ns_get_nstype(file.as_raw_fd()) }?;
     Ok(kind == CLONE_NEWNET)
+}
+
+/// The network namespace of a socket, which is its maker's (Linux 4.10, `CAP_NET_ADMIN`).
+pub(crate) fn of_socket(socket: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the request neither
+    // reads nor writes memory of ours. What it returns is a new descriptor that nobody else has.
+    unsafe { Ok(File::from_raw_fd(siocgskns(socket.as_raw_fd())?)) }
 }
