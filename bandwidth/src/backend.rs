@@ -133,8 +133,7 @@ impl Backend {
         let Some(hooks) = &host.hooks else { return Ok(()) };
         let note = if old.redirect { Some(HOOKS_ARE_OURS) } else { host.note() };
         let foreign = HOOKS.into_iter().any(|hook| {
-            let filters = host.filters(hook).iter();
-            filters.into_iter().any(|filter| !is_ours(hook, filter) && !old.owns(filter))
+            host.filters(hook).iter().any(|filter| !is_ours(hook, filter) && !old.owns(filter))
         });
         if note == Some(HOOKS_ARE_OURS) && !foreign {
             let name = &host.link.name;

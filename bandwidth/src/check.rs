@@ -2,7 +2,7 @@
 
 use cni_common::link::Link;
 use cni_common::protocol::CniError;
-use cni_common::tc::{Hook, QdiscKind, Tbf};
+use cni_common::tc::{Hook, Qdisc, QdiscKind, Tbf};
 
 use crate::backend::{Backend, is_ifb_of, refused};
 use crate::config::{Config, Subnets};
@@ -15,7 +15,7 @@ impl Backend {
     pub fn faults(&mut self, host: &HostEnd, plan: &Plan) -> Result<Vec<String>, CniError> {
         let mut faults = Vec::new();
         if let Some(tbf) = plan.root {
-            faults.extend(self.bucket_fault(&host.link, tbf)?);
+            faults.extend(bucket_fault(&host.link.name, host.root.as_ref(), tbf));
         }
         for hook in HOOKS {
             if let Some(detour) = plan.detour(hook) {
@@ -44,7 +44,7 @@ impl Backend {
         if !ifb.up {
             faults.push(format!("{name} is down"));
         }
-        faults.extend(self.bucket_fault(&ifb, detour.tbf)?);
+        faults.extend(bucket_fault(&name, self.root(&ifb)?.as_ref(), detour.tbf));
         let wanted = detour.filters(ifb.index, HOOKS_ARE_OURS);
         let installed = host.filters(hook);
         let missing =
@@ -62,16 +62,8 @@ impl Backend {
         Ok(())
     }
 
-    fn bucket_fault(&mut self, link: &Link, wanted: Tbf) -> Result<Option<String>, CniError> {
-        let name = &link.name;
-        let root = self.tc.root(link.index).map_err(refused(|| format!("look at {name}")))?;
-        Ok(match root.map(|root| root.kind) {
-            Some(QdiscKind::Tbf(found)) if wanted.is(found) => None,
-            Some(QdiscKind::Tbf(found)) => {
-                Some(format!("the limit of {name} differs: {found:?} instead of {wanted:?}"))
-            }
-            _ => Some(format!("{name} has no limit")),
-        })
+    fn root(&mut self, link: &Link) -> Result<Option<Qdisc>, CniError> {
+        self.tc.root(link.index).map_err(refused(|| format!("look at {}", link.name)))
     }
 
     /// Whether the limits are those that the Go plugin's ADD makes of this configuration, all of
@@ -87,25 +79,34 @@ impl Backend {
             return Ok(false);
         }
         if let Some(limit) = config.ingress
-            && !self.has_bucket_of_go(&host.link, limit.rate.0 / 8)?
+            && !is_bucket_of_go_with(host.root.as_ref(), limit.rate.0 / 8)
         {
             return Ok(false);
         }
         match (config.egress, old.ifb()) {
             (None, _) => Ok(true),
             (Some(limit), Some(ifb)) => {
-                Ok(old.redirect && ifb.up && self.has_bucket_of_go(ifb, limit.rate.0 / 8)?)
+                let root = self.root(ifb)?;
+                Ok(old.redirect && ifb.up && is_bucket_of_go_with(root.as_ref(), limit.rate.0 / 8))
             }
             (Some(_), None) => Ok(false),
         }
     }
+}
 
-    fn has_bucket_of_go(&mut self, link: &Link, bytes_per_second: u64) -> Result<bool, CniError> {
-        let root =
-            self.tc.root(link.index).map_err(refused(|| format!("look at {}", link.name)))?;
-        Ok(root.is_some_and(|root| {
-            is_bucket_of_go(&root)
-                && matches!(root.kind, QdiscKind::Tbf(tbf) if tbf.rate.0 == bytes_per_second)
-        }))
+fn bucket_fault(name: &str, root: Option<&Qdisc>, wanted: Tbf) -> Option<String> {
+    match root.map(|root| &root.kind) {
+        Some(QdiscKind::Tbf(found)) if wanted.is(*found) => None,
+        Some(QdiscKind::Tbf(found)) => {
+            Some(format!("the limit of {name} differs: {found:?} instead of {wanted:?}"))
+        }
+        _ => Some(format!("{name} has no limit")),
     }
+}
+
+fn is_bucket_of_go_with(root: Option<&Qdisc>, bytes_per_second: u64) -> bool {
+    root.is_some_and(|root| {
+        is_bucket_of_go(root)
+            && matches!(root.kind, QdiscKind::Tbf(tbf) if tbf.rate.0 == bytes_per_second)
+    })
 }

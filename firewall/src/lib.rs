@@ -24,7 +24,7 @@ use cni_common::OwnerTag;
 use cni_common::log::{Log, say};
 use cni_common::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft, open_nft_if_any};
 use cni_common::protocol::{
-    AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
+    AttachmentRequest, CniError, CniResult, GcRequest, Plugin, StatusRequest,
 };
 
 use bridge::Place;
@@ -387,17 +387,11 @@ fn port_fault(plan: &Plan, place: Option<&Place>) -> Option<String> {
 
 /// The error of a CHECK that found faults.
 fn fail_with(faults: &[String]) -> Result<(), CniError> {
-    let Some(first) = faults.first() else { return Ok(()) };
-    let more =
-        if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
-    let details: Vec<_> = faults.iter().take(20).cloned().collect();
-    Err(CniError::new(
-        ErrorCode::CheckFailed,
-        format!(
-            "the firewall is not as ADD made it: {first}{more}; run cni-chain restore to put it back"
-        ),
+    CniError::unless_sound(
+        "the firewall is not as ADD made it",
+        faults,
+        "run cni-chain restore to put it back",
     )
-    .with_details(details.join("; ")))
 }
 
 /// Chains that other programs hook into the way of forwarded packets. An accept in our table

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use cni_common::OwnerTag;
 use cni_common::attachment::Attachment;
@@ -15,6 +14,7 @@ use cni_common::log::Log;
 use cni_common::nft::compare::rule_faults;
 use cni_common::nft::encode::{rule_expressions, same_expressions};
 use cni_common::nft::object::concatenation;
+use cni_common::nft::retry::{too_busy, wait};
 use cni_common::nft::{
     Chain, Element, InstalledRule, Nft, NftError, Object, Rule, Set, Table, Transaction, Value,
     Verb,
@@ -27,8 +27,6 @@ use crate::plan::{Plan, Policy};
 
 /// How often a decision is made anew when the ruleset moved under it.
 const ATTEMPTS: u32 = 100;
-/// From this attempt on, leave the others some time.
-const PATIENT_ATTEMPTS: u32 = 5;
 
 type Elements = Vec<(Set, Vec<Element>)>;
 
@@ -660,18 +658,7 @@ fn retry<T>(
             Err(error) => return Err(error.into_cni(doing)),
         }
     }
-    Err(CniError::new(
-        ErrorCode::TryAgainLater,
-        format!("{doing}: the ruleset changed during each of {ATTEMPTS} attempts; try again"),
-    ))
-}
-
-fn wait(attempt: u32) {
-    if attempt >= PATIENT_ATTEMPTS {
-        // Processes that collide must not collide again in step.
-        let spread = u64::from(std::process::id() % 7);
-        std::thread::sleep(Duration::from_millis(u64::from(attempt.min(20)) + spread));
-    }
+    Err(too_busy(doing, ATTEMPTS))
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 //! ownership; an address is re-used while the old container's DEL is still to come.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use cni_common::OwnerTag;
 use cni_common::attachment::Attachment;
 use cni_common::log::Log;
 use cni_common::nft::compare::rule_faults;
 use cni_common::nft::object::concatenation;
+use cni_common::nft::retry::{too_busy, wait};
 use cni_common::nft::{
     Chain, Element, Generation, Nft, NftError, Object, Rule, Set, Table, Transaction, Value, Verb,
 };
@@ -23,8 +23,6 @@ use crate::plan::{self, ActiveMapping, Plan};
 
 /// How often a decision is made anew when the ruleset moved under it.
 const ATTEMPTS: u32 = 60;
-/// From this attempt on, leave the others some time.
-const PATIENT_ATTEMPTS: u32 = 5;
 /// More keys than this are cheaper to find in a dump.
 const KEYS_PER_QUERY: usize = 512;
 
@@ -152,7 +150,7 @@ fn replace(
             Err(error) => return Err(error.into_cni(DOING)),
         }
     }
-    Err(too_busy(DOING))
+    Err(too_busy(DOING, ATTEMPTS))
 }
 
 /// Takes the port mappings of the same container's other attachments out of `foreign`.
@@ -279,7 +277,7 @@ pub fn remove(
             Err(error) => return Err(NftError::into_cni(error, DOING)),
         }
     }
-    Err(too_busy(DOING))
+    Err(too_busy(DOING, ATTEMPTS))
 }
 
 fn delete_at(
@@ -426,7 +424,7 @@ pub fn collect_garbage(
             Err(error) => return Err(NftError::into_cni(error, DOING)),
         }
     }
-    Err(too_busy(DOING))
+    Err(too_busy(DOING, ATTEMPTS))
 }
 
 /// Elements without a comment, or in sets that are not ours, keep the table.
@@ -478,17 +476,11 @@ pub fn holds(nft: &mut dyn Nft, plan: &Plan) -> Result<bool, CniError> {
 
 /// The error of a CHECK that found faults.
 pub fn fail_with(faults: &[String]) -> Result<(), CniError> {
-    let Some(first) = faults.first() else { return Ok(()) };
-    let more =
-        if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
-    let details: Vec<_> = faults.iter().take(20).cloned().collect();
-    Err(CniError::new(
-        ErrorCode::CheckFailed,
-        format!(
-            "port mappings are not as ADD made them: {first}{more}; run cni-chain restore to put them back"
-        ),
+    CniError::unless_sound(
+        "port mappings are not as ADD made them",
+        faults,
+        "run cni-chain restore to put them back",
     )
-    .with_details(details.join("; ")))
 }
 
 fn check_elements(
@@ -616,19 +608,4 @@ fn keys_only(elements: &[Element]) -> Vec<Element> {
 /// and meets something missing or in the way would meet it again.
 fn moved(error: &NftError) -> bool {
     error.is_transient()
-}
-
-fn wait(attempt: u32) {
-    if attempt >= PATIENT_ATTEMPTS {
-        // Processes that collide must not collide again in step.
-        let spread = u64::from(std::process::id() % 7);
-        std::thread::sleep(Duration::from_millis(u64::from(attempt.min(20)) + spread));
-    }
-}
-
-fn too_busy(doing: &str) -> CniError {
-    CniError::new(
-        ErrorCode::TryAgainLater,
-        format!("{doing}: the ruleset changed during each of {ATTEMPTS} attempts; try again"),
-    )
 }

@@ -12,6 +12,7 @@ pub mod netlink;
 pub mod object;
 mod open;
 mod reading;
+pub mod retry;
 pub mod statement;
 pub mod text;
 pub mod transaction;

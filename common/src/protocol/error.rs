@@ -122,6 +122,22 @@ impl CniError {
 }
 
 /// `msg` or `msg; details`, as every Go runtime prints it.
+impl CniError {
+    /// The outcome of a CHECK: an error (code 100) if it found faults. The message has the first, the
+    /// details the first twenty.
+    pub fn unless_sound(claim: &str, faults: &[String], remedy: &str) -> Result<(), Self> {
+        const MOST: usize = 20;
+        let Some(first) = faults.first() else { return Ok(()) };
+        let more = match faults.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let details = faults[..faults.len().min(MOST)].join("; ");
+        let msg = format!("{claim}: {first}{more}; {remedy}");
+        Err(Self::new(ErrorCode::CheckFailed, msg).with_details(details))
+    }
+}
+
 impl fmt::Display for CniError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.msg)?;

@@ -1,11 +1,10 @@
 //! All four plugins in one conflist, run by our runner, in every order.
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
-use cni_common::protocol::json::{Json, Object};
 use serde_json::{Value, json};
 
 use crate::implementation::{GO_PLUGINS, Implementation};
-use crate::testbox::{HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, run, tool};
+use crate::testbox::{HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, capabilities, run, tool};
 
 cases! {
     every_order_of_the_four, ours;
@@ -44,21 +43,6 @@ fn orders(chosen: Vec<Value>, rest: &[Value]) -> Vec<Vec<Value>> {
     all
 }
 
-fn capabilities() -> Object {
-    let text = json!({
-        // As containerd spells them.
-        "portMappings": [
-            { "HostPort": PORT, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
-            { "HostPort": PORT, "ContainerPort": 80, "Protocol": "udp", "HostIP": "" }],
-        "bandwidth": { "IngressRate": 100_000_000, "IngressBurst": 4_294_967_295u64,
-            "EgressRate": 50_000_000, "EgressBurst": 4_294_967_295u64 },
-    });
-    match Json::parse(text.to_string().as_bytes()) {
-        Ok(Json::Object(object)) => object,
-        other => panic!("{other:?}"),
-    }
-}
-
 fn every_order_of_the_four(b: &TestBox) {
     let ours = Implementation::Ours.plugin("portmap");
     let ours = ours.parent().expect("a directory").to_owned();
@@ -78,7 +62,7 @@ fn every_order_of_the_four(b: &TestBox) {
             netns: container.netns.path().display().to_string(),
             ifname: "eth0".into(),
             args: Vec::new(),
-            capability_args: capabilities(),
+            capability_args: capabilities(PORT),
         };
         let result = runner.add(&list, &conf).expect("ADD").to_string();
         assert!(result.contains("\"mtu\":1400") && result.contains("bwp"), "{result}");

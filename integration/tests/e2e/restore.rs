@@ -8,12 +8,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
-use cni_common::protocol::json::{Json, Object};
 use serde_json::{Value, json};
 
 use crate::implementation::{GO_PLUGINS, Implementation};
 use crate::testbox::{
-    Container, Firewalld, HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, run, tool,
+    Container, Firewalld, HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, capabilities, run, tool,
 };
 
 cases! {
@@ -116,20 +115,6 @@ impl<'a> Node<'a> {
             self.b.out.reach(transport, HOST_V6, port).by(id);
             self.b.host.reach(transport, "127.0.0.1", port).by(id);
         }
-    }
-}
-
-fn capabilities(port: u16) -> Object {
-    let text = json!({
-        "portMappings": [
-            { "HostPort": port, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
-            { "HostPort": port, "ContainerPort": 80, "Protocol": "udp", "HostIP": "" }],
-        "bandwidth": { "IngressRate": 100_000_000, "IngressBurst": 4_294_967_295u64,
-            "EgressRate": 50_000_000, "EgressBurst": 4_294_967_295u64 },
-    });
-    match Json::parse(text.to_string().as_bytes()) {
-        Ok(Json::Object(object)) => object,
-        other => panic!("{other:?}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Port mappings as a runtime passes them.
 
+use cni_common::protocol::json::{Json, Object};
 use serde_json::{Value, json};
 
 /// One entry of `runtimeConfig.portMappings`.
@@ -58,4 +59,20 @@ impl Mapping {
 /// The same mappings on one host address each.
 pub(crate) fn at(mappings: Vec<Mapping>, host_ip: &str) -> Vec<Mapping> {
     mappings.into_iter().map(|mapping| mapping.at(host_ip)).collect()
+}
+
+/// What containerd passes to a chain of all four: a port by both transports, and limits.
+pub(crate) fn capabilities(port: u16) -> Object {
+    let text = json!({
+        // As containerd spells them.
+        "portMappings": [
+            { "HostPort": port, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
+            { "HostPort": port, "ContainerPort": 80, "Protocol": "udp", "HostIP": "" }],
+        "bandwidth": { "IngressRate": 100_000_000, "IngressBurst": 4_294_967_295u64,
+            "EgressRate": 50_000_000, "EgressBurst": 4_294_967_295u64 },
+    });
+    match Json::parse(text.to_string().as_bytes()) {
+        Ok(Json::Object(object)) => object,
+        other => panic!("{other:?}"),
+    }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) use container::{Attachment, Container, Network};
 pub(crate) use firewall::Firewalld;
 pub(crate) use isolation::{in_box, known_defect};
-pub(crate) use mapping::{Mapping, at, both, tcp, udp};
+pub(crate) use mapping::{Mapping, at, both, capabilities, tcp, udp};
 pub(crate) use namespace::Namespace;
 pub(crate) use plugin::{Call, Outcome};
 pub(crate) use ruleset::{PORTMAP_TABLE, concatenation};
