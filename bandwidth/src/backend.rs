@@ -3,10 +3,10 @@
 
 use std::fmt::Display;
 
-use cni_common::OwnerTag;
-use cni_common::link::{Link, LinkChange, Links};
-use cni_common::protocol::{CniError, ErrorCode};
-use cni_common::tc::{Hook, InstalledFilter, Qdisc, QdiscKind, Tc};
+use cni_common::cni::OwnerTag;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::link::{Link, LinkChange, Links};
+use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, QdiscKind, Tc};
 
 use crate::host::{HOOKS, HOOKS_ARE_FOREIGN, HOOKS_ARE_OURS, HostEnd, is_our_bucket, is_ours};
 use crate::leftovers::{self, GoLeftovers};

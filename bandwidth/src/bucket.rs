@@ -2,7 +2,7 @@
 //!
 //! Everything is computed in 128 bits and bounded once, at the end.
 
-use cni_common::tc::{Bytes, BytesPerSecond, Tbf};
+use cni_common::kernel::tc::{Bytes, BytesPerSecond, Tbf};
 
 use crate::config::{Config, Limit};
 

@@ -1,8 +1,8 @@
 //! CHECK: what differs from the plan.
 
-use cni_common::link::Link;
-use cni_common::protocol::CniError;
-use cni_common::tc::{Hook, Qdisc, QdiscKind, Tbf};
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::link::Link;
+use cni_common::kernel::tc::{Hook, Qdisc, QdiscKind, Tbf};
 
 use crate::backend::{Backend, is_ifb_of, refused};
 use crate::config::{Config, Subnets};

@@ -1,6 +1,6 @@
 //! The configuration of a `bandwidth` entry, typed and validated. No I/O.
 
-use cni_common::protocol::{CniError, Field, Fields, NetworkConfig};
+use cni_common::cni::protocol::{CniError, Field, Fields, NetworkConfig};
 use ipnet::IpNet;
 
 /// What the configuration asks for.

@@ -3,10 +3,10 @@
 //! The owner is the alias of an IFB, whose redirect tells the host's end, or else that of the
 //! host's end itself.
 
-use cni_common::OwnerTag;
-use cni_common::link::Link;
-use cni_common::protocol::CniError;
-use cni_common::tc::Verdict;
+use cni_common::cni::OwnerTag;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::link::Link;
+use cni_common::kernel::tc::Verdict;
 
 use crate::backend::{Backend, IFB, refused};
 use crate::host::{HOOKS, HostEnd};

@@ -1,9 +1,9 @@
 //! The host's end of the veth as a command finds it: what it sends by, its hooks, their filters.
 
-use cni_common::OwnerTag;
-use cni_common::link::Link;
-use cni_common::protocol::CniError;
-use cni_common::tc::{Hook, InstalledFilter, Qdisc, QdiscKind};
+use cni_common::cni::OwnerTag;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::link::Link;
+use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, QdiscKind};
 
 use crate::backend::{Backend, refused};
 use crate::plan::{HANDLE, is_our_priority};

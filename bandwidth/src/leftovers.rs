@@ -6,10 +6,10 @@
 
 use std::fmt::Write as _;
 
-use cni_common::Attachment;
-use cni_common::link::Link;
-use cni_common::protocol::CniError;
-use cni_common::tc::{Hook, InstalledFilter, Match, Qdisc, QdiscKind, Verdict};
+use cni_common::cni::Attachment;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::link::Link;
+use cni_common::kernel::tc::{Hook, InstalledFilter, Match, Qdisc, QdiscKind, Verdict};
 use sha2::{Digest, Sha512};
 
 use crate::backend::{Backend, refused};

@@ -19,12 +19,12 @@ mod veth;
 
 use std::fmt::Write as _;
 
-use cni_common::OwnerTag;
-use cni_common::link::Link;
-use cni_common::protocol::result::Interface;
-use cni_common::protocol::{
+use cni_common::cni::OwnerTag;
+use cni_common::cni::protocol::result::Interface;
+use cni_common::cni::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
 };
+use cni_common::kernel::link::Link;
 
 use backend::Backend;
 use bucket::Packets;

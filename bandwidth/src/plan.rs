@@ -1,7 +1,7 @@
 //! What must be there for an attachment: buckets, and filters that lead to them. No I/O.
 
-use cni_common::tc::{Filter, Hook, Match, Side, Tbf, Verdict};
-use cni_common::{Attachment, OwnerTag};
+use cni_common::cni::{Attachment, OwnerTag};
+use cni_common::kernel::tc::{Filter, Hook, Match, Side, Tbf, Verdict};
 use ipnet::IpNet;
 
 use crate::bucket::{Bucket, Packets};

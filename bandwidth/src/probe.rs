@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use cni_common::link::LinkChange;
-use cni_common::protocol::{CniError, ErrorCode};
-use cni_common::tc::{Bytes, BytesPerSecond, Filter, Hook, Match, Tbf, Verdict};
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::link::LinkChange;
+use cni_common::kernel::tc::{Bytes, BytesPerSecond, Filter, Hook, Match, Tbf, Verdict};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::backend::Backend;

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use cni_common::link::{Link, Links};
-use cni_common::netns::Netns;
-use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::link::{Link, Links};
+use cni_common::kernel::netns::Netns;
 
 use crate::backend::refused;
 

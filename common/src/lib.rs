@@ -1,29 +1,12 @@
-//! What the cni-chain plugins share.
+//! What the cni-chain plugins share, in two storeys.
 //!
-//! Nothing in this crate knows a plugin: it holds the CNI protocol, attachments and their owner
-//! tags, namespaces, and the kernel interfaces that the plugins drive.
+//! [`cni`] is what a runtime and a plugin say to each other: the protocol, attachments and their
+//! owner tags, the log, small files. [`kernel`] is what the plugins drive: netlink, links, traffic
+//! control, `nf_tables`, iptables, connection tracking, namespaces, kernel parameters. Nothing
+//! in this crate knows a plugin, and nothing in `kernel` knows `cni`.
 
-// Denied, not forbidden, for the sake of one module: nstype.
+// Denied, not forbidden, for the sake of one module: kernel::nstype.
 #![deny(unsafe_code)]
 
-pub mod attachment;
-pub mod conntrack;
-pub mod entry;
-#[doc(hidden)]
-pub mod fuzzing;
-pub mod iptables;
-pub mod link;
-pub mod log;
-pub mod netlink;
-pub mod netns;
-pub mod nft;
-mod nstype;
-pub mod protocol;
-pub mod route;
-pub mod rtnetlink;
-pub mod state;
-pub mod sysctl;
-pub mod tc;
-
-pub use attachment::{Attachment, OwnerTag};
-pub use protocol::run;
+pub mod cni;
+pub mod kernel;

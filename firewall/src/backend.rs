@@ -1,7 +1,7 @@
 //! Which backend a host uses, found by looking at it.
 
-use cni_common::iptables::{Iptables, Variant, legacy_table_loaded};
-use cni_common::nft::{Family, Nft, NftError, Table};
+use cni_common::kernel::iptables::{Iptables, Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, Nft, NftError, Table};
 
 use crate::config::{BackendName, Config};
 use crate::firewalld;
@@ -26,12 +26,15 @@ pub fn choose(config: &Config, nft: &mut dyn Nft) -> Result<Choice, NftError> {
         return Ok(Choice { name: BackendName::Firewalld, reason });
     }
     if let Some(reason) = iptables_in_use(nft)? {
-        return Ok(if Iptables::find(true, Variant::Default).is_ok() {
-            Choice { name: BackendName::Iptables, reason }
-        } else {
-            let reason = format!("{reason}, but iptables is not installed");
-            Choice { name: BackendName::Nftables, reason }
-        });
+        return Ok(
+            if Iptables::find(cni_common::kernel::IpVersion::if_v4(true), Variant::Default).is_ok()
+            {
+                Choice { name: BackendName::Iptables, reason }
+            } else {
+                let reason = format!("{reason}, but iptables is not installed");
+                Choice { name: BackendName::Nftables, reason }
+            },
+        );
     }
     let reason = "neither firewalld nor iptables decides about forwarded packets here".to_owned();
     Ok(Choice { name: BackendName::Nftables, reason })
@@ -50,7 +53,9 @@ fn iptables_in_use(nft: &mut dyn Nft) -> Result<Option<String>, NftError> {
                 return Ok(Some(format!("iptables' chain {table} FORWARD has rules")));
             }
         }
-        if legacy_table_loaded(v4, "filter") && legacy_forward_decides(v4) {
+        if legacy_table_loaded(cni_common::kernel::IpVersion::if_v4(v4), "filter")
+            && legacy_forward_decides(v4)
+        {
             return Ok(Some("the legacy iptables FORWARD chain drops or has rules".to_owned()));
         }
     }
@@ -59,7 +64,9 @@ fn iptables_in_use(nft: &mut dyn Nft) -> Result<Option<String>, NftError> {
 
 fn legacy_forward_decides(v4: bool) -> bool {
     let tools = [Variant::Legacy, Variant::Default];
-    let iptables = tools.into_iter().find_map(|variant| Iptables::find(v4, variant).ok());
+    let iptables = tools
+        .into_iter()
+        .find_map(|variant| Iptables::find(cni_common::kernel::IpVersion::if_v4(v4), variant).ok());
     let dump = iptables.and_then(|iptables| iptables.save("filter").ok());
     dump.is_some_and(|dump| {
         dump.chains.iter().any(|(name, policy)| name == "FORWARD" && policy == "DROP")

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use cni_common::link::{Link, Links};
-use cni_common::netns::Netns;
-use cni_common::protocol::{AttachmentRequest, CniError, CniResult, ErrorCode};
-use cni_common::route::Routes;
-use cni_common::rtnetlink::RtnetlinkError;
+use cni_common::cni::protocol::{AttachmentRequest, CniError, CniResult, ErrorCode};
+use cni_common::kernel::link::{Link, Links};
+use cni_common::kernel::netns::Netns;
+use cni_common::kernel::route::Routes;
+use cni_common::kernel::rtnetlink::RtnetlinkError;
 
 use crate::config::IngressPolicy;
 use crate::plan::{self, Isolation, Policy};

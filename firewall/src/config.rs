@@ -1,7 +1,7 @@
 //! The configuration of a `firewall` entry, typed and validated. No I/O.
 
-use cni_common::nft::{Family, Table};
-use cni_common::protocol::{CniError, ErrorCode, Field, NetworkConfig};
+use cni_common::cni::protocol::{CniError, ErrorCode, Field, NetworkConfig};
+use cni_common::kernel::nft::{Family, Table};
 
 use crate::forward_chains::ForwardChain;
 use crate::layout::TABLE;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::{CniError, ErrorCode};
 use tokio::runtime::Runtime;
 use zbus::Connection;
 

@@ -8,14 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use cni_common::OwnerTag;
-use cni_common::attachment::network_short_name;
-use cni_common::nft::encode::{rule_expressions, same_expressions};
-use cni_common::nft::{
+use cni_common::cni::Failure as _;
+use cni_common::cni::OwnerTag;
+use cni_common::cni::attachment::network_short_name;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::nft::encode::{rule_expressions, same_expressions};
+use cni_common::kernel::nft::{
     Chain, DataType, Element, Family, Hook, InstalledRule, Nft, NftError, Object, Rule, Set,
     Statement, Table, Transaction, Value, Verb,
 };
-use cni_common::protocol::CniError;
 
 use crate::layout::{self, TABLE};
 use crate::plan::Plan;

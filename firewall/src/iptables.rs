@@ -11,13 +11,14 @@ mod sweep;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use cni_common::OwnerTag;
-use cni_common::iptables::{
+use cni_common::cni::Failure as _;
+use cni_common::cni::OwnerTag;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::iptables::{
     self, Iptables, IptablesError, Lock, SavedRule, TableDump, Variant, quote,
 };
-use cni_common::log::Log;
-use cni_common::nft::{Family, Nft, NftError, Table};
-use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::kernel::nft::{Family, Nft, NftError, Table};
 
 use crate::layout::Share;
 use crate::plan::{Plan, Policy};
@@ -162,7 +163,7 @@ pub fn remove(nft: Option<&mut dyn Nft>, leaving: &Leaving<'_>, log: &Log) -> Re
     let _lock = Lock::acquire().map_err(|error| error.into_cni(DOING))?;
     let mut outcome = Ok(());
     for (v4, variant) in places {
-        let iptables = Iptables::seeing(v4, variant);
+        let iptables = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), variant);
         match iptables.and_then(|iptables| change(&iptables, v4, None, leaving)) {
             Ok(()) => {}
             Err(error @ IptablesError::Missing(_)) => {
@@ -195,7 +196,7 @@ fn places(nft: Option<&mut dyn Nft>) -> Result<Vec<(bool, Variant)>, NftError> {
         if seen.into_iter().any(|((table, _), chain)| table.family == family && chain.is_some()) {
             places.push((v4, Variant::Nft));
         }
-        if iptables::legacy_table_loaded(v4, TABLE) {
+        if iptables::legacy_table_loaded(cni_common::kernel::IpVersion::if_v4(v4), TABLE) {
             places.push((v4, Variant::Legacy));
         }
     }
@@ -218,7 +219,7 @@ pub fn check(plan: &Plan) -> Result<Vec<String>, CniError> {
 
 /// STATUS: can the table be read? A host without IPv6 may lack the other tool.
 pub fn status() -> Result<(), CniError> {
-    let iptables = Iptables::find(true, Variant::Default);
+    let iptables = Iptables::find(cni_common::kernel::IpVersion::if_v4(true), Variant::Default);
     iptables.and_then(|iptables| iptables.save(TABLE)).map(|_| ()).map_err(|error| CniError {
         code: ErrorCode::NotAvailable,
         ..error.into_cni("firewall cannot use iptables")
@@ -228,7 +229,8 @@ pub fn status() -> Result<(), CniError> {
 /// Whether the attachment has rules here.
 pub fn holds(nft: &mut dyn Nft, tag: &OwnerTag) -> Result<bool, NftError> {
     Ok(places(Some(nft))?.into_iter().any(|(v4, variant)| {
-        let saved = Iptables::seeing(v4, variant).and_then(|iptables| iptables.save(TABLE));
+        let saved = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), variant)
+            .and_then(|iptables| iptables.save(TABLE));
         saved.is_ok_and(|dump| {
             Saved::from(dump).rules.iter().any(|rule| rule.comment() == Some(tag.as_str()))
         })
@@ -240,7 +242,9 @@ fn families(plan: &Plan) -> Result<Vec<(bool, Iptables)>, IptablesError> {
     [true, false]
         .into_iter()
         .filter(|v4| plan.of_family(*v4).next().is_some())
-        .map(|v4| Ok((v4, Iptables::find(v4, Variant::Default)?)))
+        .map(|v4| {
+            Ok((v4, Iptables::find(cni_common::kernel::IpVersion::if_v4(v4), Variant::Default)?))
+        })
         .collect()
 }
 
@@ -588,7 +592,7 @@ fn source_interfaces(saved: &Saved, shares: &BTreeMap<String, Share>, lines: &mu
 pub(crate) mod tests {
     use super::*;
     use crate::plan::Isolation;
-    use cni_common::Attachment;
+    use cni_common::cni::Attachment;
 
     pub(crate) fn plan(id: &str, address: &str, policy: Option<Policy>) -> Plan {
         let attachment =

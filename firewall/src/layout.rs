@@ -6,8 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cni_common::OwnerTag;
-use cni_common::nft::{
+use cni_common::cni::OwnerTag;
+use cni_common::kernel::nft::{
     BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, KeyPart, Object, Priority, Rule,
     Selector, Set, Statement, Table, Transaction, Value, Verb,
 };

@@ -20,12 +20,14 @@ pub mod plan;
 
 use std::net::IpAddr;
 
-use cni_common::OwnerTag;
-use cni_common::log::{Log, say};
-use cni_common::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft, open_nft_if_any};
-use cni_common::protocol::{
+use cni_common::cni::Failure as _;
+use cni_common::cni::OwnerTag;
+use cni_common::cni::failure::unreachable_nft;
+use cni_common::cni::log::{Log, say};
+use cni_common::cni::protocol::{
     AttachmentRequest, CniError, CniResult, GcRequest, Plugin, StatusRequest,
 };
+use cni_common::kernel::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft_if_any};
 
 use bridge::Place;
 use config::{BackendName, Config, IngressPolicy};
@@ -59,7 +61,7 @@ impl Plugin for Firewall {
             remove_everywhere(request, &config)?;
             return Ok(result);
         }
-        let mut nft = open_nft()?;
+        let mut nft = NetlinkNft::open().map_err(unreachable_nft)?;
         let backend = backend::choose(&config, &mut nft).map_err(cannot_look)?;
         request.log.debug(|| format!("backend {}: {}", backend.name.as_str(), backend.reason));
         leave_others(&mut nft, backend.name, &plan, &request.log)?;
@@ -84,7 +86,7 @@ impl Plugin for Firewall {
         if plan.is_empty() {
             return Ok(());
         }
-        let mut nft = open_nft()?;
+        let mut nft = NetlinkNft::open().map_err(unreachable_nft)?;
         let backend = holder(&mut nft, &config, &plan)?;
         let mut faults = match backend {
             BackendName::Iptables => iptables::check(&plan)?,
@@ -118,7 +120,7 @@ impl Plugin for Firewall {
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
         let network = &request.config.name;
         let config = Config::read_or_default(&request.config);
-        let mut nft = open_nft_if_any()?;
+        let mut nft = open_nft_if_any().map_err(unreachable_nft)?;
         let outcome = match &mut nft {
             Some(nft) => nftables::collect_garbage(nft, network, &request.valid)
                 .map(|addresses| release_sources(&config, || addresses, &request.log)),
@@ -135,7 +137,7 @@ impl Plugin for Firewall {
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
-        let mut nft = open_nft()?;
+        let mut nft = NetlinkNft::open().map_err(unreachable_nft)?;
         let backend = backend::choose(&config, &mut nft).map_err(cannot_look)?;
         say(format_args!("backend {}: {}", backend.name.as_str(), backend.reason));
         request.log.debug(|| format!("backend {}: {}", backend.name.as_str(), backend.reason));
@@ -283,7 +285,9 @@ fn plan(
 
 /// Removes what the attachment may have in any backend. An error in one does not stop the rest.
 fn remove_everywhere(request: &AttachmentRequest, config: &Config) -> Result<(), CniError> {
-    let Some(mut nft) = open_nft_if_any()? else { return remove_without_nft(request, config) };
+    let Some(mut nft) = open_nft_if_any().map_err(unreachable_nft)? else {
+        return remove_without_nft(request, config);
+    };
     let result = request.config.prev_result().ok().flatten();
     let known = result.as_ref().map(plan::container_addresses).unwrap_or_default();
     let tag = request.attachment.tag();
@@ -427,7 +431,7 @@ fn warn_of_foreign_drops(nft: &mut dyn Nft, hooked: &[ForwardChain], log: &Log) 
 /// An attachment that needs everything, from the documentation's address ranges, for the kernel
 /// to try.
 fn sample_plan(config: &Config) -> Plan {
-    let attachment = cni_common::Attachment {
+    let attachment = cni_common::cni::Attachment {
         network: "status".to_owned(),
         container_id: "probe".to_owned(),
         ifname: "eth0".to_owned(),

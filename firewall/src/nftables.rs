@@ -8,27 +8,23 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use cni_common::OwnerTag;
-use cni_common::attachment::Attachment;
-use cni_common::log::Log;
-use cni_common::nft::compare::rule_faults;
-use cni_common::nft::encode::{rule_expressions, same_expressions};
-use cni_common::nft::object::concatenation;
-use cni_common::nft::retry::{too_busy, wait};
-use cni_common::nft::{
-    Chain, Element, InstalledRule, Nft, NftError, Object, Rule, Set, Table, Transaction, Value,
-    Verb,
+use cni_common::cni::attachment::Attachment;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::cni::{Failure as _, OwnerTag};
+use cni_common::kernel::nft::compare::{
+    chain_mismatches, chains_are_whole, element_mismatch, has_rule,
 };
-use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::kernel::nft::object::concatenation;
+use cni_common::kernel::nft::{
+    Chain, Element, Elements, Nft, NftError, Object, Set, Table, Transaction, Value, Verb,
+    keys_only, lookup,
+};
+use cni_common::kernel::retry::retry;
 
 use crate::forward_chains::{self, Leaving};
 use crate::layout::{self, Share, TABLE};
 use crate::plan::{Plan, Policy};
-
-/// How often a decision is made anew when the ruleset moved under it.
-const ATTEMPTS: u32 = 100;
-
-type Elements = Vec<(Set, Vec<Element>)>;
 
 /// Makes exactly what the plan asks for, replacing whatever the attachment had before.
 pub fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
@@ -46,7 +42,7 @@ pub fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
             Err(error) => return Err(error.into_cni(DOING)),
         }
     }
-    let outcome = retry(DOING, || {
+    let outcome = retry(|| {
         let mut transaction = Transaction::new();
         let generation = nft.generation()?;
         layout::build(&mut transaction);
@@ -62,13 +58,13 @@ pub fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
         nft.commit(&transaction)?;
         Ok(foreign)
     });
-    match outcome {
+    match outcome.map_err(|error: NftError| error.into_cni(DOING)) {
         Ok(foreign) => {
             for element in foreign.iter().flat_map(|(_, elements)| elements) {
                 log.warn(format!(
                     "address {} of attachment {} was taken over by {}, the newest owner",
                     concatenation(&element.key),
-                    owner_name(element),
+                    element.owner(),
                     plan.tag
                 ));
             }
@@ -103,16 +99,12 @@ fn create_elements(plan: &Plan) -> Transaction {
 /// Whether the chains have their rules: somebody may have flushed them and left the sets.
 fn is_sound(nft: &mut dyn Nft, plan: &Plan) -> Result<bool, NftError> {
     let expected = layout::chains();
-    let mut names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
-    names.extend([layout::ADMIN.to_owned(), plan.admin_chain.clone()]);
-    let found = nft.chains_at(&TABLE, &names)?;
-    let ours = expected.iter().zip(&found).all(|((chain, rules), found)| {
-        found.as_ref().is_some_and(|f| f.chain == *chain && f.uses as usize >= rules.len())
-    });
     // `admin` has the jump to it and one to the administrator's chain.
-    let least_uses = [2, 1];
-    let admin = found[expected.len()..].iter().zip(least_uses);
-    Ok(ours && admin.into_iter().all(|(f, least)| f.as_ref().is_some_and(|f| f.uses >= least)))
+    let names = [layout::ADMIN.to_owned(), plan.admin_chain.clone()];
+    let admin = nft.chains_at(&TABLE, &names)?;
+    let used =
+        admin.iter().zip([2, 1]).all(|(f, least)| f.as_ref().is_some_and(|f| f.uses >= least));
+    Ok(used && chains_are_whole(nft, &TABLE, &expected)?)
 }
 
 /// The administrator's chain and the jump to it, unless they are there.
@@ -124,17 +116,10 @@ fn add_admin_chain(
     let chain = Chain { name: name.to_owned(), base: None };
     transaction.push(Verb::Add, &TABLE, Object::Chain(chain));
     let jump = layout::admin_jump(name);
-    if !has_rule(&nft.rules(&TABLE)?, &jump) {
+    if !has_rule(&TABLE, &nft.rules(&TABLE)?, &jump) {
         transaction.push(Verb::Add, &TABLE, Object::Rule(jump));
     }
     Ok(())
-}
-
-fn has_rule(installed: &[InstalledRule], rule: &Rule) -> bool {
-    let expressions = rule_expressions(TABLE.family, rule);
-    installed
-        .iter()
-        .any(|i| i.chain == rule.chain && same_expressions(&expressions, &i.expressions))
 }
 
 /// What an attachment has in the table.
@@ -179,7 +164,7 @@ impl Owned {
             elements.clear();
             for set in [layout::containers(true), layout::containers(false)] {
                 let mut held = nft.elements(&TABLE, &set)?;
-                held.retain(|element| is_owner(element, tag));
+                held.retain(|element| element.is_commented(tag.as_str()));
                 elements.push((set, held));
             }
         }
@@ -196,21 +181,9 @@ fn owned_at(
     keys: &[Vec<Value>],
     tag: &OwnerTag,
 ) -> Result<Vec<Element>, NftError> {
-    let mut held = lookup(nft, set, keys)?;
-    held.retain(|element| is_owner(element, tag));
+    let mut held = lookup(nft, &TABLE, set, keys)?;
+    held.retain(|element| element.is_commented(tag.as_str()));
     Ok(held)
-}
-
-fn lookup(nft: &mut dyn Nft, set: &Set, keys: &[Vec<Value>]) -> Result<Vec<Element>, NftError> {
-    Ok(nft.elements_at(&TABLE, set, keys)?.into_iter().flatten().collect())
-}
-
-fn is_owner(element: &Element, tag: &OwnerTag) -> bool {
-    element.comment.as_deref() == Some(tag.as_str())
-}
-
-fn owner_name(element: &Element) -> &str {
-    element.comment.as_deref().unwrap_or("an unknown owner")
 }
 
 /// The plan's addresses where another attachment has them: the newest owner wins.
@@ -219,8 +192,8 @@ fn held_by_others(nft: &mut dyn Nft, plan: &Plan) -> Result<Elements, NftError> 
     for v4 in [true, false] {
         let set = layout::containers(v4);
         let keys: Vec<_> = plan.of_family(v4).map(|a| vec![Value::Address(a)]).collect();
-        let mut held = lookup(nft, &set, &keys)?;
-        held.retain(|element| !is_owner(element, &plan.tag));
+        let mut held = lookup(nft, &TABLE, &set, &keys)?;
+        held.retain(|element| !element.is_commented(plan.tag.as_str()));
         foreign.push((set, held));
     }
     Ok(foreign)
@@ -231,13 +204,9 @@ fn delete<'a>(
     elements: impl IntoIterator<Item = &'a (Set, Vec<Element>)>,
 ) {
     for (set, elements) in elements {
-        let keys = elements.iter().map(key_only).collect();
+        let keys = keys_only(elements.iter());
         transaction.elements(Verb::Delete, &TABLE, set, keys);
     }
-}
-
-fn key_only(element: &Element) -> Element {
-    Element { key: element.key.clone(), data: Vec::new(), comment: None }
 }
 
 /// Takes the attachment's old share in a bridge back and gives it its new one.
@@ -269,7 +238,7 @@ fn change_bridges(
 }
 
 fn read_share(nft: &mut dyn Nft, bridge: &str) -> Result<Share, NftError> {
-    let held = lookup(nft, &layout::bridges(), &[layout::bridge_key(bridge)])?;
+    let held = lookup(nft, &TABLE, &layout::bridges(), &[layout::bridge_key(bridge)])?;
     Ok(held.first().and_then(Share::from_element).unwrap_or_default())
 }
 
@@ -281,13 +250,13 @@ fn set_share(
     transaction: &mut Transaction,
 ) -> Result<(), NftError> {
     let set = layout::bridges();
-    let held = lookup(nft, &set, &[layout::bridge_key(bridge)])?;
-    transaction.elements(Verb::Delete, &TABLE, &set, held.iter().map(key_only).collect());
+    let held = lookup(nft, &TABLE, &set, &[layout::bridge_key(bridge)])?;
+    transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&held));
     if !share.is_none() {
         transaction.elements(Verb::Create, &TABLE, &set, vec![share.element(bridge)]);
     }
     for (set, key, wanted) in share.lookups(bridge) {
-        let held = lookup(nft, &set, std::slice::from_ref(&key))?;
+        let held = lookup(nft, &TABLE, &set, std::slice::from_ref(&key))?;
         let element = Element { key, data: Vec::new(), comment: None };
         match (wanted, held.is_empty()) {
             (true, true) => transaction.elements(Verb::Create, &TABLE, &set, vec![element]),
@@ -301,7 +270,7 @@ fn set_share(
             let set = layout::gateways(v4);
             let mut held = nft.elements(&TABLE, &set)?;
             held.retain(|element| element.comment.as_deref() == Some(bridge));
-            transaction.elements(Verb::Delete, &TABLE, &set, held.iter().map(key_only).collect());
+            transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&held));
         }
     }
     Ok(())
@@ -316,11 +285,11 @@ fn claim_gateways(
     for gateway in gateways {
         let set = layout::gateways(gateway.is_ipv4());
         let wanted = layout::gateway_element(*gateway, bridge);
-        let held = lookup(nft, &set, std::slice::from_ref(&wanted.key))?;
+        let held = lookup(nft, &TABLE, &set, std::slice::from_ref(&wanted.key))?;
         if held.first().is_some_and(|held| held.comment == wanted.comment) {
             continue;
         }
-        transaction.elements(Verb::Delete, &TABLE, &set, held.iter().map(key_only).collect());
+        transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&held));
         transaction.elements(Verb::Create, &TABLE, &set, vec![wanted]);
     }
     Ok(())
@@ -338,7 +307,7 @@ pub struct Removed {
 /// Removes what carries the tag. `known` addresses are looked at besides those that the table
 /// itself names.
 pub fn remove(nft: &mut dyn Nft, tag: &OwnerTag, known: &[IpAddr]) -> Result<Removed, CniError> {
-    retry("cannot remove the firewall rules", || {
+    retry(|| {
         let generation = nft.generation()?;
         let owned = Owned::read(nft, tag, known)?;
         let mut transaction = Transaction::new();
@@ -357,6 +326,7 @@ pub fn remove(nft: &mut dyn Nft, tag: &OwnerTag, known: &[IpAddr]) -> Result<Rem
         let addresses = elements.filter_map(address).collect();
         Ok(Removed { addresses, policy: owned.membership.map(|(_, policy)| policy) })
     })
+    .map_err(|error: NftError| error.into_cni("cannot remove the firewall rules"))
 }
 
 /// Those of the addresses that some attachment has.
@@ -364,7 +334,7 @@ pub fn held_addresses(nft: &mut dyn Nft, addresses: &[IpAddr]) -> Result<Vec<IpA
     let mut held = Vec::new();
     for address in addresses {
         let key = [vec![Value::Address(*address)]];
-        if !lookup(nft, &layout::containers(address.is_ipv4()), &key)?.is_empty() {
+        if !lookup(nft, &TABLE, &layout::containers(address.is_ipv4()), &key)?.is_empty() {
             held.push(*address);
         }
     }
@@ -389,7 +359,7 @@ pub fn collect_garbage(
         let comment = element.comment.as_deref().unwrap_or_default();
         OwnerTag::belongs_to(comment, network) && !valid.contains(comment)
     };
-    retry("cannot collect stale firewall rules", || {
+    retry(|| {
         let generation = nft.generation()?;
         let mut transaction = Transaction::new();
         let mut left = 0;
@@ -422,6 +392,7 @@ pub fn collect_garbage(
         nft.commit(&transaction)?;
         Ok(addresses)
     })
+    .map_err(|error: NftError| error.into_cni("cannot collect stale firewall rules"))
 }
 
 /// The address that an element of `containers` stands for.
@@ -500,8 +471,8 @@ pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
         }
     }
     for (set, wanted) in &expected {
-        let held = lookup(nft, set, std::slice::from_ref(&wanted.key))?;
-        faults.extend(compare(set, wanted, held.first()));
+        let held = lookup(nft, &TABLE, set, std::slice::from_ref(&wanted.key))?;
+        faults.extend(element_mismatch(&TABLE, set, wanted, held.first()));
     }
     let key = [layout::owner_key(&plan.tag)];
     if let Some(isolation) = &plan.isolation {
@@ -514,23 +485,6 @@ pub fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
     Ok(faults)
 }
 
-fn compare(set: &Set, wanted: &Element, held: Option<&Element>) -> Option<String> {
-    let key = concatenation(&wanted.key);
-    let place = format!("{} {TABLE} {}", set.keyword(), set.name);
-    match held {
-        None => Some(format!("element {{ {key} }} is missing from {place}")),
-        Some(held) if held.comment != wanted.comment => {
-            Some(format!("element {{ {key} }} of {place} belongs to {}", owner_name(held)))
-        }
-        Some(held) if held.data != wanted.data => Some(format!(
-            "element {{ {key} }} of {place} is {} instead of {}",
-            concatenation(&held.data),
-            concatenation(&wanted.data)
-        )),
-        Some(_) => None,
-    }
-}
-
 fn bridge_faults(nft: &mut dyn Nft, bridge: &str, policy: Policy) -> Result<Vec<String>, NftError> {
     let share = read_share(nft, bridge)?;
     if share.count(policy) == 0 {
@@ -541,7 +495,7 @@ fn bridge_faults(nft: &mut dyn Nft, bridge: &str, policy: Policy) -> Result<Vec<
     }
     let mut faults = Vec::new();
     for (set, key, wanted) in share.lookups(bridge) {
-        let there = !lookup(nft, &set, std::slice::from_ref(&key))?.is_empty();
+        let there = !lookup(nft, &TABLE, &set, std::slice::from_ref(&key))?.is_empty();
         if there != wanted {
             let problem = if wanted { "is missing from" } else { "should not be in" };
             let key = concatenation(&key);
@@ -553,32 +507,11 @@ fn bridge_faults(nft: &mut dyn Nft, bridge: &str, policy: Policy) -> Result<Vec<
 
 /// What is wrong with the chains, and with the way to the administrator's chain if it is given.
 fn chain_faults(nft: &mut dyn Nft, admin_chain: Option<&str>) -> Result<Vec<String>, NftError> {
-    let expected = layout::chains();
-    let mut names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
-    names.extend(admin_chain.map(str::to_owned));
-    let chains = nft.chains_at(&TABLE, &names)?;
-    let installed = nft.rules(&TABLE)?;
-    let mut faults = Vec::new();
-    for ((chain, rules), found) in expected.iter().zip(&chains) {
-        let place = format!("chain {TABLE} {}", chain.name);
-        match found {
-            None => faults.push(format!("{place} is missing")),
-            Some(found) if found.chain != *chain => {
-                faults.push(format!("{place} is hooked elsewhere than it should be"));
-            }
-            Some(found) if found.drops => {
-                faults.push(format!("{place} drops what no rule decides"));
-            }
-            Some(_) => {
-                let there: Vec<_> =
-                    installed.iter().filter(|rule| rule.chain == chain.name).collect();
-                faults.extend(rule_faults(&TABLE, &place, rules, &there));
-            }
-        }
-    }
+    let mut faults = chain_mismatches(nft, &TABLE, &layout::chains())?;
     if let Some(name) = admin_chain {
+        let chain = nft.chains_at(&TABLE, &[name.to_owned()])?;
         let jump = layout::admin_jump(name);
-        if chains[expected.len()].is_none() || !has_rule(&installed, &jump) {
+        if chain.iter().all(Option::is_none) || !has_rule(&TABLE, &nft.rules(&TABLE)?, &jump) {
             faults.push(format!("chain {TABLE} {} does not jump to {name}", layout::ADMIN));
         }
     }
@@ -639,26 +572,7 @@ fn probe(sample: &Plan) -> Transaction {
             );
         }
     }
-    let table = Table::new(TABLE.family, "cni_firewall_probe");
-    for operation in &mut probe.operations {
-        operation.table = table.clone();
-    }
-    probe
-}
-
-/// Runs a decision again for as long as the ruleset moves under it.
-fn retry<T>(
-    doing: &str,
-    mut attempt_once: impl FnMut() -> Result<T, NftError>,
-) -> Result<T, CniError> {
-    for attempt in 0..ATTEMPTS {
-        match attempt_once() {
-            Ok(value) => return Ok(value),
-            Err(error) if error.is_transient() => wait(attempt),
-            Err(error) => return Err(error.into_cni(doing)),
-        }
-    }
-    Err(too_busy(doing, ATTEMPTS))
+    probe.in_table(&Table::new(TABLE.family, "cni_firewall_probe"))
 }
 
 #[cfg(test)]
@@ -666,8 +580,8 @@ mod tests {
     use super::*;
     use crate::forward_chains::ForwardChain;
     use crate::plan::Isolation;
-    use cni_common::nft::fake::FakeNft;
-    use cni_common::nft::{BaseChain, ChainKind, Family, Hook, Priority, Statement};
+    use cni_common::kernel::nft::fake::FakeNft;
+    use cni_common::kernel::nft::{BaseChain, ChainKind, Family, Hook, Priority, Rule, Statement};
 
     fn addresses(list: &[&str]) -> Vec<IpAddr> {
         list.iter().map(|text| text.parse().expect("an address")).collect()

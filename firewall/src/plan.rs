@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use cni_common::protocol::CniResult;
-use cni_common::{Attachment, OwnerTag};
+use cni_common::cni::protocol::CniResult;
+use cni_common::cni::{Attachment, OwnerTag};
 
 use crate::config::{Config, IngressPolicy};
 use crate::forward_chains::ForwardChain;
@@ -131,8 +131,8 @@ pub fn gateways(result: &CniResult) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cni_common::protocol::json::Json;
-    use cni_common::protocol::version::CniVersion;
+    use cni_common::cni::protocol::json::Json;
+    use cni_common::cni::protocol::version::CniVersion;
 
     fn result(text: &str) -> CniResult {
         let json = Json::parse(text.as_bytes()).expect("JSON");

@@ -2,9 +2,9 @@
 
 #![no_main]
 
-use cni_common::Attachment;
-use cni_common::log::LogConfig;
-use cni_common::protocol::NetworkConfig;
+use cni_common::cni::Attachment;
+use cni_common::cni::log::LogConfig;
+use cni_common::cni::protocol::NetworkConfig;
 use cni_portmap::config::Config;
 use cni_portmap::plan::{Addresses, Plan};
 use libfuzzer_sys::fuzz_target;

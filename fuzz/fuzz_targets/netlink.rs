@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use cni_common::fuzzing::read_datagram;
+use cni_common::kernel::fuzzing::read_datagram;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|datagram: &[u8]| read_datagram(datagram));

@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use cni_common::protocol::json::Json;
-use cni_common::protocol::{CniResult, CniVersion};
+use cni_common::cni::protocol::json::Json;
+use cni_common::cni::protocol::{CniResult, CniVersion};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -15,7 +15,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 use harness::{Call, Limits, against_go, compare, enter_box, furnish, go_plugin, mean, our_plugin};
 
 const MANY: u16 = 5_000;

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use cni_common::protocol::json::{Json, Object};
-use cni_common::protocol::{CniError, CniResult, CniVersion};
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::cni::protocol::{CniError, CniResult, CniVersion};
 
 use crate::conflist::NetworkList;
 use crate::request::RuntimeConf;

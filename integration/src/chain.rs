@@ -4,8 +4,8 @@ use std::path::{Path, absolute};
 
 use anyhow::{Context as _, bail};
 use cni_chain::{ConfError, NetworkList, Runner, RuntimeConf};
-use cni_common::attachment::hex;
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::attachment::hex;
+use cni_common::cni::protocol::json::{Json, Object};
 use sha2::{Digest, Sha512};
 
 use crate::cli::{AttachmentOptions, GcOptions, NetworkOptions, StatusOptions};

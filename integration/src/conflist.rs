@@ -8,10 +8,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cni_common::protocol::environment::is_valid_name;
-use cni_common::protocol::json::{Json, Object};
-use cni_common::protocol::version::NumericVersion;
-use cni_common::protocol::{CniError, CniVersion, Field};
+use cni_common::cni::protocol::environment::is_valid_name;
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::cni::protocol::version::NumericVersion;
+use cni_common::cni::protocol::{CniError, CniVersion, Field};
 
 /// A network: an ordered list of plugins under one name and one protocol version.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,8 +10,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cni_common::protocol::json::Json;
-use cni_common::protocol::{CniError, CniResult, CniVersion, Command};
+use cni_common::cni::protocol::json::Json;
+use cni_common::cni::protocol::{CniError, CniResult, CniVersion, Command};
 
 use crate::request::RuntimeConf;
 
@@ -167,7 +167,7 @@ pub fn decode_result(stdout: &[u8], config_version: &str) -> Result<Json, ExecEr
         |reason: String| ExecError::Output(format!("failed to unmarshal raw result: {reason}"));
     let mut result = match Json::parse(stdout) {
         Ok(Json::Object(result)) => result,
-        Ok(Json::Null) => cni_common::protocol::json::Object::default(),
+        Ok(Json::Null) => cni_common::cni::protocol::json::Object::default(),
         Ok(other) => return Err(unusable(format!("it is {}, not an object", other.kind()))),
         Err(error) if stdout.is_empty() => return Err(unusable(format!("no output ({error})"))),
         Err(error) => return Err(unusable(error.to_string())),

@@ -17,7 +17,7 @@ pub mod restore;
 pub mod runner;
 
 pub use cache::{Cache, CacheEntry, CacheError, CachedAttachment, Remembered};
-pub use cni_common::protocol::ValidAttachment;
+pub use cni_common::cni::protocol::ValidAttachment;
 pub use conflist::{ConfError, NetworkList, PluginConf};
 pub use exec::ExecError;
 pub use request::RuntimeConf;

@@ -15,13 +15,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use cni_chain::demo::{self, bridge::DemoBridge};
-use cni_common::protocol::Plugin as _;
+use cni_common::cni::protocol::Plugin as _;
 
 use cli::{Cli, Command, DemoOptions};
 
 fn main() -> ExitCode {
     if called_as(DemoBridge::NAME) {
-        return cni_common::run(&DemoBridge);
+        return cni_common::cni::run(&DemoBridge);
     }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::protocol::json::{Json, Object};
 
 /// `[HOSTIP:]HOSTPORT:CONTAINERPORT[/PROTO]`, where both ports may be ranges of one length.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What a plugin reads on stdin: its entry of the list, and what the runtime adds to it.
 
-use cni_common::protocol::ValidAttachment;
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::protocol::ValidAttachment;
+use cni_common::cni::protocol::json::{Json, Object};
 
 use crate::conflist::{NetworkList, PluginConf};
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use cni_common::protocol::environment::{
+use cni_common::cni::protocol::environment::{
     validate_container_id, validate_ifname, validate_network_name,
 };
-use cni_common::protocol::json::Json;
-use cni_common::protocol::version::NumericVersion;
-use cni_common::protocol::{CniError, CniVersion, Command, ErrorCode, ValidAttachment};
+use cni_common::cni::protocol::json::Json;
+use cni_common::cni::protocol::version::NumericVersion;
+use cni_common::cni::protocol::{CniError, CniVersion, Command, ErrorCode, ValidAttachment};
 
 use crate::cache::{Cache, CacheError, CachedAttachment};
 use crate::conflist::{NetworkList, PluginConf};

@@ -1,6 +1,6 @@
 //! Which backend carries out the mappings, and why.
 
-use cni_common::nft::{Nft, NftError};
+use cni_common::kernel::nft::{Nft, NftError};
 
 use crate::config::{Backend, Config};
 
@@ -47,8 +47,8 @@ pub fn choose(config: &Config, nf_tables: Result<&mut dyn Nft, &NftError>) -> Ch
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cni_common::nft::fake::FakeNft;
-    use cni_common::protocol::NetworkConfig;
+    use cni_common::cni::protocol::NetworkConfig;
+    use cni_common::kernel::nft::fake::FakeNft;
 
     #[test]
     fn the_configuration_first_then_the_kernel() {

@@ -6,8 +6,8 @@
 
 use std::net::IpAddr;
 
-use cni_common::nft::{L4Protocol, Operand, Selector, Statement};
-use cni_common::protocol::CniError;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::nft::{L4Protocol, Operand, Selector, Statement};
 use ipnet::IpNet;
 
 /// More alternatives than anyone writes by hand; keeps a product of lists from exploding.
@@ -195,7 +195,7 @@ impl Reader<'_> {
                 let name = token.trim_matches('"');
                 let stem = name.strip_suffix('*').unwrap_or(name);
                 // `*` alone would match everything, which nft refuses too.
-                let valid = cni_common::protocol::environment::validate_ifname(stem).is_ok();
+                let valid = cni_common::cni::protocol::environment::validate_ifname(stem).is_ok();
                 valid
                     .then(|| Operand::Interface(name.to_owned()))
                     .ok_or_else(|| found("an interface name"))

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cni_common::nft::L4Protocol;
-use cni_common::protocol::result::unmapped;
-use cni_common::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
+use cni_common::cni::protocol::result::unmapped;
+use cni_common::cni::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
+use cni_common::kernel::nft::L4Protocol;
 
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -410,7 +410,7 @@ mod tests {
         for bad in ["", "-j", "a b", "with\"quote", "12345678901234567890123456789"] {
             let text = format!(
                 r#""externalSetMarkChain":{}"#,
-                cni_common::protocol::json::Json::from(bad)
+                cni_common::cni::protocol::json::Json::from(bad)
             );
             assert_eq!(chosen(&text).expect_err(bad).0, 7, "{bad}");
         }

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 
-use cni_common::conntrack::{Conntrack, Flow};
-use cni_common::log::Log;
-use cni_common::nft::L4Protocol;
-use cni_common::route::Routes;
+use cni_common::cni::log::Log;
+use cni_common::kernel::conntrack::{Conntrack, Flow};
+use cni_common::kernel::nft::L4Protocol;
+use cni_common::kernel::route::Routes;
 
 use crate::plan::ActiveMapping;
 
@@ -101,13 +101,18 @@ fn candidates(
     by_port: &HashMap<u16, Vec<&ActiveMapping>>,
 ) -> io::Result<Vec<Flow>> {
     if by_port.len() > PORTS_PER_DUMP {
-        let mut flows = conntrack.flows(v4, L4Protocol::Udp, None)?;
+        let mut flows =
+            conntrack.flows(cni_common::kernel::IpVersion::if_v4(v4), L4Protocol::Udp, None)?;
         flows.retain(|flow| by_port.contains_key(&flow.original.destination_port));
         return Ok(flows);
     }
     let mut flows = Vec::new();
     for port in by_port.keys() {
-        flows.extend(conntrack.flows(v4, L4Protocol::Udp, Some(*port))?);
+        flows.extend(conntrack.flows(
+            cni_common::kernel::IpVersion::if_v4(v4),
+            L4Protocol::Udp,
+            Some(*port),
+        )?);
     }
     Ok(flows)
 }

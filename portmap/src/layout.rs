@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cni_common::nft::{
+use cni_common::kernel::nft::{
     BaseChain, Chain, ChainKind, DataType, Family, Hook, KeyPart, L4Protocol, Object, Operand,
     Priority, Rule, Selector, Set, Statement, Table, Transaction, Verb,
 };
@@ -61,7 +61,7 @@ impl Scope {
         mark_bit: u8,
     ) -> Self {
         Self {
-            suffix: format!("_{}", cni_common::attachment::network_short_name(network)),
+            suffix: format!("_{}", cni_common::cni::attachment::network_short_name(network)),
             network: Some(network.to_owned()),
             conditions_v4,
             conditions_v6,
@@ -130,7 +130,11 @@ impl Scope {
                         statements.push(Statement::ProtocolIn(L4Protocol::ALL.to_vec()));
                     }
                     let key: Vec<KeyPart> = key.iter().copied().map(KeyPart::from).collect();
-                    statements.push(Statement::DnatByMap { v4, key, map: map.name.clone() });
+                    statements.push(Statement::DnatByMap {
+                        version: cni_common::kernel::IpVersion::if_v4(v4),
+                        key,
+                        map: map.name.clone(),
+                    });
                     rules.push(self.rule(&name, statements));
                 }
             }

@@ -16,13 +16,15 @@ pub mod nftables;
 pub mod plan;
 pub mod takeover;
 
-use cni_common::iptables::Variant;
-use cni_common::log::Log;
-use cni_common::nft::{NetlinkNft, Nft, NftError, open_nft, open_nft_if_any};
-use cni_common::protocol::{
+use cni_common::cni::Failure as _;
+use cni_common::cni::failure::unreachable_nft;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
 };
-use cni_common::sysctl::Sysctl;
+use cni_common::kernel::iptables::Variant;
+use cni_common::kernel::nft::{NetlinkNft, Nft, NftError, open_nft_if_any};
+use cni_common::kernel::sysctl::Sysctl;
 
 use config::{Backend, Config, HostAddress};
 use localnet::Localnet;
@@ -65,7 +67,7 @@ impl Plugin for Portmap {
         let result = request.required_prev_result()?;
         let addresses = Addresses::select(&result, &request.attachment.ifname);
         let active = active_mappings(&config.mappings, addresses);
-        if active.is_empty() && open_nft_if_any()?.is_none() {
+        if active.is_empty() && open_nft_if_any().map_err(unreachable_nft)?.is_none() {
             return Ok(());
         }
         let (faults, ours) = match choose(&config, &request.log) {
@@ -85,7 +87,7 @@ impl Plugin for Portmap {
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
         let network = &request.config.name;
-        let mut nft = open_nft_if_any()?;
+        let mut nft = open_nft_if_any().map_err(unreachable_nft)?;
         let removed = match &mut nft {
             Some(nft) => {
                 let valid = &request.valid;
@@ -104,10 +106,13 @@ impl Plugin for Portmap {
         let config = Config::read(&request.config)?;
         let choice = choice(&config);
         // STATUS has no place on stdout for it.
-        cni_common::log::say(&choice);
+        cni_common::cni::log::say(&choice);
         request.log.debug(|| choice.to_string());
         match choice.backend {
-            Backend::Nftables => nftables::status(&mut open_nft()?, &sample_plan(&config)?)?,
+            Backend::Nftables => nftables::status(
+                &mut NetlinkNft::open().map_err(unreachable_nft)?,
+                &sample_plan(&config)?,
+            )?,
             Backend::Iptables => iptables::status(&config)?,
         }
         if config.snat {
@@ -136,7 +141,7 @@ fn add_nftables(
     localnet: Localnet,
 ) -> Result<Vec<ActiveMapping>, CniError> {
     let plan = Plan::new(&request.attachment, config, addresses)?;
-    let mut nft = open_nft()?;
+    let mut nft = NetlinkNft::open().map_err(unreachable_nft)?;
     let active = nftables::add(&mut nft, &plan, config.on_conflict, &request.log)?;
     if let Err(error) = localnet.apply() {
         nftables::remove(&mut nft, &plan.tag, Some(&plan))?;
@@ -156,7 +161,7 @@ fn check_nftables(
     addresses: Addresses,
 ) -> Result<Checked, CniError> {
     let plan = Plan::new(&request.attachment, config, addresses)?;
-    let mut nft = open_nft()?;
+    let mut nft = NetlinkNft::open().map_err(unreachable_nft)?;
     let faults = nftables::faults(&mut nft, &plan)?;
     let ours = faults.is_empty() || nftables::holds(&mut nft, &plan)?;
     Ok((faults, ours))
@@ -181,7 +186,7 @@ fn excuse(
     faults: Vec<String>,
 ) -> Result<Vec<String>, CniError> {
     let AttachmentRequest { attachment, log, .. } = request;
-    let mut nft = open_nft_if_any()?;
+    let mut nft = open_nft_if_any().map_err(unreachable_nft)?;
     let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
     Ok(match takeover::served::look(nft, attachment, config, addresses, log) {
         Served::NotAtAll => faults,
@@ -212,7 +217,7 @@ fn add_iptables(
         return Err(error);
     }
     // On a host that had the nftables backend before, or the other kind of iptables.
-    let mut nft = open_nft_if_any()?;
+    let mut nft = open_nft_if_any().map_err(unreachable_nft)?;
     if let Some(nft) = &mut nft {
         nftables::remove(nft, &attachment.tag(), None)?;
     }
@@ -224,7 +229,7 @@ fn add_iptables(
 /// Removes the attachment's mappings from every backend that may hold some.
 fn remove(request: &AttachmentRequest, known: Option<&Plan>) -> Result<(), CniError> {
     let AttachmentRequest { attachment, log, .. } = request;
-    let mut nft = open_nft_if_any()?;
+    let mut nft = open_nft_if_any().map_err(unreachable_nft)?;
     let outcome = match &mut nft {
         Some(nft) => nftables::remove(nft, &attachment.tag(), known),
         None => Ok(Vec::new()),
@@ -290,7 +295,7 @@ fn sample_plan(config: &Config) -> Result<Plan, CniError> {
     let mapping = |host| config::PortMapping {
         host_port: 1,
         container_port: 1,
-        protocol: cni_common::nft::L4Protocol::Tcp,
+        protocol: cni_common::kernel::nft::L4Protocol::Tcp,
         host,
     };
     let addresses =
@@ -299,7 +304,7 @@ fn sample_plan(config: &Config) -> Result<Plan, CniError> {
         [addresses.v4, addresses.v6].into_iter().flatten().map(|a| HostAddress::One(a.addr())),
     );
     let config = Config { mappings: hosts.map(mapping).collect(), ..config.clone() };
-    let attachment = cni_common::Attachment {
+    let attachment = cni_common::cni::Attachment {
         network: "status".to_owned(),
         container_id: "probe".to_owned(),
         ifname: "eth0".to_owned(),

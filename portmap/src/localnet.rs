@@ -6,9 +6,9 @@
 
 use std::io;
 
-use cni_common::protocol::{CniError, ErrorCode};
-use cni_common::route::{Routes, interface_name};
-use cni_common::sysctl::{Sysctl, WritableSysctl};
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::route::{Routes, interface_name};
+use cni_common::kernel::sysctl::{Sysctl, WritableSysctl};
 
 use crate::plan::ActiveMapping;
 

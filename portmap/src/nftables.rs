@@ -6,25 +6,21 @@
 
 use std::collections::BTreeMap;
 
-use cni_common::OwnerTag;
-use cni_common::attachment::Attachment;
-use cni_common::log::Log;
-use cni_common::nft::compare::rule_faults;
-use cni_common::nft::object::concatenation;
-use cni_common::nft::retry::{too_busy, wait};
-use cni_common::nft::{
-    Chain, Element, Generation, Nft, NftError, Object, Rule, Set, Table, Transaction, Value, Verb,
+use cni_common::cni::attachment::Attachment;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::cni::{Failure as _, OwnerTag};
+use cni_common::kernel::nft::compare::{chain_mismatches, chains_are_whole, element_mismatch};
+use cni_common::kernel::nft::object::concatenation;
+use cni_common::kernel::nft::{
+    Element, Elements, Generation, Nft, NftError, Object, Set, Table, Transaction, Value, Verb,
+    keys_only, lookup,
 };
-use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::kernel::retry::{Again, Retry, retry};
 
 use crate::config::OnConflict;
 use crate::layout::{self, TABLE};
 use crate::plan::{self, ActiveMapping, Plan};
-
-/// How often a decision is made anew when the ruleset moved under it.
-const ATTEMPTS: u32 = 60;
-/// More keys than this are cheaper to find in a dump.
-const KEYS_PER_QUERY: usize = 512;
 
 /// Makes exactly what the plan, which must not be empty, asks for, replacing whatever the attachment had before. Returns
 /// the mappings that are now in force: all of the plan's, but for those that another attachment
@@ -82,12 +78,7 @@ fn create_elements(plan: &Plan) -> Transaction {
 /// Somebody may have flushed the table's rules and left its maps, which alone do nothing.
 fn repair_if_damaged(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), NftError> {
     let expected = layout::expected_chains(&plan.scope, &plan.prefixes);
-    let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
-    let installed = nft.chains_at(&TABLE, &names)?;
-    let sound = expected.iter().zip(&installed).all(|((chain, rules), installed)| {
-        installed.as_ref().is_some_and(|i| i.chain == *chain && i.uses as usize >= rules.len())
-    });
-    if sound {
+    if chains_are_whole(nft, &TABLE, &expected)? {
         return Ok(());
     }
     nft.commit(&plan::scaffold(plan))?;
@@ -110,15 +101,14 @@ fn replace(
     log: &Log,
 ) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot replace the port mappings";
-    for attempt in 0..ATTEMPTS {
-        let (generation, owned, mut foreign) =
-            read_for_replace(nft, plan).map_err(|error| error.into_cni(DOING))?;
+    let outcome: Result<_, ReplaceError> = retry(|| {
+        let (generation, owned, mut foreign) = read_for_replace(nft, plan)?;
         let siblings = take_siblings(&mut foreign, &plan.tag);
         let plan = plan.without(&siblings);
-        let recounts = recount_losers(nft, &foreign, &plan.tag).map_err(|e| e.into_cni(DOING))?;
+        let recounts = recount_losers(nft, &foreign, &plan.tag)?;
         let taken = port_conflicts(&foreign);
         if let (OnConflict::Fail, Some(first)) = (on_conflict, taken.first()) {
-            return Err(conflict_error(first));
+            return Err(ReplaceError::Taken(conflict_error(first)));
         }
         let mut transaction = plan::scaffold(&plan);
         for (set, elements) in owned.into_iter().chain(foreign.clone()) {
@@ -131,26 +121,45 @@ fn replace(
         }
         transaction.operations.extend(create_elements(&plan).operations);
         transaction.generation = Some(generation);
-        match nft.commit(&transaction) {
-            Ok(()) => {
-                for element in &siblings {
-                    let (mapping, keeper) = (describe(element), owner_name(element));
-                    log.debug(|| {
-                        format!(
-                            "host port mapping {mapping} stays with {keeper}, the same container"
-                        )
-                    });
-                }
-                for element in taken {
-                    log.warn(takeover_warning(&element, &plan));
-                }
-                return Ok(plan.active);
-            }
-            Err(error) if moved(&error) => wait(attempt),
-            Err(error) => return Err(error.into_cni(DOING)),
+        nft.commit(&transaction)?;
+        Ok((plan, siblings, taken))
+    });
+    let (plan, siblings, taken) = outcome.map_err(|error| match error {
+        ReplaceError::Nft(error) => error.into_cni(DOING),
+        ReplaceError::Taken(error) => error,
+    })?;
+    for element in &siblings {
+        let (mapping, keeper) = (describe(element), element.owner());
+        log.debug(|| {
+            format!("host port mapping {mapping} stays with {keeper}, the same container")
+        });
+    }
+    for element in taken {
+        log.warn(takeover_warning(&element, &plan));
+    }
+    Ok(plan.active)
+}
+
+/// Why a replacement was not made.
+enum ReplaceError {
+    Nft(NftError),
+    /// `"onConflict": "fail"`
+    Taken(CniError),
+}
+
+impl From<NftError> for ReplaceError {
+    fn from(error: NftError) -> Self {
+        Self::Nft(error)
+    }
+}
+
+impl Retry for ReplaceError {
+    fn again(&self) -> Again {
+        match self {
+            Self::Nft(error) => error.again(),
+            Self::Taken(_) => Again::Never,
         }
     }
-    Err(too_busy(DOING, ATTEMPTS))
 }
 
 /// Takes the port mappings of the same container's other attachments out of `foreign`.
@@ -158,14 +167,12 @@ fn take_siblings(foreign: &mut Elements, tag: &OwnerTag) -> Vec<Element> {
     let mut siblings = Vec::new();
     for (_, elements) in foreign.iter_mut() {
         let is_sibling = |element: &mut Element| {
-            ActiveMapping::from_element(element).is_some() && tag.is_sibling(owner_name(element))
+            ActiveMapping::from_element(element).is_some() && tag.is_sibling(element.owner())
         };
         siblings.extend(elements.extract_if(.., is_sibling));
     }
     siblings
 }
-
-type Elements = Vec<(Set, Vec<Element>)>;
 
 fn read_for_replace(
     nft: &mut dyn Nft,
@@ -176,15 +183,18 @@ fn read_for_replace(
     let mut foreign = Elements::new();
     for (set, elements) in &plan.elements {
         let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
-        let held = lookup(nft, set, &keys)?;
+        let held = lookup(nft, &TABLE, set, &keys)?;
         let others: Vec<_> =
-            held.into_iter().filter(|element| !is_owner(element, &plan.tag)).collect();
+            held.into_iter().filter(|element| !element.is_commented(plan.tag.as_str())).collect();
         foreign.push((set.clone(), others));
     }
     // A digest of 60 bits can be shared; whoever has the name in `attachments` loses it.
     let attachments = layout::attachments();
-    let mine = lookup(nft, &attachments, &[plan::owner_key(&plan.tag)])?;
-    foreign.push((attachments, mine.into_iter().filter(|e| !is_owner(e, &plan.tag)).collect()));
+    let mine = lookup(nft, &TABLE, &attachments, &[plan::owner_key(&plan.tag)])?;
+    foreign.push((
+        attachments,
+        mine.into_iter().filter(|e| !e.is_commented(plan.tag.as_str())).collect(),
+    ));
     Ok((generation, owned, foreign))
 }
 
@@ -209,7 +219,7 @@ fn recount_losers(
         if key == plan::owner_key(tag) {
             continue;
         }
-        let held = lookup(nft, &attachments, &[key])?;
+        let held = lookup(nft, &TABLE, &attachments, &[key])?;
         for old in held.into_iter().filter(|element| element.comment.as_deref() == Some(owner)) {
             let [Value::Mark(count)] = old.data[..] else { continue };
             let left = count.checked_sub(lost).filter(|left| *left > 0);
@@ -226,10 +236,6 @@ fn port_conflicts(foreign: &Elements) -> Vec<Element> {
     maps.flat_map(|(_, elements)| elements.clone()).collect()
 }
 
-fn owner_name(element: &Element) -> &str {
-    element.comment.as_deref().unwrap_or("an unknown owner")
-}
-
 fn describe(element: &Element) -> String {
     ActiveMapping::from_element(element)
         .map_or_else(|| concatenation(&element.key), |m| m.to_string())
@@ -242,7 +248,7 @@ fn conflict_error(element: &Element) -> CniError {
             "host port mapping {} belongs to attachment {}: delete that attachment, choose another host port, \
              or remove \"onConflict\": \"fail\"",
             describe(element),
-            owner_name(element)
+            element.owner()
         ),
     )
 }
@@ -251,7 +257,7 @@ fn takeover_warning(element: &Element, plan: &Plan) -> String {
     format!(
         "host port mapping {} of attachment {} was taken over by {}, the newest owner",
         describe(element),
-        owner_name(element),
+        element.owner(),
         plan.tag
     )
 }
@@ -264,20 +270,13 @@ pub fn remove(
     known: Option<&Plan>,
 ) -> Result<Vec<ActiveMapping>, CniError> {
     const DOING: &str = "cannot remove the port mappings";
-    for attempt in 0..ATTEMPTS {
-        let attempt_once = |nft: &mut dyn Nft| {
-            let generation = nft.generation()?;
-            let owned = owned_elements(nft, tag, known)?;
-            delete_at(nft, generation, &owned)?;
-            Ok(active(&owned))
-        };
-        match attempt_once(nft) {
-            Ok(removed) => return Ok(removed),
-            Err(error) if moved(&error) => wait(attempt),
-            Err(error) => return Err(NftError::into_cni(error, DOING)),
-        }
-    }
-    Err(too_busy(DOING, ATTEMPTS))
+    let outcome = retry(|| {
+        let generation = nft.generation()?;
+        let owned = owned_elements(nft, tag, known)?;
+        delete_at(nft, generation, &owned)?;
+        Ok(active(&owned))
+    });
+    outcome.map_err(|error: NftError| error.into_cni(DOING))
 }
 
 fn delete_at(
@@ -311,15 +310,15 @@ fn owned_elements(
     known: Option<&Plan>,
 ) -> Result<Elements, NftError> {
     let attachments = layout::attachments();
-    let mut owner = lookup(nft, &attachments, &[plan::owner_key(tag)])?;
-    owner.retain(|element| is_owner(element, tag));
+    let mut owner = lookup(nft, &TABLE, &attachments, &[plan::owner_key(tag)])?;
+    owner.retain(|element| element.is_commented(tag.as_str()));
     let count = owner.first().and_then(owned_count);
 
     let mut found = Elements::new();
     for (set, elements) in known.into_iter().flat_map(|plan| &plan.elements) {
         let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
-        let mut held = lookup(nft, set, &keys)?;
-        held.retain(|element| is_owner(element, tag));
+        let mut held = lookup(nft, &TABLE, set, &keys)?;
+        held.retain(|element| element.is_commented(tag.as_str()));
         found.push((set.clone(), held));
     }
     let total: usize = found.iter().map(|(_, elements)| elements.len()).sum();
@@ -339,20 +338,6 @@ fn owned_count(owner: &Element) -> Option<usize> {
         [Value::Mark(count)] => usize::try_from(*count).ok(),
         _ => None,
     }
-}
-
-fn is_owner(element: &Element, tag: &OwnerTag) -> bool {
-    element.comment.as_deref() == Some(tag.as_str())
-}
-
-fn lookup(nft: &mut dyn Nft, set: &Set, keys: &[Vec<Value>]) -> Result<Vec<Element>, NftError> {
-    if keys.len() > KEYS_PER_QUERY {
-        let wanted: std::collections::HashSet<_> = keys.iter().collect();
-        let mut elements = nft.elements(&TABLE, set)?;
-        elements.retain(|element| wanted.contains(&element.key));
-        return Ok(elements);
-    }
-    Ok(nft.elements_at(&TABLE, set, keys)?.into_iter().flatten().collect())
 }
 
 /// All elements of all our maps whose comment passes, by set.
@@ -393,38 +378,30 @@ pub fn collect_garbage(
         .collect();
     let is_stale =
         |comment: &str| OwnerTag::belongs_to(comment, network) && !valid.contains(comment);
-    for attempt in 0..ATTEMPTS {
-        let attempt_once = |nft: &mut dyn Nft| {
-            let generation = nft.generation()?;
-            let all = all_elements(nft, |_| true)?;
-            if all.is_empty() {
-                return Ok(Vec::new());
-            }
-            let stale: Elements = all
-                .iter()
-                .map(|(set, elements)| {
-                    let stale =
-                        elements.iter().filter(|e| e.comment.as_deref().is_some_and(is_stale));
-                    (set.clone(), stale.cloned().collect())
-                })
-                .collect();
-            let count =
-                |list: &Elements| list.iter().map(|(_, elements)| elements.len()).sum::<usize>();
-            // The guard's reason is asked for after the generation: an ADD sets it after its commit.
-            if count(&stale) == count(&all) && nothing_else(nft, &all)? && !needs_guard() {
-                delete_table_at(nft, generation)?;
-            } else {
-                delete_at(nft, generation, &stale)?;
-            }
-            Ok(active(&stale))
-        };
-        match attempt_once(nft) {
-            Ok(removed) => return Ok(removed),
-            Err(error) if moved(&error) => wait(attempt),
-            Err(error) => return Err(NftError::into_cni(error, DOING)),
+    let outcome = retry(|| {
+        let generation = nft.generation()?;
+        let all = all_elements(nft, |_| true)?;
+        if all.is_empty() {
+            return Ok(Vec::new());
         }
-    }
-    Err(too_busy(DOING, ATTEMPTS))
+        let stale: Elements = all
+            .iter()
+            .map(|(set, elements)| {
+                let stale = elements.iter().filter(|e| e.comment.as_deref().is_some_and(is_stale));
+                (set.clone(), stale.cloned().collect())
+            })
+            .collect();
+        let count =
+            |list: &Elements| list.iter().map(|(_, elements)| elements.len()).sum::<usize>();
+        // The guard's reason is asked for after the generation: an ADD sets it after its commit.
+        if count(&stale) == count(&all) && nothing_else(nft, &all)? && !needs_guard() {
+            delete_table_at(nft, generation)?;
+        } else {
+            delete_at(nft, generation, &stale)?;
+        }
+        Ok(active(&stale))
+    });
+    outcome.map_err(|error: NftError| error.into_cni(DOING))
 }
 
 /// Elements without a comment, or in sets that are not ours, keep the table.
@@ -491,80 +468,34 @@ fn check_elements(
     let mut siblings = Vec::new();
     for (set, elements) in &plan.elements {
         let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
-        let held: std::collections::HashMap<_, _> = lookup(nft, set, &keys)?
+        let held: std::collections::HashMap<_, _> = lookup(nft, &TABLE, set, &keys)?
             .into_iter()
             .map(|element| (element.key.clone(), element))
             .collect();
         for wanted in elements {
             match held.get(&wanted.key) {
-                Some(held) if plan.tag.is_sibling(owner_name(held)) => siblings.push(held.clone()),
-                held => faults.extend(compare(set, wanted, held, plan)),
+                Some(held) if plan.tag.is_sibling(held.owner()) => siblings.push(held.clone()),
+                held => faults.extend(element_mismatch(&TABLE, set, wanted, held)),
             }
         }
     }
     let (attachments, owner) = (layout::attachments(), plan.without(&siblings).owner_element());
-    let held = lookup(nft, &attachments, std::slice::from_ref(&owner.key))?;
-    faults.extend(compare(&attachments, &owner, held.first(), plan));
+    let held = lookup(nft, &TABLE, &attachments, std::slice::from_ref(&owner.key))?;
+    faults.extend(element_mismatch(&TABLE, &attachments, &owner, held.first()));
     Ok(())
-}
-
-fn compare(set: &Set, wanted: &Element, held: Option<&Element>, plan: &Plan) -> Option<String> {
-    let key = concatenation(&wanted.key);
-    let place = format!("{} {TABLE} {}", set.keyword(), set.name);
-    match held {
-        None => Some(format!("element {{ {key} }} is missing from {place}")),
-        Some(held) if !is_owner(held, &plan.tag) => {
-            Some(format!("element {{ {key} }} of {place} belongs to {}", owner_name(held)))
-        }
-        Some(held) if held.data != wanted.data => Some(format!(
-            "element {{ {key} }} of {place} is {} instead of {}",
-            concatenation(&held.data),
-            concatenation(&wanted.data)
-        )),
-        Some(_) => None,
-    }
 }
 
 fn check_chains(nft: &mut dyn Nft, plan: &Plan, faults: &mut Vec<String>) -> Result<(), NftError> {
     let expected = layout::expected_chains(&plan.scope, &plan.prefixes);
-    faults.extend(chain_faults(nft, &TABLE, &expected)?);
+    faults.extend(chain_mismatches(nft, &TABLE, &expected)?);
     Ok(())
-}
-
-fn chain_faults(
-    nft: &mut dyn Nft,
-    table: &Table,
-    expected: &[(Chain, Vec<Rule>)],
-) -> Result<Vec<String>, NftError> {
-    let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
-    let chains = nft.chains_at(table, &names)?;
-    let installed = nft.rules(table)?;
-    let mut faults = Vec::new();
-    for ((chain, rules), found) in expected.iter().zip(chains) {
-        let place = format!("chain {table} {}", chain.name);
-        match found {
-            None => faults.push(format!("{place} is missing")),
-            Some(found) if found.chain != *chain => {
-                faults.push(format!("{place} is hooked elsewhere than it should be"));
-            }
-            Some(_) => {
-                let there: Vec<_> =
-                    installed.iter().filter(|rule| rule.chain == chain.name).collect();
-                faults.extend(rule_faults(table, &place, rules, &there));
-            }
-        }
-    }
-    Ok(faults)
 }
 
 /// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.
 pub fn status(nft: &mut dyn Nft, sample: &Plan) -> Result<(), CniError> {
     let mut probe = plan::scaffold(sample);
     probe.operations.extend(create_elements(sample).operations);
-    let probe_table = Table::new(TABLE.family, "cni_portmap_probe");
-    for operation in &mut probe.operations {
-        operation.table = probe_table.clone();
-    }
+    let probe = probe.in_table(&Table::new(TABLE.family, "cni_portmap_probe"));
     nft.validate(&probe).map_err(|error| {
         let remedy = error.remedy();
         CniError::new(ErrorCode::NotAvailable, format!("portmap cannot use nf_tables: {remedy}"))
@@ -586,26 +517,11 @@ pub fn status(nft: &mut dyn Nft, sample: &Plan) -> Result<(), CniError> {
         return Ok(());
     }
     let expected = layout::expected_chains(&scope, &[]);
-    let faults = chain_faults(nft, &TABLE, &expected).map_err(unreadable)?;
+    let faults = chain_mismatches(nft, &TABLE, &expected).map_err(unreadable)?;
     let Some(first) = faults.first() else { return Ok(()) };
     Err(CniError::new(
         ErrorCode::LimitedConnectivity,
         format!("mapped ports may not work: {first}; the next ADD restores the table"),
     )
     .with_details(faults.join("; ")))
-}
-
-fn keys_only(elements: &[Element]) -> Vec<Element> {
-    elements
-        .iter()
-        .map(|element| Element { key: element.key.clone(), data: Vec::new(), comment: None })
-        .collect()
-}
-
-/// Whether a transaction failed because the ruleset is not what it was decided on.
-///
-/// The kernel compares the generation before anything else. A transaction that is bound to one
-/// and meets something missing or in the way would meet it again.
-fn moved(error: &NftError) -> bool {
-    error.is_transient()
 }

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use cni_common::nft::{Element, L4Protocol, Set, Value};
-use cni_common::protocol::{CniError, CniResult};
-use cni_common::{Attachment, OwnerTag};
+use cni_common::cni::protocol::{CniError, CniResult};
+use cni_common::cni::{Attachment, OwnerTag};
+use cni_common::kernel::nft::{Element, L4Protocol, Set, Value};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::conditions;
@@ -279,8 +279,8 @@ impl std::fmt::Display for ActiveMapping {
 
 /// Everything a re-made table needs for this plan.
 #[must_use]
-pub fn scaffold(plan: &Plan) -> cni_common::nft::Transaction {
-    let mut transaction = cni_common::nft::Transaction::new();
+pub fn scaffold(plan: &Plan) -> cni_common::kernel::nft::Transaction {
+    let mut transaction = cni_common::kernel::nft::Transaction::new();
     layout::build(&mut transaction, &plan.scope, &plan.prefixes);
     transaction
 }

@@ -10,11 +10,11 @@ pub mod served;
 
 use std::net::IpAddr;
 
-use cni_common::Attachment;
-use cni_common::iptables::{Iptables, IptablesError, Variant, legacy_table_loaded};
-use cni_common::log::Log;
-use cni_common::nft::{Family, Nft, NftError, Table};
-use cni_common::protocol::ValidAttachment;
+use cni_common::cni::Attachment;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::ValidAttachment;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, Nft, NftError, Table};
 
 use crate::iptables;
 use crate::iptables::rules::{GUARD_CHAIN, GUARD_TABLE, Names, SHARED_CHAINS, TABLE};
@@ -43,7 +43,9 @@ pub fn remove_elsewhere(
         let is_mapped = made.iter().any(|mapping| mapping.container.is_ipv4() == v4);
         // Only where there are two places it is worth a program to find out which one it is.
         let is_it = || -> Result<bool, IptablesError> {
-            Ok(Iptables::find(v4, Variant::Default)?.variant()? == variant)
+            Ok(Iptables::find(cni_common::kernel::IpVersion::if_v4(v4), Variant::Default)?
+                .variant()?
+                == variant)
         };
         is_mapped && (places == 1 || is_it().unwrap_or(true))
     };
@@ -104,7 +106,7 @@ pub fn collect_garbage(
             guards.push(Variant::Nft);
         }
     }
-    if legacy_table_loaded(true, GUARD_TABLE) {
+    if legacy_table_loaded(cni_common::kernel::IpVersion::if_v4(true), GUARD_TABLE) {
         guards.push(Variant::Legacy);
     }
     let shared = SHARED_CHAINS.map(str::to_owned);
@@ -136,7 +138,7 @@ fn suspects(
                 found.push((v4, Variant::Nft));
             }
         }
-        if legacy_table_loaded(v4, TABLE) {
+        if legacy_table_loaded(cni_common::kernel::IpVersion::if_v4(v4), TABLE) {
             found.push((v4, Variant::Legacy));
         }
     }

@@ -1,10 +1,10 @@
 //! What the nftables backend does to a ruleset, on one that lives in memory.
 
-use cni_common::attachment::Attachment;
-use cni_common::log::Log;
-use cni_common::nft::fake::FakeNft;
-use cni_common::nft::{Chain, L4Protocol, Nft as _, Object, Set, Table, Transaction, Verb};
-use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::cni::attachment::Attachment;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::kernel::nft::fake::FakeNft;
+use cni_common::kernel::nft::{Chain, L4Protocol, Nft as _, Object, Set, Table, Transaction, Verb};
 use cni_portmap::config::{Config, DEFAULT_MARK_BIT, HostAddress, OnConflict, PortMapping};
 use cni_portmap::layout::{self, TABLE};
 use cni_portmap::nftables;

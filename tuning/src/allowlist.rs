@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::{CniError, ErrorCode};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::key::{Key, Reading};

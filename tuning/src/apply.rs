@@ -1,6 +1,6 @@
 //! ADD, CHECK and DEL inside the container's namespace.
 
-use cni_common::protocol::CniError;
+use cni_common::cni::protocol::CniError;
 
 use crate::allowlist::Allowlist;
 use crate::backup::{Backup, Found, Store};

@@ -1,6 +1,6 @@
 //! `CNI_ARGS`, the key-value list that a runtime may pass. No I/O.
 
-use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::{CniError, ErrorCode};
 
 /// The value of `MAC` in `CNI_ARGS`, empty if there is none.
 ///

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use cni_common::Attachment;
-use cni_common::protocol::json::{Json, Object};
-use cni_common::protocol::{CniError, ErrorCode};
-use cni_common::state::{StateDir, StateLock};
+use cni_common::cni::Attachment;
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::state::{StateDir, StateLock};
 
 use crate::setting::{LinkSetting, Setting};
 

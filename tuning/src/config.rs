@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use cni_common::protocol::json::Json;
-use cni_common::protocol::{CniError, Field, Fields, NetworkConfig};
+use cni_common::cni::protocol::json::Json;
+use cni_common::cni::protocol::{CniError, Field, Fields, NetworkConfig};
 
 use crate::args;
 use crate::key::Key;

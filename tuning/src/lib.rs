@@ -21,13 +21,13 @@ pub mod value;
 use std::io;
 use std::path::Path;
 
-use cni_common::Attachment;
-use cni_common::log::Log;
-use cni_common::netns::Netns;
-use cni_common::protocol::{
+use cni_common::cni::Attachment;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
 };
-use cni_common::state::StateDir;
+use cni_common::cni::state::StateDir;
+use cni_common::kernel::netns::Netns;
 
 use allowlist::Allowlist;
 use backup::Store;

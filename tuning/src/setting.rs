@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use cni_common::link::{Link, LinkChange};
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::kernel::link::{Link, LinkChange};
 
 use crate::config::Config;
 use crate::key::SysctlPath;

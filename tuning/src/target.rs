@@ -5,9 +5,9 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
-use cni_common::link::{Link, Links};
-use cni_common::protocol::{CniError, ErrorCode};
-use cni_common::rtnetlink::RtnetlinkError;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::link::{Link, Links};
+use cni_common::kernel::rtnetlink::RtnetlinkError;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::Mode;

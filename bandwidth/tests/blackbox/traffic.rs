@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 
 use crate::testbox::{Call, Container, Plugin, boxed, fails_on_go_only};
 

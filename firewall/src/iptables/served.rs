@@ -1,8 +1,8 @@
 //! CHECK of an attachment that ours knows nothing of: right after the binaries were swapped, the
 //! Go plugin's rules serve it, and that is no fault.
 
-use cni_common::iptables::{Iptables, IptablesError};
-use cni_common::nft::Nft;
+use cni_common::kernel::iptables::{Iptables, IptablesError};
+use cni_common::kernel::nft::Nft;
 
 use super::{
     ADMIN, BOTH_POLICIES, FORWARD, OurRule, RULES, STAGE_1, STAGE_2, Saved, TABLE, commented,
@@ -29,7 +29,8 @@ pub fn faults(nft: &mut dyn Nft, plan: &Plan, part: Part) -> Option<Vec<String>>
     for v4 in [true, false].into_iter().filter(|v4| plan.of_family(*v4).next().is_some()) {
         let of_family = places.iter().filter(|(family, _)| *family == v4);
         let here = of_family.filter_map(|(_, variant)| {
-            let saved = Iptables::seeing(v4, *variant).and_then(|iptables| iptables.save(TABLE));
+            let saved = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), *variant)
+                .and_then(|iptables| iptables.save(TABLE));
             in_place(saved.map(Saved::from), v4, plan, part)
         });
         let fewest = here.min_by_key(Vec::len);

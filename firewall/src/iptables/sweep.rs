@@ -3,9 +3,9 @@
 //! Rules are deleted one by one as they were read, and then the chains. A chain that somebody else
 //! put a rule into meanwhile is not empty: iptables refuses everything, and the next GC sees.
 
-use cni_common::iptables::{Iptables, IptablesError, Lock, Variant};
-use cni_common::log::Log;
-use cni_common::nft::Nft;
+use cni_common::cni::log::Log;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, Variant};
+use cni_common::kernel::nft::Nft;
 
 use super::{
     ADMIN, FORWARD, INPUT, MEMBERS, OurRule, RULES, SOURCES, STAGE_1, STAGE_2, Saved, TABLE,
@@ -37,7 +37,7 @@ pub fn sweep(nft: Option<&mut dyn Nft>, admin_chain: &str, log: &Log) {
 }
 
 fn sweep_family(v4: bool, variant: Variant, admin_chain: &str) -> Result<(), IptablesError> {
-    let iptables = match Iptables::seeing(v4, variant) {
+    let iptables = match Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), variant) {
         // The removal of stale rules has said so.
         Err(IptablesError::Missing(_)) => return Ok(()),
         found => found?,

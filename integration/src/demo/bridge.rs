@@ -12,14 +12,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use cni_common::attachment::{Attachment, OwnerTag};
-use cni_common::netns::Netns;
-use cni_common::protocol::json::Object;
-use cni_common::protocol::result::{Interface, IpConfig, Route};
-use cni_common::protocol::{
+use cni_common::cni::attachment::{Attachment, OwnerTag};
+use cni_common::cni::protocol::json::Object;
+use cni_common::cni::protocol::result::{Interface, IpConfig, Route};
+use cni_common::cni::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, NetworkConfig, Plugin,
     StatusRequest, environment,
 };
+use cni_common::kernel::netns::Netns;
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cni_common::protocol::CniVersion;
+use cni_common::cni::protocol::CniVersion;
 
 use super::plan::{self, CONTAINER_ID, IFNAME, Stage};
 use crate::runner::Turn;

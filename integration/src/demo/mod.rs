@@ -24,7 +24,7 @@ use std::io::{self, BufRead};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 
 use crate::runner::Turn;
 use chain::Chain;

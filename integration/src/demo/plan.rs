@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cni_common::protocol::CniVersion;
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::protocol::CniVersion;
+use cni_common::cni::protocol::json::{Json, Object};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::trip::{Ask, Place, Trip};

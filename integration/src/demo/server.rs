@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 
 use super::plan::{ECHO, PAGE};
 

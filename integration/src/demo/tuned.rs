@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use cni_common::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::{CniError, ErrorCode};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::LinkMessage;

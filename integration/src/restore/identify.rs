@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use cni_common::protocol::plugin::COLLECTION;
+use cni_common::cni::protocol::plugin::COLLECTION;
 
 use super::report::Step;
 use crate::exec;

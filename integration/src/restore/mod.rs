@@ -17,9 +17,9 @@ pub mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cni_common::protocol::json::{Json, Object};
-use cni_common::protocol::version::NumericVersion;
-use cni_common::protocol::{CniResult, CniVersion, Command, ErrorCode};
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::cni::protocol::version::NumericVersion;
+use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
 
 use crate::cache::{CacheEntry, CacheError, CachedAttachment, Remembered};
 use crate::conflist::{NetworkList, PluginConf};

@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use cni_common::Attachment;
-use cni_common::nft::L4Protocol;
-use cni_common::protocol::json::{Json, Object};
-use cni_common::protocol::{CniResult, NetworkConfig};
+use cni_common::cni::Attachment;
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::cni::protocol::{CniResult, NetworkConfig};
+use cni_common::kernel::nft::L4Protocol;
 use cni_portmap::config::Config;
 use cni_portmap::plan::{ActiveMapping, Addresses, Plan};
 
@@ -187,7 +187,7 @@ fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Act
 
 #[cfg(test)]
 mod tests {
-    use cni_common::protocol::CniVersion;
+    use cni_common::cni::protocol::CniVersion;
 
     use super::*;
 

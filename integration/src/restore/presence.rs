@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use cni_common::netns::Netns;
-use cni_common::protocol::CniResult;
+use cni_common::cni::protocol::CniResult;
+use cni_common::kernel::netns::Netns;
 use nix::ifaddrs::getifaddrs;
 
 use crate::request::RuntimeConf;
@@ -201,8 +201,8 @@ mod tests {
             {"name":"eth0","mac":"0A:00:00:00:00:02","sandbox":"/x"}],
             "ips":[{"address":"10.0.0.1/24","interface":0},{"address":"10.0.0.2/24","interface":1},
             {"address":"10.0.0.3/24"}]}"#;
-        let json = cni_common::protocol::json::Json::parse(text).expect("JSON");
-        let result = CniResult::from_json(&json, cni_common::protocol::CniVersion::V1_0_0);
+        let json = cni_common::cni::protocol::json::Json::parse(text).expect("JSON");
+        let result = CniResult::from_json(&json, cni_common::cni::protocol::CniVersion::V1_0_0);
         assert_eq!(
             remembered(&result.expect("a result"), "eth0"),
             identity(Some("0a:00:00:00:00:02"), &["10.0.0.2", "10.0.0.3"])
@@ -227,7 +227,7 @@ mod tests {
         let mut result = CniResult::default();
         let path = |conf: &RuntimeConf, result: &CniResult| netns_path(conf, result, &web, &named);
         assert_eq!(path(&conf, &result).as_deref(), Some("/run/netns/web"));
-        result.interfaces = vec![cni_common::protocol::result::Interface {
+        result.interfaces = vec![cni_common::cni::protocol::result::Interface {
             name: "eth0".to_owned(),
             sandbox: Some("/run/netns/told".to_owned()),
             ..Default::default()

@@ -1,10 +1,10 @@
-//! `cni_common::nft` against the kernel and against `nft`: the netlink backend and the text
+//! `cni_common::kernel::nft` against the kernel and against `nft`: the netlink backend and the text
 //! rendering mean the same, and refusals name the object.
 
-use cni_common::Attachment;
-use cni_common::nft::text::render;
-use cni_common::nft::{Chain, Element, NetlinkNft, Nft, Object, Transaction, Value, Verb};
-use cni_common::protocol::NetworkConfig;
+use cni_common::cni::Attachment;
+use cni_common::cni::protocol::NetworkConfig;
+use cni_common::kernel::nft::text::render;
+use cni_common::kernel::nft::{Chain, Element, NetlinkNft, Nft, Object, Transaction, Value, Verb};
 use cni_portmap::config::Config;
 use cni_portmap::layout::{self, TABLE};
 use cni_portmap::plan::{Addresses, Plan, scaffold};
@@ -139,7 +139,7 @@ fn what_nft_lists_can_be_loaded_again(b: &TestBox) {
 }
 
 fn element(port: u16) -> Element {
-    let key = vec![Value::Protocol(cni_common::nft::L4Protocol::Tcp), Value::Port(port)];
+    let key = vec![Value::Protocol(cni_common::kernel::nft::L4Protocol::Tcp), Value::Port(port)];
     let data = vec![Value::Address([10, 0, 0, 1].into()), Value::Port(1)];
     Element::new(key, data, "n/c/eth0")
 }

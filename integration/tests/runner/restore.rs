@@ -10,7 +10,7 @@ use cni_chain::RuntimeConf;
 use cni_chain::restore::identify::MetaPlugin;
 use cni_chain::restore::presence::{NamedNamespaces, Presence};
 use cni_chain::restore::{Restorer, Summary};
-use cni_common::protocol::CniResult;
+use cni_common::cni::protocol::CniResult;
 use serde_json::{Value, json};
 
 use crate::spies::{Call, Stage, fails, says};

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::protocol::json::{Json, Object};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

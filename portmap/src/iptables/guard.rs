@@ -4,7 +4,7 @@
 //! before it sets `route_localnet`, and while an interface has that set, because DEL cannot know
 //! whether somebody else needs it.
 
-use cni_common::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
 
 use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE, TOP_CHAIN, guard};
 use crate::localnet;
@@ -15,7 +15,7 @@ pub fn remove_if_useless(variant: Variant) -> Result<(), IptablesError> {
     if localnet::is_set_anywhere() {
         return Ok(());
     }
-    let iptables = Iptables::seeing(true, variant)?;
+    let iptables = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(true), variant)?;
     let tables = iptables.save_all()?;
     let is_mapped = tables.get(TABLE).is_some_and(|nat| nat.rules_of(TOP_CHAIN).next().is_some());
     match tables.get(GUARD_TABLE) {

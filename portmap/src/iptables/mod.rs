@@ -7,10 +7,10 @@ pub mod served;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use cni_common::Attachment;
-use cni_common::iptables::{Iptables, IptablesError, Lock, SavedRule, TableDump, Variant};
-use cni_common::log::Log;
-use cni_common::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::cni::{Attachment, Failure as _};
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, SavedRule, TableDump, Variant};
 
 use crate::config::{Config, OnConflict};
 use crate::localnet::Localnet;
@@ -67,7 +67,7 @@ pub fn add(
 /// made has to outlive a refusal. The lock keeps our other processes out until this one is done.
 fn refuse_what_is_taken(v4: bool, rules: Option<&Rules>) -> Result<(), CniError> {
     let Some(rules) = rules else { return Ok(()) };
-    let dump = Iptables::find(v4, Variant::Default)
+    let dump = Iptables::find(cni_common::kernel::IpVersion::if_v4(v4), Variant::Default)
         .and_then(|iptables| iptables.save(TABLE))
         .map_err(|error| error.into_cni(DOING))?;
     let Some((mapping, owner)) = conflicts(&dump, rules).into_iter().next() else { return Ok(()) };
@@ -82,7 +82,8 @@ fn refuse_what_is_taken(v4: bool, rules: Option<&Rules>) -> Result<(), CniError>
 
 fn add_family(v4: bool, rules: &Rules, guard: bool, log: &Log) -> Result<(), CniError> {
     let cni = |error: IptablesError| error.into_cni(DOING);
-    let iptables = Iptables::find(v4, Variant::Default).map_err(cni)?;
+    let iptables =
+        Iptables::find(cni_common::kernel::IpVersion::if_v4(v4), Variant::Default).map_err(cni)?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let tables = if guard {
@@ -261,7 +262,7 @@ fn translation(rule: &SavedRule) -> Option<ActiveMapping> {
     Some(ActiveMapping {
         host_address: host.transpose().ok()?,
         host_port: rule.option("--dport")?.parse().ok()?,
-        protocol: cni_common::nft::L4Protocol::from_text(&rule.option("-p")?)?,
+        protocol: cni_common::kernel::nft::L4Protocol::from_text(&rule.option("-p")?)?,
         container: target.ip(),
         container_port: target.port(),
     })
@@ -294,7 +295,7 @@ fn remove_chains(
     variant: Variant,
     choose: impl Fn(&TableDump) -> Vec<String>,
 ) -> Result<Vec<ActiveMapping>, IptablesError> {
-    let iptables = Iptables::seeing(v4, variant)?;
+    let iptables = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), variant)?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let dump = iptables.save(TABLE)?;
@@ -338,7 +339,7 @@ pub fn collect_garbage(
     valid: &[ValidAttachment],
 ) -> Result<Vec<ActiveMapping>, IptablesError> {
     let _lock = Lock::acquire()?;
-    let iptables = Iptables::seeing(v4, variant)?;
+    let iptables = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), variant)?;
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let dump = iptables.save(TABLE)?;
@@ -438,7 +439,8 @@ pub fn check(
     let mut findings = Findings::default();
     for v4 in [true, false] {
         let Some(rules) = Rules::new(attachment, config, addresses, v4) else { continue };
-        let dump = Iptables::find(v4, Variant::Default)?.save(TABLE)?;
+        let dump = Iptables::find(cni_common::kernel::IpVersion::if_v4(v4), Variant::Default)?
+            .save(TABLE)?;
         let family = if v4 { "iptables" } else { "ip6tables" };
         let faults = family_faults(&dump, &rules);
         findings.faults.extend(faults.into_iter().map(|fault| format!("{family}: {fault}")));
@@ -495,7 +497,9 @@ fn family_faults(dump: &TableDump, rules: &Rules) -> Vec<String> {
 
 /// STATUS: the programs are there and can read the table.
 pub fn status(config: &Config) -> Result<(), CniError> {
-    let probe = || Iptables::find(true, Variant::Default)?.save(TABLE);
+    let probe = || {
+        Iptables::find(cni_common::kernel::IpVersion::if_v4(true), Variant::Default)?.save(TABLE)
+    };
     probe().map_err(|error| {
         CniError::new(
             ErrorCode::NotAvailable,

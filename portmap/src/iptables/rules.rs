@@ -6,9 +6,9 @@
 
 use std::net::IpAddr;
 
-use cni_common::Attachment;
-use cni_common::iptables::quote;
-use cni_common::nft::L4Protocol;
+use cni_common::cni::Attachment;
+use cni_common::kernel::iptables::quote;
+use cni_common::kernel::nft::L4Protocol;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha512};
 
@@ -137,7 +137,7 @@ impl Owner {
 }
 
 fn hashed(prefix: &str, text: &str) -> String {
-    let digits = cni_common::attachment::hex(&Sha512::digest(text.as_bytes()));
+    let digits = cni_common::cni::attachment::hex(&Sha512::digest(text.as_bytes()));
     format!("{prefix}{}", &digits[..CHAIN_LEN - prefix.len()])
 }
 
@@ -419,7 +419,7 @@ fn condition(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cni_common::protocol::NetworkConfig;
+    use cni_common::cni::protocol::NetworkConfig;
 
     fn attachment(network: &str, container_id: &str, ifname: &str) -> Attachment {
         Attachment {

@@ -1,7 +1,7 @@
 //! CHECK of what the Go plugin made: whether its rules for an attachment are all there. Pure.
 
-use cni_common::iptables::{SavedRule, TableDump};
-use cni_common::nft::L4Protocol;
+use cni_common::kernel::iptables::{SavedRule, TableDump};
+use cni_common::kernel::nft::L4Protocol;
 
 use super::rules::{ChainRule, GoRules, TOP_CHAIN};
 
@@ -61,8 +61,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::plan::Addresses;
-    use cni_common::Attachment;
-    use cni_common::protocol::NetworkConfig;
+    use cni_common::cni::Attachment;
+    use cni_common::cni::protocol::NetworkConfig;
 
     /// reference/portmap.md §5.4: what the Go plugin makes of it.
     const CONFIG: &str = r#"{"name":"h1net","cniVersion":"1.0.0","runtimeConfig":{"portMappings":[

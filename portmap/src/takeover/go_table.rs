@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use cni_common::nft::{
+use cni_common::kernel::nft::{
     Family, InstalledRule, Nft, NftError, Object, Reading, Table, Transaction, Verb,
 };
 

@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use cni_common::Attachment;
-use cni_common::iptables::{Iptables, IptablesError, Variant, legacy_table_loaded};
-use cni_common::log::Log;
-use cni_common::nft::{Family, Nft, NftError, Table};
+use cni_common::cni::Attachment;
+use cni_common::cni::log::Log;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, Nft, NftError, Table};
 
 use super::go_table;
 use crate::config::Config;
@@ -102,7 +102,7 @@ impl Wanted<'_> {
                 }));
             }
         }
-        if legacy_table_loaded(v4, TABLE) {
+        if legacy_table_loaded(cni_common::kernel::IpVersion::if_v4(v4), TABLE) {
             places.push(in_iptables(v4, Variant::Legacy, &rules).unwrap_or_else(|error| {
                 log.warn(format!("cannot look for rules in legacy iptables: {error}"));
                 None
@@ -129,7 +129,10 @@ fn in_iptables(
     variant: Variant,
     rules: &GoRules,
 ) -> Result<Option<Vec<String>>, IptablesError> {
-    Ok(served::faults(&Iptables::seeing(v4, variant)?.save(TABLE)?, rules))
+    Ok(served::faults(
+        &Iptables::seeing(cni_common::kernel::IpVersion::if_v4(v4), variant)?.save(TABLE)?,
+        rules,
+    ))
 }
 
 /// The sources whose connections the Go plugin's nftables backend masquerades on their way to the

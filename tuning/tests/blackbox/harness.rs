@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 use serde_json::Value;
 
 const IN_BOX: &str = "TUNING_TEST_BOX";

@@ -1,6 +1,6 @@
 //! Port mappings as a runtime passes them.
 
-use cni_common::protocol::json::{Json, Object};
+use cni_common::cni::protocol::json::{Json, Object};
 use serde_json::{Value, json};
 
 /// One entry of `runtimeConfig.portMappings`.

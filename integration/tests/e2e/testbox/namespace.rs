@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cni_common::netns::Netns;
+use cni_common::kernel::netns::Netns;
 
 use super::tool::{feed, run, tool};
 

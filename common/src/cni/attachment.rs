@@ -1,0 +1,222 @@
+//! An attachment and its owner tag.
+//!
+//! Every kernel object that a plugin makes carries the tag of the attachment it was made for, so
+//! that DEL and GC remove exactly that attachment's state without any other knowledge.
+
+use std::collections::HashSet;
+
+use sha2::{Digest, Sha256};
+
+/// One interface of one container on one network: what ADD makes and DEL removes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attachment {
+    /// The network's name.
+    pub network: String,
+    /// The container ID.
+    pub container_id: String,
+    /// The interface name inside the container.
+    pub ifname: String,
+}
+
+/// `network/containerID/ifname`, at most [`OwnerTag::MAX_LEN`] bytes.
+///
+/// None of the parts can hold a `/`, so the tag is unambiguous. A part that is too long is cut
+/// and ends in `~` (which no name can hold) and 128 bits of its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerTag(String);
+
+/// Longest network name that is kept as it is, in bytes.
+const NETWORK_LEN: usize = 38;
+/// Longest container ID that is kept as it is: nerdctl's are a namespace, `-` and 64 digits.
+const CONTAINER_LEN: usize = 73;
+/// Hex digits of the digest that replaces the tail of a longer part.
+const DIGEST_LEN: usize = 32;
+
+impl Attachment {
+    /// The tag of everything this attachment owns.
+    #[must_use]
+    pub fn tag(&self) -> OwnerTag {
+        OwnerTag(format!(
+            "{}/{}/{}",
+            fit(&self.network, NETWORK_LEN),
+            fit(&self.container_id, CONTAINER_LEN),
+            self.ifname
+        ))
+    }
+}
+
+impl OwnerTag {
+    /// nft's limit for a comment (`NFTNL_UDATA_COMMENT_MAXLEN`), the smallest of all carriers'.
+    pub const MAX_LEN: usize = NETWORK_LEN + CONTAINER_LEN + 15 + 2;
+
+    /// The tag in text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A name of 15 hex digits for objects whose key must be short.
+    #[must_use]
+    pub fn short_name(&self) -> String {
+        Self::short_name_of(&self.0)
+    }
+
+    /// The short name of the tag that a comment holds.
+    #[must_use]
+    pub fn short_name_of(comment: &str) -> String {
+        let mut digits = hex_digest(comment);
+        digits.truncate(15);
+        digits
+    }
+
+    /// Whether a comment is the tag of another attachment of the same container.
+    #[must_use]
+    pub fn is_sibling(&self, comment: &str) -> bool {
+        let container = |tag: &str| tag.split('/').nth(1).map(str::to_owned);
+        comment != self.0
+            && comment.matches('/').count() == 2
+            && container(comment) == container(&self.0)
+    }
+
+    /// Whether a comment is the tag of an attachment to `network`.
+    #[must_use]
+    pub fn belongs_to(comment: &str, network: &str) -> bool {
+        comment
+            .strip_prefix(&fit(network, NETWORK_LEN))
+            .is_some_and(|rest| rest.starts_with('/') && rest.matches('/').count() == 2)
+    }
+}
+
+impl std::fmt::Display for OwnerTag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What GC may remove: whatever is owned by an attachment to the network that is not valid.
+#[derive(Clone, Debug)]
+pub struct Stale {
+    network: String,
+    valid: HashSet<OwnerTag>,
+}
+
+impl Stale {
+    /// Everything of the network but these attachments'.
+    pub fn new(network: impl Into<String>, valid: impl IntoIterator<Item = Attachment>) -> Self {
+        let valid = valid.into_iter().map(|attachment| attachment.tag()).collect();
+        Self { network: network.into(), valid }
+    }
+
+    /// The network's name.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.network
+    }
+
+    /// Whether a comment is the tag of such an attachment.
+    #[must_use]
+    pub fn includes(&self, comment: &str) -> bool {
+        OwnerTag::belongs_to(comment, &self.network)
+            && !self.valid.contains(&OwnerTag(comment.to_owned()))
+    }
+}
+
+/// A name of 12 hex digits for objects that belong to a network.
+#[must_use]
+pub fn network_short_name(network: &str) -> String {
+    let mut digits = hex_digest(network);
+    digits.truncate(12);
+    digits
+}
+
+fn fit(part: &str, limit: usize) -> String {
+    if part.len() <= limit {
+        return part.to_owned();
+    }
+    // Names that reach this point were validated as ASCII; cut on a boundary all the same.
+    let mut head = limit - DIGEST_LEN - 1;
+    while !part.is_char_boundary(head) {
+        head -= 1;
+    }
+    format!("{}~{}", &part[..head], &hex_digest(part)[..DIGEST_LEN])
+}
+
+fn hex_digest(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 0xf].map(|digit| char::from(DIGITS[usize::from(digit)]));
+    bytes.iter().flat_map(digits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn attachment(network: &str, container_id: &str, ifname: &str) -> Attachment {
+        Attachment {
+            network: network.into(),
+            container_id: container_id.into(),
+            ifname: ifname.into(),
+        }
+    }
+
+    #[test]
+    fn usual_names_are_readable() {
+        let id = format!("default-{}", "a".repeat(64));
+        assert_eq!(attachment("podnet", &id, "eth0").tag().as_str(), format!("podnet/{id}/eth0"));
+    }
+
+    #[test]
+    fn a_comment_belongs_to_its_network_only() {
+        assert!(OwnerTag::belongs_to("net/c/eth0", "net"));
+        assert!(!OwnerTag::belongs_to("net/c/eth0", "ne"));
+        assert!(!OwnerTag::belongs_to("net2/c/eth0", "net"));
+        assert!(!OwnerTag::belongs_to("net/c", "net"));
+        assert!(!OwnerTag::belongs_to("some comment", "net"));
+    }
+
+    #[test]
+    fn stale_is_what_the_network_has_besides_the_valid() {
+        let stale = Stale::new("net", [attachment("net", "c", "eth0")]);
+        assert!(!stale.includes("net/c/eth0"));
+        assert!(stale.includes("net/c/eth1") && stale.includes("net/d/eth0"));
+        assert!(!stale.includes("other/d/eth0") && !stale.includes("by hand"));
+    }
+
+    #[test]
+    fn siblings_are_other_attachments_of_one_container() {
+        let tag = attachment("net", "c", "eth0").tag();
+        assert!(tag.is_sibling("other/c/eth0") && tag.is_sibling("net/c/eth1"));
+        assert!(
+            !tag.is_sibling("net/c/eth0") && !tag.is_sibling("net/d/eth0") && !tag.is_sibling("c")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn tags_fit_and_differ(
+            a in "[a-z]{1,300}", b in "[a-z]{1,300}", c in "[a-z]{1,15}",
+            d in "[a-z]{1,300}", e in "[a-z]{1,300}", f in "[a-z]{1,15}",
+        ) {
+            let (one, two) = (attachment(&a, &b, &c), attachment(&d, &e, &f));
+            prop_assert!(one.tag().as_str().len() <= OwnerTag::MAX_LEN);
+            prop_assert!(OwnerTag::belongs_to(one.tag().as_str(), &a));
+            prop_assert_eq!(one == two, one.tag() == two.tag());
+        }
+    }
+
+    #[test]
+    fn long_names_that_share_a_head_differ() {
+        let (long, longer) = ("n".repeat(300), "n".repeat(301));
+        assert_ne!(attachment(&long, "c", "i").tag(), attachment(&longer, "c", "i").tag());
+        assert!(!OwnerTag::belongs_to(attachment(&long, "c", "i").tag().as_str(), &longer));
+        assert_eq!(OwnerTag::MAX_LEN, 128);
+    }
+}

@@ -1,0 +1,40 @@
+//! What a runtime is told of an error of the kernel's: a code, and what the operator can do.
+
+use super::protocol::{CniError, ErrorCode};
+use crate::kernel::iptables::IptablesError;
+use crate::kernel::nft::NftError;
+
+/// An error of the kernel's storey that a plugin can end with.
+pub trait Failure: Sized {
+    /// The CNI error for `doing`, for instance `cannot install the port mappings`.
+    #[must_use]
+    fn into_cni(self, doing: &str) -> CniError;
+}
+
+impl Failure for NftError {
+    fn into_cni(self, doing: &str) -> CniError {
+        let code = if self.is_transient() { ErrorCode::TryAgainLater } else { ErrorCode::Kernel };
+        CniError::new(code, format!("{doing}: {}", self.remedy())).with_details(self.to_string())
+    }
+}
+
+impl Failure for IptablesError {
+    fn into_cni(self, doing: &str) -> CniError {
+        let (code, remedy) = match &self {
+            Self::Missing(_) => {
+                (ErrorCode::Kernel, "install iptables, or use the nftables backend")
+            }
+            Self::Locked(_) => (ErrorCode::TryAgainLater, "try again later"),
+            Self::Failed { .. } | Self::Io(..) => {
+                (ErrorCode::Kernel, "see the details for what iptables said")
+            }
+        };
+        CniError::new(code, format!("{doing}: {remedy}")).with_details(self.to_string())
+    }
+}
+
+/// The error of a plugin that cannot use `nf_tables` at all.
+#[must_use]
+pub fn unreachable_nft(error: NftError) -> CniError {
+    error.into_cni("cannot reach nf_tables")
+}

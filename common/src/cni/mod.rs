@@ -1,0 +1,17 @@
+//! The CNI side: what a runtime and a plugin say to each other, and whose things are.
+//!
+//! Stands on [`crate::kernel`], which knows nothing of it.
+
+pub mod attachment;
+pub mod entry;
+pub mod failure;
+pub mod holder;
+pub mod log;
+pub mod netns;
+pub mod protocol;
+pub mod state;
+
+pub use attachment::{Attachment, OwnerTag, Stale};
+pub use failure::Failure;
+pub use holder::{Backend, Finding, Holder};
+pub use protocol::run;

@@ -1,0 +1,23 @@
+//! The kernel's interfaces that the plugins drive, with errors of their own.
+//!
+//! Nothing here knows CNI.
+
+mod attributes;
+pub mod conntrack;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod ip;
+pub mod iptables;
+pub mod link;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+mod nstype;
+pub mod retry;
+pub mod route;
+pub mod rtnetlink;
+pub mod sysctl;
+pub mod tc;
+pub mod veth;
+
+pub use ip::IpVersion;

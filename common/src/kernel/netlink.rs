@@ -1,0 +1,298 @@
+//! Synchronous netlink: one socket, requests out, answers in.
+//!
+//! The kernel handles a request within `send`, so answers wait in the socket when it returns;
+//! only dumps are produced while they are read. No runtime, no thread, no timer is needed.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NetlinkBuffer, NetlinkMessage,
+    NetlinkSerializable, NlasIterator,
+};
+use netlink_sys::Socket;
+use nix::sys::socket::{setsockopt, sockopt};
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const MSG_DONTWAIT: i32 = 0x40;
+const HEADER_LEN: usize = 16;
+
+/// A dump's messages come in blocks of up to this many bytes.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Requests up to this size fit a socket's default send buffer.
+const SMALL_REQUEST: usize = 64 * 1024;
+
+/// A netlink socket of the calling thread's network namespace.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// An answer that is not an error.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// The request's sequence number.
+    pub sequence: u32,
+    /// Netlink message type.
+    pub kind: u16,
+    /// What follows the netlink header.
+    pub payload: &'a [u8],
+}
+
+/// An error or acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The request's sequence number.
+    pub sequence: u32,
+    /// Positive errno; 0 acknowledges.
+    pub errno: i32,
+    /// The extended ack's text.
+    pub message: Option<String>,
+    /// The extended ack's offset of the offending attribute, from the request's first byte.
+    pub offset: Option<usize>,
+}
+
+/// How a dump ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dump {
+    /// It shows one state.
+    Consistent,
+    /// What it shows changed while it was read.
+    Interrupted,
+}
+
+impl Connection {
+    /// Opens a socket for a protocol such as `netlink_sys::protocols::NETLINK_NETFILTER`.
+    pub fn open(protocol: isize) -> io::Result<Self> {
+        let socket = Socket::new(protocol)?;
+        socket.set_ext_ack(true)?;
+        // Errors need not repeat the request.
+        socket.set_cap_ack(true)?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+    }
+
+    /// The next sequence number.
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Sends messages that were put together with [`append`].
+    pub fn send(&self, request: &[u8]) -> io::Result<()> {
+        if request.len() > SMALL_REQUEST {
+            // A batch must be one datagram. FORCE passes rmem_max/wmem_max; it needs the same
+            // privilege as the batch itself.
+            setsockopt(&self.socket, sockopt::SndBufForce, &(request.len() * 2))?;
+            setsockopt(&self.socket, sockopt::RcvBufForce, &(1 << 20))?;
+        }
+        let sent = self.socket.send(request, 0)?;
+        if sent == request.len() { Ok(()) } else { Err(io::Error::other("short netlink send")) }
+    }
+
+    /// Reads every answer that is waiting.
+    pub fn receive_waiting(&mut self, each: impl FnMut(Answer<'_>)) -> io::Result<Vec<Status>> {
+        self.receive_until(|_, _| false, each)
+    }
+
+    /// Reads what is waiting, up to the status of one request.
+    pub fn receive_status(&mut self, sequence: u32) -> io::Result<Vec<Status>> {
+        self.receive_until(|found, is_status| is_status && found == sequence, |_| {})
+    }
+
+    /// Reads what is waiting, up to so many answers and errors.
+    pub fn receive_count(
+        &mut self,
+        mut count: usize,
+        each: impl FnMut(Answer<'_>),
+    ) -> io::Result<Vec<Status>> {
+        let is_last = |_, _| {
+            count = count.saturating_sub(1);
+            count == 0
+        };
+        self.receive_until(is_last, each)
+    }
+
+    /// Reads the answers to one request that is no dump. With an acknowledgement asked for, that is
+    /// the last of them; without, there is one answer or one error. Nothing is read after it,
+    /// which would be a call to hear that nothing is there.
+    pub fn receive_answers(
+        &mut self,
+        sequence: u32,
+        acknowledged: bool,
+        mut each: impl FnMut(Answer<'_>),
+    ) -> io::Result<Option<Status>> {
+        let is_last =
+            |found: u32, is_status: bool| found == sequence && (is_status || !acknowledged);
+        let statuses = self.receive_until(is_last, |answer| {
+            if answer.sequence == sequence {
+                each(answer);
+            }
+        })?;
+        Ok(statuses.into_iter().find(|status| status.sequence == sequence))
+    }
+
+    /// Reads what is waiting, up to the first message for whose sequence number and being a status
+    /// `is_last` says so.
+    fn receive_until(
+        &mut self,
+        mut is_last: impl FnMut(u32, bool) -> bool,
+        mut each: impl FnMut(Answer<'_>),
+    ) -> io::Result<Vec<Status>> {
+        let mut statuses = Vec::new();
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(statuses),
+                Err(error) => return Err(error),
+            }
+            let mut complete = false;
+            for message in messages(&self.buffer) {
+                let sequence = message.sequence_number();
+                let status = status(&message);
+                complete |= is_last(sequence, status.is_some());
+                match status {
+                    Some(status) => statuses.push(status),
+                    None => each(Answer {
+                        sequence,
+                        kind: message.message_type(),
+                        payload: message.payload(),
+                    }),
+                }
+            }
+            if complete {
+                return Ok(statuses);
+            }
+        }
+    }
+
+    /// Reads a dump to its end.
+    pub fn receive_dump(&mut self, mut each: impl FnMut(Answer<'_>)) -> io::Result<Dump> {
+        let mut dump = Dump::Consistent;
+        loop {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            for message in messages(&self.buffer) {
+                if message.flags() & NLM_F_DUMP_INTR != 0 {
+                    dump = Dump::Interrupted;
+                }
+                match message.message_type() {
+                    NLMSG_DONE => {
+                        return match errno_at_start(message.payload()) {
+                            0 => Ok(dump),
+                            errno => Err(io::Error::from_raw_os_error(errno)),
+                        };
+                    }
+                    NLMSG_ERROR => {
+                        return Err(io::Error::from_raw_os_error(errno_at_start(
+                            message.payload(),
+                        )));
+                    }
+                    kind => each(Answer {
+                        sequence: message.sequence_number(),
+                        kind,
+                        payload: message.payload(),
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// Appends a message to a request.
+pub fn append<T: NetlinkSerializable>(request: &mut Vec<u8>, mut message: NetlinkMessage<T>) {
+    message.finalize();
+    let start = request.len();
+    request.resize(start + message.buffer_len(), 0);
+    message.serialize(&mut request[start..]);
+}
+
+/// The messages of one datagram; stops at the first that is cut off.
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        // Not the crate's check, which puts an error into words at the end of every datagram.
+        let length = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes) as usize)?;
+        let (message, tail) = rest.split_at_checked(length)?;
+        if length < HEADER_LEN {
+            return None;
+        }
+        rest = tail.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+        Some(NetlinkBuffer::new(message))
+    })
+}
+
+pub(crate) fn status(message: &NetlinkBuffer<&[u8]>) -> Option<Status> {
+    const MESSAGE: u16 = 1;
+    const OFFSET: u16 = 2;
+    if message.message_type() != NLMSG_ERROR {
+        return None;
+    }
+    let payload = message.payload();
+    let mut status = Status {
+        sequence: message.sequence_number(),
+        errno: errno_at_start(payload),
+        message: None,
+        offset: None,
+    };
+    let flags = message.flags();
+    if flags & NLM_F_ACK_TLVS != 0 {
+        let request =
+            payload.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        let skipped = if flags & NLM_F_CAPPED != 0 { HEADER_LEN } else { request as usize };
+        for attribute in NlasIterator::new(payload.get(4 + skipped..).unwrap_or_default()).flatten()
+        {
+            let value = attribute.value();
+            match attribute.kind() {
+                MESSAGE => {
+                    let text = value.strip_suffix(&[0]).unwrap_or(value);
+                    status.message = Some(String::from_utf8_lossy(text).into_owned());
+                }
+                OFFSET => {
+                    status.offset =
+                        value.try_into().ok().map(|bytes| u32::from_ne_bytes(bytes) as usize);
+                }
+                _ => {}
+            }
+        }
+    }
+    Some(status)
+}
+
+fn errno_at_start(payload: &[u8]) -> i32 {
+    payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes)).saturating_neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capped_error_with_an_extended_ack() {
+        let mut datagram = Vec::new();
+        let text = b"Chain is busy\0\0\0";
+        datagram.extend(u32::to_ne_bytes(16 + 4 + 16 + 4 + 16));
+        datagram.extend(u16::to_ne_bytes(NLMSG_ERROR));
+        datagram.extend(u16::to_ne_bytes(NLM_F_CAPPED | NLM_F_ACK_TLVS));
+        datagram.extend(u32::to_ne_bytes(7));
+        datagram.extend([0; 4]);
+        datagram.extend((-16i32).to_ne_bytes());
+        datagram.extend([9; 16]);
+        datagram.extend(u16::to_ne_bytes(4 + 14));
+        datagram.extend(u16::to_ne_bytes(1));
+        datagram.extend(text);
+        let list: Vec<_> = messages(&datagram).filter_map(|message| status(&message)).collect();
+        let expected =
+            Status { sequence: 7, errno: 16, message: Some("Chain is busy".into()), offset: None };
+        assert_eq!(list, [expected]);
+    }
+
+    #[test]
+    fn garbage_ends_the_walk() {
+        assert_eq!(messages(&[1, 2, 3]).count(), 0);
+        assert_eq!(messages(&[0; 64]).count(), 0);
+        assert_eq!(messages(&[255; 64]).count(), 0);
+    }
+}
