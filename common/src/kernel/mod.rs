@@ -3,12 +3,14 @@
 //! Nothing here knows CNI.
 
 mod attributes;
+pub mod bus;
 pub mod conntrack;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ip;
 pub mod iptables;
 pub mod link;
+pub mod mac;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

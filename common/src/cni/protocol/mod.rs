@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O but [`plugin`], which reads stdin and writes stdout.
 
+pub mod args;
 pub mod config;
 pub mod environment;
 pub mod error;
