@@ -28,7 +28,6 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
-const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
@@ -60,8 +59,6 @@ pub struct Link {
     pub promisc: bool,
     /// Whether somebody set `IFF_ALLMULTI` on it.
     pub allmulti: bool,
-    /// How many want it promiscuous: the flag, packet sockets, bridges, macvlans.
-    pub promiscuity: u32,
     /// Index of the peer or lower interface, in the namespace that `peer_netns` says.
     pub peer: Option<u32>,
     /// The kernel's ID of the namespace that `peer` is in; none for this one.
@@ -248,7 +245,6 @@ fn parse(payload: &[u8]) -> Option<Link> {
         up: flags.contains(LinkFlags::Up),
         promisc: flags.contains(LinkFlags::Promisc),
         allmulti: flags.contains(LinkFlags::Allmulti),
-        promiscuity: attributes.word(IFLA_PROMISCUITY).unwrap_or_default(),
         peer: attributes.word(IFLA_LINK),
         peer_netns: attributes.word(IFLA_LINK_NETNSID).map(u32::cast_signed),
         controller: attributes.word(IFLA_MASTER),
