@@ -8,20 +8,20 @@ use crate::config::{Config, Limit};
 
 /// What the link says about the packets that have to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packets {
+pub(crate) struct Packets {
     /// The MTU, without the link's header.
-    pub mtu: u32,
+    pub(crate) mtu: u32,
     /// The most bytes that a stack hands down in one piece, to be cut up later.
-    pub gso_max_size: u32,
+    pub(crate) gso_max_size: u32,
 }
 
 /// A bucket and what had to be changed about the burst that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     /// The bucket.
-    pub tbf: Tbf,
+    pub(crate) tbf: Tbf,
     /// The burst that was asked for, in bytes, if it was too small to let a frame pass.
-    pub raised_from: Option<u64>,
+    pub(crate) raised_from: Option<u64>,
 }
 
 /// The computed burst is what the rate moves in this time: long enough for timers and interrupts
@@ -41,8 +41,7 @@ const LARGEST_SEGMENT: u128 = 65_536;
 
 impl Bucket {
     /// The bucket for a limit.
-    #[must_use]
-    pub fn new(limit: Limit, config: &Config, packets: Packets) -> Self {
+    pub(crate) fn new(limit: Limit, config: &Config, packets: Packets) -> Self {
         let rate = limit.rate.0 / 8;
         let frame = u128::from(packets.mtu) + HEADERS;
         let asked = limit.burst.0 / 8;

@@ -5,39 +5,39 @@ use ipnet::IpNet;
 
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     /// The limit of what goes into the container.
-    pub ingress: Option<Limit>,
+    pub(crate) ingress: Option<Limit>,
     /// The limit of what comes out of it.
-    pub egress: Option<Limit>,
+    pub(crate) egress: Option<Limit>,
     /// Which remote addresses the limits are about.
-    pub subnets: Subnets,
+    pub(crate) subnets: Subnets,
     /// How long a packet may wait in a full queue, in milliseconds.
-    pub latency: u32,
+    pub(crate) latency: u32,
     /// Take a runtime's placeholder for a burst at its word.
-    pub honor_runtime_burst: bool,
+    pub(crate) honor_runtime_burst: bool,
 }
 
 /// A rate and the burst that goes with it, as they are configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// The average.
-    pub rate: BitsPerSecond,
+    pub(crate) rate: BitsPerSecond,
     /// How much may pass at once after a pause.
-    pub burst: Bits,
+    pub(crate) burst: Bits,
 }
 
 /// A configured rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BitsPerSecond(pub u64);
+pub(crate) struct BitsPerSecond(pub(crate) u64);
 
 /// A configured amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bits(pub u64);
+pub(crate) struct Bits(pub(crate) u64);
 
 /// Which remote addresses the limits are about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subnets {
+pub(crate) enum Subnets {
     /// Every frame, whatever it carries.
     All,
     /// Packets from and to these (`shapedSubnets`).
@@ -47,7 +47,7 @@ pub enum Subnets {
 }
 
 /// The default of `latency`: the Go plugin's constant.
-pub const DEFAULT_LATENCY: u32 = 25;
+pub(crate) const DEFAULT_LATENCY: u32 = 25;
 /// A minute in a queue is as good as a loss.
 const LONGEST_LATENCY: u64 = 60_000;
 /// The largest burst that the Go plugin takes is the last below this, in bytes.
@@ -62,15 +62,14 @@ const PLACEHOLDERS: [Bits; 3] = [Bits(0x7fff_ffff), Bits(0xffff_ffff), Bits(34_3
 
 impl Bits {
     /// Whether this is a number that means that nobody chose one.
-    #[must_use]
-    pub fn is_placeholder(self) -> bool {
+    pub(crate) fn is_placeholder(self) -> bool {
         PLACEHOLDERS.contains(&self)
     }
 }
 
 impl Config {
     /// Reads the configuration.
-    pub fn read(network: &NetworkConfig) -> Result<Self, CniError> {
+    pub(crate) fn read(network: &NetworkConfig) -> Result<Self, CniError> {
         network.with_fields(|top| {
             let latency = top.field("latency").integer(1..=LONGEST_LATENCY)?;
             let honor_runtime_burst = top.field("honorRuntimeBurst").boolean()?.unwrap_or(false);
@@ -101,9 +100,14 @@ impl Config {
         })
     }
 
+    /// What DEL can know of the configuration; none if it is not valid, which must not keep DEL from
+    /// its work.
+    pub(crate) fn read_leniently(network: &NetworkConfig) -> Option<Self> {
+        Self::read(network).ok()
+    }
+
     /// Whether there is nothing to limit.
-    #[must_use]
-    pub fn is_unlimited(&self) -> bool {
+    pub(crate) fn is_unlimited(&self) -> bool {
         self.ingress.is_none() && self.egress.is_none()
     }
 }

@@ -1,100 +1,97 @@
-//! The host's end of the veth as a command finds it: what it sends by, its hooks, their filters.
+//! What one call opens: a socket for interfaces and traffic control, in the namespace of the
+//! calling thread.
 
-use cni_common::cni::OwnerTag;
-use cni_common::cni::protocol::CniError;
-use cni_common::kernel::link::Link;
-use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, QdiscKind};
+use std::fmt::Display;
 
-use crate::backend::{Backend, refused};
-use crate::plan::{HANDLE, is_our_priority};
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::link::{Link, LinkChange, Links};
+use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, Tc};
 
-/// Written into our filters: whether the hooks they hang on were made for them.
-pub(crate) const HOOKS_ARE_OURS: u16 = 1;
-/// They were there before.
-pub(crate) const HOOKS_ARE_FOREIGN: u16 = 2;
-
-/// Both, in the order of [`HostEnd::filters`].
-pub(crate) const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
-
-/// What was found. One look serves the whole command.
-#[derive(Clone, Debug)]
-pub struct HostEnd {
-    /// The interface.
-    pub link: Link,
-    /// The discipline of what it sends.
-    pub root: Option<Qdisc>,
-    /// The discipline that its hooks belong to.
-    pub hooks: Option<Qdisc>,
-    filters: [Vec<InstalledFilter>; 2],
+/// The socket. Its methods name the object in the error of a refused request.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) links: Links,
+    pub(crate) tc: Tc,
 }
 
-impl HostEnd {
-    /// Looks at an interface.
-    pub fn look(backend: &mut Backend, link: Link) -> Result<Self, CniError> {
-        let name = &link.name;
-        let failed = |what| refused(move || format!("look at the {what} of {name}"));
-        let root = backend.tc.root(link.index).map_err(failed("queueing discipline"))?;
-        let hooks = backend.tc.hooks(link.index).map_err(failed("hooks"))?;
-        let mut filters = [Vec::new(), Vec::new()];
-        for (hook, filters) in HOOKS.into_iter().zip(&mut filters) {
-            if has_hook(hooks.as_ref(), hook) {
-                *filters = backend.filters(&link, hook)?;
-            }
-        }
-        Ok(Self { link, root, hooks, filters })
+impl Host {
+    pub(crate) fn open() -> Result<Self, CniError> {
+        let task = || "reach the kernel's network configuration".to_owned();
+        let links = Links::open().map_err(refused(task))?;
+        Ok(Self { tc: Tc::beside(&links), links })
+    }
+
+    pub(crate) fn all_links(&mut self) -> Result<Vec<Link>, CniError> {
+        self.links.all().map_err(refused(|| "list the interfaces".to_owned()))
+    }
+
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, CniError> {
+        self.links.by_name(name).map_err(refused(|| format!("look for {name}")))
+    }
+
+    /// Writes an owner to an interface; an empty one takes it away.
+    pub(crate) fn set_alias(&mut self, link: &Link, owner: &str) -> Result<(), CniError> {
+        let change = LinkChange { alias: Some(owner.to_owned()), ..LinkChange::default() };
+        self.links
+            .change(link.index, &change)
+            .map_err(refused(|| format!("set the alias of {}", link.name)))
+    }
+
+    pub(crate) fn delete_link(&mut self, link: &Link) -> Result<(), CniError> {
+        self.links.delete(link.index).map_err(refused(|| format!("delete {}", link.name)))
+    }
+
+    pub(crate) fn root_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, CniError> {
+        self.tc
+            .root(link.index)
+            .map_err(refused(|| format!("look at the root qdisc of {}", link.name)))
+    }
+
+    pub(crate) fn clsact_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, CniError> {
+        self.tc
+            .clsact(link.index)
+            .map_err(refused(|| format!("look at the clsact qdisc of {}", link.name)))
     }
 
     /// The filters at a hook, in the order they run.
-    #[must_use]
-    pub fn filters(&self, hook: Hook) -> &[InstalledFilter] {
-        let [ingress, egress] = &self.filters;
-        if hook == Hook::Ingress { ingress } else { egress }
+    pub(crate) fn filters(
+        &mut self,
+        link: &Link,
+        hook: Hook,
+    ) -> Result<Vec<InstalledFilter>, CniError> {
+        self.tc
+            .filters(link.index, hook)
+            .map_err(refused(|| format!("list the filters of {}", link.name)))
     }
 
-    /// Those that are this plugin's: a veth end has one attachment, so they are the attachment's.
-    pub fn our_filters(&self, hook: Hook) -> impl Iterator<Item = &InstalledFilter> {
-        self.filters(hook).iter().filter(move |filter| is_ours(hook, filter))
-    }
-
-    /// What our filters say about the hooks.
-    #[must_use]
-    pub fn note(&self) -> Option<u16> {
-        HOOKS.into_iter().find_map(|hook| self.our_filters(hook).next()).map(|filter| filter.note)
-    }
-
-    /// Forgets filters that went with their hooks.
-    pub fn lose_hooks(&mut self) {
-        self.hooks = None;
-        self.filters = [Vec::new(), Vec::new()];
-    }
-
-    /// Whether the bucket that limits what it sends is ours.
-    #[must_use]
-    pub fn has_our_bucket(&self) -> bool {
-        self.root.as_ref().is_some_and(is_our_bucket)
-    }
-
-    /// Whether it names this attachment as its owner.
-    #[must_use]
-    pub fn is_marked(&self, tag: &OwnerTag) -> bool {
-        self.link.alias.as_deref() == Some(tag.as_str())
+    pub(crate) fn delete_filters<'a>(
+        &mut self,
+        link: &Link,
+        hook: Hook,
+        filters: impl Iterator<Item = &'a InstalledFilter>,
+    ) -> Result<(), CniError> {
+        let mut priorities: Vec<u16> = filters.map(|filter| filter.priority).collect();
+        priorities.dedup();
+        for priority in priorities {
+            self.tc
+                .delete_filters(link.index, hook, priority)
+                .map_err(refused(|| format!("remove the redirect of {}", link.name)))?;
+        }
+        Ok(())
     }
 }
 
-fn has_hook(hooks: Option<&Qdisc>, hook: Hook) -> bool {
-    match hooks.map(|hooks| &hooks.kind) {
-        None => false,
-        Some(QdiscKind::Ingress) => hook == Hook::Ingress,
-        Some(_) => true,
+/// An error of the kernel's, with what was to be done and what may help.
+pub(crate) fn refused<E: Display>(task: impl Fn() -> String) -> impl Fn(E) -> CniError {
+    move |error| {
+        CniError::new(
+            ErrorCode::Kernel,
+            format!(
+                "the kernel refused to {}: is bandwidth run as root, with the modules ifb, sch_tbf, \
+                 sch_ingress, cls_u32 and act_mirred at hand?",
+                task()
+            ),
+        )
+        .with_details(error.to_string())
     }
-}
-
-/// Whether a filter at a hook is one of this plugin's.
-pub(crate) fn is_ours(hook: Hook, filter: &InstalledFilter) -> bool {
-    filter.kind == "u32" && is_our_priority(hook, filter.priority) && filter.verdict.is_some()
-}
-
-/// Whether a discipline is one of this plugin's buckets.
-pub(crate) fn is_our_bucket(root: &Qdisc) -> bool {
-    root.handle == HANDLE && matches!(root.kind, QdiscKind::Tbf(_))
 }

@@ -1,4 +1,4 @@
-//! Traffic control: token buckets, the hooks at a link's two ends, and u32 filters (rtnetlink).
+//! Traffic control: token bucket filters (TBF), clsact qdiscs and u32 filters (rtnetlink).
 //!
 //! What is sent and what is read is built and parsed by pure functions; [`Tc`] only carries it.
 //! The crate's types serve where they are complete; TBF is missing there.
@@ -81,10 +81,10 @@ pub struct InstalledTbf {
     pub limit: Bytes,
 }
 
-/// A queueing discipline.
+/// A queueing discipline (qdisc).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Qdisc {
-    /// Its handle's major number; 0 if the kernel chose the discipline by itself.
+    /// Its handle's major number; 0 if the kernel chose the qdisc by itself.
     pub handle: u16,
     /// What it is.
     pub kind: QdiscKind,
@@ -132,7 +132,7 @@ pub enum Match {
 
 /// What a filter does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Action {
     /// Let the packet go on; later filters do not see it.
     Pass,
     /// Send the packet out by the link with this index instead.
@@ -147,10 +147,10 @@ pub struct Filter {
     /// The packets it means.
     pub matches: Match,
     /// What happens to them.
-    pub verdict: Verdict,
-    /// The minor number of the class that the filter names. It means nothing at a hook, so
-    /// whoever makes the filter can leave a note in it.
-    pub note: u16,
+    pub action: Action,
+    /// The minor number of the filter's classid. A clsact qdisc has no classes, so
+    /// whoever makes the filter can leave a number in it.
+    pub class_minor: u16,
 }
 
 /// One 32-bit word that a u32 filter compares, at an offset from the network header.
@@ -175,10 +175,10 @@ pub struct InstalledFilter {
     pub kind: String,
     /// The words it compares, if it is u32.
     pub words: Vec<Word>,
-    /// What it does, if it is something that [`Verdict`] can say.
-    pub verdict: Option<Verdict>,
-    /// The minor number of the class it names.
-    pub note: u16,
+    /// What it does, if it is something that [`Action`] can say.
+    pub action: Option<Action>,
+    /// The minor number of its classid.
+    pub class_minor: u16,
 }
 
 /// Traffic control in the calling thread's network namespace.
@@ -194,13 +194,13 @@ impl Tc {
         Self { rtnetlink: links.rtnetlink() }
     }
 
-    /// The discipline of what a link sends.
+    /// The root qdisc: that of what a link sends.
     pub fn root(&mut self, link: u32) -> Result<Option<Qdisc>, RtnetlinkError> {
         self.qdisc(message(link, TcHandle::UNSPEC, TcHandle::ROOT))
     }
 
-    /// The discipline that a link's hooks belong to.
-    pub fn hooks(&mut self, link: u32) -> Result<Option<Qdisc>, RtnetlinkError> {
+    /// The clsact qdisc of a link, or the ingress qdisc that is in its place.
+    pub fn clsact(&mut self, link: u32) -> Result<Option<Qdisc>, RtnetlinkError> {
         self.qdisc(message(link, TcHandle::UNSPEC, TcHandle::INGRESS))
     }
 
@@ -217,24 +217,23 @@ impl Tc {
         }
     }
 
-    /// Makes a token bucket the discipline of what a link sends, or changes the one with this
-    /// handle in place.
+    /// Makes a TBF the root qdisc of a link, or changes the one with this handle in place.
     pub fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
         self.send(tbf_request(link, handle, tbf))
     }
 
-    /// Gives a link hooks for both directions.
+    /// Gives a link a clsact qdisc: a hook for what comes in, and one for what goes out.
     pub fn add_clsact(&mut self, link: u32) -> Result<(), RtnetlinkError> {
-        self.send(Request { flags: CREATE, ..hooks_request(RTM_NEWQDISC, link, CLSACT) })
+        self.send(Request { flags: CREATE, ..clsact_request(RTM_NEWQDISC, link, CLSACT) })
     }
 
-    /// Takes the hooks away, with all their filters.
-    pub fn delete_hooks(&mut self, link: u32, kind: &QdiscKind) -> Result<(), RtnetlinkError> {
+    /// Takes the clsact or ingress qdisc away, with all its filters.
+    pub fn delete_clsact(&mut self, link: u32, kind: &QdiscKind) -> Result<(), RtnetlinkError> {
         let name = if *kind == QdiscKind::Clsact { CLSACT } else { INGRESS };
-        unless_missing(self.send(hooks_request(RTM_DELQDISC, link, name)))
+        unless_missing(self.send(clsact_request(RTM_DELQDISC, link, name)))
     }
 
-    /// Gives a link back the discipline that the kernel chooses.
+    /// Gives a link back the root qdisc that the kernel chooses.
     pub fn delete_root(&mut self, link: u32) -> Result<(), RtnetlinkError> {
         unless_missing(self.send(delete_root_request(link)))
     }
@@ -248,7 +247,7 @@ impl Tc {
         const EINVAL: i32 = Errno::EINVAL as i32;
         let query = message(link, TcHandle::UNSPEC, hook.handle());
         match self.rtnetlink.dump(RTM_GETTFILTER, &query, parse_filter) {
-            // What Linux says of a link without hooks, and of an `ingress` without the other one.
+            // What Linux says of a link without a clsact qdisc, and of egress at an ingress qdisc.
             Err(error) if error.is_missing() || error.errno == EINVAL => Ok(Vec::new()),
             outcome => outcome,
         }
@@ -345,14 +344,14 @@ fn words_v6(address: IpAddr) -> Vec<u32> {
 }
 
 impl InstalledFilter {
-    /// Whether this is `filter`, whatever its note.
+    /// Whether this is `filter`, whatever its classid.
     #[must_use]
     pub fn is(&self, filter: &Filter) -> bool {
         self.kind == U32
             && self.priority == filter.priority
             && self.protocol == filter.matches.protocol()
             && self.words == filter.matches.words()
-            && self.verdict == Some(filter.verdict)
+            && self.action == Some(filter.action)
     }
 }
 
@@ -450,7 +449,7 @@ fn tbf_parameters(tbf: Tbf) -> Vec<u8> {
     bytes
 }
 
-fn hooks_request(kind: u16, link: u32, name: &str) -> Request {
+fn clsact_request(kind: u16, link: u32, name: &str) -> Request {
     let handle = TcHandle { major: u16::MAX, minor: 0 };
     let mut message = message(link, handle, TcHandle::INGRESS);
     message.attributes = vec![TcAttribute::Kind(name.to_owned())];
@@ -476,9 +475,9 @@ fn filters_message(link: u32, hook: Hook, priority: u16) -> TcMessage {
 fn filter_request(link: u32, hook: Hook, filter: &Filter) -> Request {
     let mut message = filters_message(link, hook, filter.priority);
     message.header.info |= u32::from(filter.matches.protocol().to_be());
-    let class = TcHandle { major: 1, minor: filter.note };
+    let class = TcHandle { major: 1, minor: filter.class_minor };
     let mut options = vec![TcFilterU32Option::ClassId(class)];
-    if let Verdict::Redirect(target) = filter.verdict {
+    if let Action::Redirect(target) = filter.action {
         options.push(TcFilterU32Option::Action(vec![redirect(target)]));
     }
     options.push(TcFilterU32Option::Selector(selector(&filter.matches.words())));
@@ -566,8 +565,8 @@ fn parse_filter(payload: &[u8]) -> Option<InstalledFilter> {
         priority,
         protocol,
         words: options.get(TCA_U32_SEL).map(parse_words).unwrap_or_default(),
-        verdict: parse_verdict(&kind, &options),
-        note: class.map_or(0, |class| TcHandle::from(class).minor),
+        action: parse_action(&kind, &options),
+        class_minor: class.map_or(0, |class| TcHandle::from(class).minor),
         kind,
     })
 }
@@ -584,13 +583,13 @@ fn parse_words(selector: &[u8]) -> Vec<Word> {
     keys.filter_map(parse).collect()
 }
 
-fn parse_verdict(kind: &str, options: &Attributes<'_>) -> Option<Verdict> {
+fn parse_action(kind: &str, options: &Attributes<'_>) -> Option<Action> {
     const EGRESS_REDIRECT: u32 = 1;
     const STOLEN: u32 = 4;
     if kind != U32 {
         return None;
     }
-    let Some(actions) = options.nested(TCA_U32_ACT) else { return Some(Verdict::Pass) };
+    let Some(actions) = options.nested(TCA_U32_ACT) else { return Some(Action::Pass) };
     // The first decides: a stolen packet meets no second.
     let action = Attributes::parse(actions.first()?)?;
     if action.text(TCA_ACT_KIND)? != MIRRED {
@@ -600,7 +599,7 @@ fn parse_verdict(kind: &str, options: &Attributes<'_>) -> Option<Verdict> {
     let parameters = details.get(TCA_MIRRED_PARMS)?;
     let (action, direction) = (word(parameters, 8)?, word(parameters, 20)?);
     let target = word(parameters, 24)?;
-    (action == STOLEN && direction == EGRESS_REDIRECT).then_some(Verdict::Redirect(target))
+    (action == STOLEN && direction == EGRESS_REDIRECT).then_some(Action::Redirect(target))
 }
 
 #[cfg(test)]

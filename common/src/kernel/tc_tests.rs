@@ -85,12 +85,12 @@ fn token_buckets_are_sent_as_by_tc() {
 }
 
 #[test]
-fn hooks_are_sent_as_by_tc() {
-    let add = Request { flags: CREATE, ..hooks_request(RTM_NEWQDISC, V0, CLSACT) };
+fn clsact_qdiscs_are_sent_as_by_tc() {
+    let add = Request { flags: CREATE, ..clsact_request(RTM_NEWQDISC, V0, CLSACT) };
     assert_same(&add, &sent_by_tc("qdisc add dev v0 clsact"));
     for name in [CLSACT, INGRESS] {
         let tc = sent_by_tc(&format!("qdisc del dev v0 {name}"));
-        assert_same(&hooks_request(RTM_DELQDISC, V0, name), &tc);
+        assert_same(&clsact_request(RTM_DELQDISC, V0, name), &tc);
     }
     assert_same(&delete_root_request(V0), &sent_by_tc("qdisc del dev v0 root"));
 }
@@ -98,8 +98,8 @@ fn hooks_are_sent_as_by_tc() {
 #[test]
 fn filters_are_sent_as_by_tc() {
     let subnet = |side, text| Match::Subnet(side, net(text));
-    let redirect = Verdict::Redirect(I0);
-    for (hook, command, priority, matches, verdict) in [
+    let redirect = Action::Redirect(I0);
+    for (hook, command, priority, matches, action) in [
         (
             Hook::Ingress,
             "filter add dev v0 ingress protocol all prio 48387 u32 match u32 0 0 flowid 1:1 \
@@ -113,7 +113,7 @@ fn filters_are_sent_as_by_tc() {
             "filter add dev v0 ingress protocol ip prio 48385 u32 match ip dst 10.0.0.0/8 flowid 1:1",
             48385,
             subnet(Side::Destination, "10.0.0.0/8"),
-            Verdict::Pass,
+            Action::Pass,
         ),
         (
             Hook::Egress,
@@ -133,7 +133,7 @@ fn filters_are_sent_as_by_tc() {
             redirect,
         ),
     ] {
-        let filter = Filter { priority, matches, verdict, note: 1 };
+        let filter = Filter { priority, matches, action, class_minor: 1 };
         assert_same(&filter_request(V0, hook, &filter), &sent_by_tc(command));
     }
     let tc = sent_by_tc("filter del dev v0 ingress prio 48385");
@@ -150,20 +150,20 @@ fn queries_are_sent_as_by_tc() {
 /// The kernel reports a filter in the attributes that it takes.
 #[test]
 fn a_filter_survives_the_way_to_the_kernel_and_back() {
-    for (matches, verdict) in [
-        (Match::Everything, Verdict::Redirect(7)),
-        (Match::Subnet(Side::Source, net("10.0.0.0/8")), Verdict::Pass),
-        (Match::Subnet(Side::Destination, net("2001:db8::1/128")), Verdict::Redirect(9)),
-        (Match::Subnet(Side::Source, net("::/0")), Verdict::Pass),
+    for (matches, action) in [
+        (Match::Everything, Action::Redirect(7)),
+        (Match::Subnet(Side::Source, net("10.0.0.0/8")), Action::Pass),
+        (Match::Subnet(Side::Destination, net("2001:db8::1/128")), Action::Redirect(9)),
+        (Match::Subnet(Side::Source, net("::/0")), Action::Pass),
     ] {
-        let filter = Filter { priority: 7, matches, verdict, note: 2 };
+        let filter = Filter { priority: 7, matches, action, class_minor: 2 };
         let mut request = filter_request(V0, Hook::Ingress, &filter).message;
         request.header.handle = TcHandle { major: 0x8000, minor: 0x0800 };
         let installed = parse_filter(&body(&request)).expect("a filter");
         assert!(installed.is(&filter), "{installed:?}");
-        assert_eq!(installed.note, 2);
+        assert_eq!(installed.class_minor, 2);
         assert!(!installed.is(&Filter { priority: 8, ..filter }));
-        assert!(!installed.is(&Filter { verdict: Verdict::Redirect(1), ..filter }));
+        assert!(!installed.is(&Filter { action: Action::Redirect(1), ..filter }));
         assert!(
             !installed
                 .is(&Filter { matches: Match::Subnet(Side::Source, net("10.0.0.0/9")), ..filter })

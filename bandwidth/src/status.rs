@@ -1,17 +1,17 @@
-//! Whether this kernel can do all that ADD needs, tried in a namespace that nobody else sees.
+//! STATUS: whether this kernel can do all that ADD needs, tried in a namespace that nobody else sees.
 
 use std::thread;
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::LinkChange;
-use cni_common::kernel::tc::{Bytes, BytesPerSecond, Filter, Hook, Match, Tbf, Verdict};
+use cni_common::kernel::tc::{Action, Bytes, BytesPerSecond, Filter, Hook, Match, Tbf};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::backend::Backend;
+use crate::host::Host;
 
 const IFB: &str = "probe";
 
-/// STATUS: makes an IFB with a bucket and a redirect. All of it ends with the thread.
+/// Makes an IFB with a TBF and a redirect. All of it ends with the thread.
 pub(crate) fn run() -> Result<(), CniError> {
     let work = || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
@@ -25,7 +25,7 @@ pub(crate) fn run() -> Result<(), CniError> {
 }
 
 fn attempt() -> Result<(), CniError> {
-    let Backend { mut links, mut tc } = Backend::open()?;
+    let Host { mut links, mut tc } = Host::open()?;
     let module = |name: &str| format!("load the module {name} (modprobe {name})");
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     links
@@ -39,11 +39,11 @@ fn attempt() -> Result<(), CniError> {
         .map_err(|error| unavailable("limit a rate", &module("sch_tbf"), &error))?;
     tc.add_clsact(ifb.index)
         .map_err(|error| unavailable("add a clsact qdisc", &module("sch_ingress"), &error))?;
-    for (verdict, modules) in
-        [(Verdict::Pass, "cls_u32"), (Verdict::Redirect(ifb.index), "act_mirred")]
+    for (action, modules) in
+        [(Action::Pass, "cls_u32"), (Action::Redirect(ifb.index), "act_mirred")]
     {
-        let priority = if verdict == Verdict::Pass { 1 } else { 2 };
-        let filter = Filter { priority, matches: Match::Everything, verdict, note: 1 };
+        let priority = if action == Action::Pass { 1 } else { 2 };
+        let filter = Filter { priority, matches: Match::Everything, action, class_minor: 1 };
         tc.add_filter(ifb.index, Hook::Ingress, &filter)
             .map_err(|error| unavailable("redirect packets", &module(modules), &error))?;
     }

@@ -1,0 +1,206 @@
+//! A plan in the words of traffic control: qdiscs, IFBs, filters, and how ours are told. No I/O.
+
+use cni_common::cni::OwnerTag;
+use cni_common::kernel::tc::{
+    Action, Filter, Hook, InstalledFilter, Match, Qdisc, QdiscKind, Side, Tbf,
+};
+use ipnet::IpNet;
+
+use crate::config::Subnets;
+use crate::host_end::{HOOKS, HostEnd};
+use crate::plan::Plan;
+
+/// The kind of link that takes in what a filter redirects.
+pub(super) const IFB: &str = "ifb";
+
+/// The handle of our TBFs. Its number is the evidence that they are ours.
+pub(super) const HANDLE: u16 = 0xb0;
+
+/// The minor number of our filters' classid, if the clsact qdisc was made for them.
+pub(super) const CLSACT_IS_OURS: u16 = 1;
+/// If it was there before.
+pub(super) const CLSACT_IS_FOREIGN: u16 = 2;
+
+/// The priorities of our filters begin here, one for each hook and protocol. Nothing else has a
+/// reason to be there: they come after whatever asks for a priority, and what does not ask is put
+/// in front of them. The hooks do not share any, because u32 lists what has the same priority
+/// at either hook as one.
+const PRIORITIES: u16 = 0xbd00;
+
+fn base(hook: Hook) -> u16 {
+    match hook {
+        Hook::Ingress => PRIORITIES,
+        Hook::Egress => PRIORITIES + 0x10,
+    }
+}
+
+fn priority(hook: Hook, matches: Match) -> u16 {
+    base(hook)
+        + match matches {
+            Match::Subnet(_, IpNet::V4(_)) => 1,
+            Match::Subnet(_, IpNet::V6(_)) => 2,
+            Match::Everything => 3,
+        }
+}
+
+/// Whether a filter at a hook is one of this plugin's.
+pub(super) fn is_our_filter(hook: Hook, filter: &InstalledFilter) -> bool {
+    filter.kind == "u32"
+        && (1..=3).any(|protocol| filter.priority == base(hook) + protocol)
+        && filter.action.is_some()
+}
+
+/// Those that are this plugin's: a veth end has one attachment, so they are the attachment's.
+pub(super) fn our_filters(end: &HostEnd, hook: Hook) -> impl Iterator<Item = &InstalledFilter> {
+    end.filters(hook).iter().filter(move |filter| is_our_filter(hook, filter))
+}
+
+/// What our filters say about the clsact qdisc; none if there are no filters of ours.
+pub(super) fn clsact_is(end: &HostEnd) -> Option<u16> {
+    HOOKS
+        .into_iter()
+        .find_map(|hook| our_filters(end, hook).next())
+        .map(|filter| filter.class_minor)
+}
+
+/// Whether a root qdisc is one of this plugin's TBFs.
+pub(super) fn is_our_tbf(root: &Qdisc) -> bool {
+    root.handle == HANDLE && matches!(root.kind, QdiscKind::Tbf(_))
+}
+
+/// The name of the IFB behind a hook of an attachment's host end.
+pub(super) fn ifb_name(tag: &OwnerTag, hook: Hook) -> String {
+    let prefix = match hook {
+        Hook::Ingress => "bwp",
+        Hook::Egress => "bwi",
+    };
+    // The kernel's limit is 15 bytes.
+    format!("{prefix}{}", &tag.short_name()[..12])
+}
+
+/// The TBF that is the host end's root qdisc. It needs no redirect, but meets every packet.
+pub(super) fn root(plan: &Plan) -> Option<Tbf> {
+    plan.ingress.filter(|_| plan.subnets == Subnets::All)
+}
+
+/// The redirect at a hook of the host's end.
+pub(super) fn redirect(plan: &Plan, hook: Hook) -> Option<Redirect<'_>> {
+    let tbf = match hook {
+        // What comes in by the host's end comes out of the container.
+        Hook::Ingress => plan.egress,
+        Hook::Egress => plan.ingress.filter(|_| plan.subnets != Subnets::All),
+    }?;
+    Some(Redirect { tbf, hook, subnets: &plan.subnets })
+}
+
+/// An IFB with a TBF, and the packets that are sent through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Redirect<'a> {
+    /// The root qdisc of the IFB.
+    pub(super) tbf: Tbf,
+    hook: Hook,
+    subnets: &'a Subnets,
+}
+
+impl Redirect<'_> {
+    /// The side of a packet that names the remote end.
+    fn remote(&self) -> Side {
+        match self.hook {
+            Hook::Ingress => Side::Destination,
+            Hook::Egress => Side::Source,
+        }
+    }
+
+    /// The filters that lead to the IFB with this index, in the order they run.
+    pub(super) fn filters(&self, ifb: u32, class_minor: u16) -> Vec<Filter> {
+        let redirect = Action::Redirect(ifb);
+        let filter = |matches, action| Filter {
+            priority: priority(self.hook, matches),
+            matches,
+            action,
+            class_minor,
+        };
+        let each = |subnets: &[IpNet], action| {
+            let mut filters: Vec<Filter> = subnets
+                .iter()
+                .map(|subnet| filter(Match::Subnet(self.remote(), *subnet), action))
+                .collect();
+            // The kernel lists them so; within one priority the order does not matter.
+            filters.sort_by_key(|filter| filter.priority);
+            filters
+        };
+        match self.subnets {
+            Subnets::All => vec![filter(Match::Everything, redirect)],
+            Subnets::Only(subnets) => each(subnets, redirect),
+            Subnets::Except(subnets) => {
+                let mut filters = each(subnets, Action::Pass);
+                filters.push(filter(Match::Everything, redirect));
+                filters
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cni_common::cni::Attachment;
+    use cni_common::kernel::tc::{Bytes, BytesPerSecond};
+
+    fn tag(ifname: &str) -> OwnerTag {
+        Attachment { network: "n".into(), container_id: "c".into(), ifname: ifname.into() }.tag()
+    }
+
+    fn plan(subnets: Subnets) -> Plan {
+        let tbf =
+            Tbf { rate: BytesPerSecond(1_000_000), burst: Bytes(100_000), limit: Bytes(25_000) };
+        let (ingress, egress) = (Some(tbf), Some(tbf));
+        Plan { tag: tag("eth0"), ingress, egress, subnets, warnings: Vec::new() }
+    }
+
+    #[test]
+    fn without_subnets_only_egress_is_redirected() {
+        let plan = plan(Subnets::All);
+        assert_eq!(root(&plan), plan.ingress);
+        assert_eq!(redirect(&plan, Hook::Egress), None);
+        let filters = redirect(&plan, Hook::Ingress).expect("a redirect").filters(7, 1);
+        let expected = Filter {
+            priority: 0xbd03,
+            matches: Match::Everything,
+            action: Action::Redirect(7),
+            class_minor: 1,
+        };
+        assert_eq!(filters, [expected]);
+    }
+
+    #[test]
+    fn subnets_name_the_remote_end() {
+        let subnets: Vec<IpNet> =
+            ["fd00::/8", "10.0.0.0/8"].map(|text| text.parse().expect("a subnet")).to_vec();
+        let plan = plan(Subnets::Except(subnets));
+        assert_eq!(root(&plan), None);
+        for (hook, side, base) in
+            [(Hook::Ingress, Side::Destination, 0xbd00), (Hook::Egress, Side::Source, 0xbd10)]
+        {
+            let filters = redirect(&plan, hook).expect("a redirect").filters(7, 1);
+            let told: Vec<_> = filters.iter().map(|f| (f.priority, f.matches, f.action)).collect();
+            let subnet = |text: &str| Match::Subnet(side, text.parse().expect("a subnet"));
+            assert_eq!(
+                told,
+                [
+                    (base + 1, subnet("10.0.0.0/8"), Action::Pass),
+                    (base + 2, subnet("fd00::/8"), Action::Pass),
+                    (base + 3, Match::Everything, Action::Redirect(7)),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn no_two_redirects_share_an_ifb() {
+        let names = [("eth0", Hook::Ingress), ("eth0", Hook::Egress), ("eth1", Hook::Ingress)]
+            .map(|(ifname, hook)| ifb_name(&tag(ifname), hook));
+        assert!(names.iter().all(|name| name.len() == 15));
+        assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2]);
+    }
+}

@@ -1,0 +1,12 @@
+//! What the Go plugin left for the same attachment, so that a host can change over while its
+//! containers run: found, judged and removed, never added to.
+
+mod check;
+mod form;
+mod garbage;
+mod leftovers;
+
+pub(crate) use check::check;
+pub(crate) use form::is_tbf_of_go;
+pub(crate) use garbage::collect_garbage;
+pub(crate) use leftovers::Leftovers;
