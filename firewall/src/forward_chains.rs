@@ -12,7 +12,7 @@ use cni_common::cni::Failure as _;
 use cni_common::cni::OwnerTag;
 use cni_common::cni::attachment::network_short_name;
 use cni_common::cni::protocol::CniError;
-use cni_common::kernel::nft::encode::{rule_expressions, same_expressions};
+use cni_common::kernel::nft::compare::is_rule;
 use cni_common::kernel::nft::{
     Chain, DataType, Element, Family, Hook, InstalledRule, Nft, NftError, Object, Rule, Set,
     Statement, Table, Transaction, Value, Verb,
@@ -261,7 +261,7 @@ fn build(
 /// Whatever the comment: nobody else has reason to jump to our chain, which could not be removed
 /// then.
 fn is_jump(table: &Table, rule: &InstalledRule) -> bool {
-    same_expressions(&rule_expressions(table.family, &jump(&rule.chain)), &rule.expressions)
+    is_rule(table, &jump(&rule.chain), rule)
 }
 
 /// Puts the plan's addresses in and says how many.
@@ -306,9 +306,8 @@ pub fn faults(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
         }
         let ours: Vec<_> = installed.iter().filter(|rule| rule.chain == CHAIN).collect();
         let wanted = rules(table);
-        let same = |(wanted, installed): (&Rule, &&InstalledRule)| {
-            same_expressions(&rule_expressions(table.family, wanted), &installed.expressions)
-        };
+        let same =
+            |(wanted, installed): (&Rule, &&InstalledRule)| is_rule(table, wanted, installed);
         if wanted.len() != ours.len() || !wanted.iter().zip(&ours).all(same) {
             faults.push(format!("chain {table} {CHAIN} has other rules than it should have"));
         }

@@ -1,6 +1,7 @@
 //! What CHECK says of elements, chains and rules that are not as they must be: mismatches, in words.
 
-use super::encode::{rule_expressions, same_expressions};
+use super::expressions::rule_expressions;
+use super::meaning::same_expressions;
 use super::object::concatenation;
 use super::text::render_rule;
 use super::{Chain, Element, InstalledRule, Nft, NftError, Rule, Set, Table};
@@ -76,10 +77,14 @@ pub fn chains_are_whole(
 /// Whether a rule is among those of a table.
 #[must_use]
 pub fn has_rule(table: &Table, installed: &[InstalledRule], rule: &Rule) -> bool {
-    let expressions = rule_expressions(table.family, rule);
-    installed
-        .iter()
-        .any(|i| i.chain == rule.chain && same_expressions(&expressions, &i.expressions))
+    installed.iter().any(|installed| is_rule(table, rule, installed))
+}
+
+/// Whether a rule is the one wanted, in the same chain.
+#[must_use]
+pub fn is_rule(table: &Table, wanted: &Rule, installed: &InstalledRule) -> bool {
+    wanted.chain == installed.chain
+        && same_expressions(&rule_expressions(table.family, wanted), &installed.expressions)
 }
 
 /// How the rules `installed` at `place`, in order, first differ from those `wanted`; `None` if
@@ -94,9 +99,7 @@ pub fn rule_mismatch(
     if wanted.len() != installed.len() {
         return Some(format!("{place} has {} rules instead of {}", installed.len(), wanted.len()));
     }
-    let differs = |(rule, installed): (&Rule, &&InstalledRule)| {
-        !same_expressions(&rule_expressions(table.family, rule), &installed.expressions)
-    };
+    let differs = |(rule, installed): (&Rule, &&InstalledRule)| !is_rule(table, rule, installed);
     let position = wanted.iter().zip(installed).position(differs)?;
     let text = render_rule(&wanted[position]);
     Some(format!("rule {} of {place} is not \"{text}\"", position + 1))

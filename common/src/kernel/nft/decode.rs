@@ -4,12 +4,12 @@
 //! error; on a map of 10,000 elements that takes seconds. Walking the attributes takes
 //! milliseconds.
 
-use super::encode::userdata_comment;
 use super::object::{
     BaseChain, Chain, ChainKind, DataType, Element, Hook, InstalledChain, InstalledRule, Priority,
     Set, Value, concatenation,
 };
 use super::transaction::{Object, Operation};
+use super::userdata::read_comment;
 use crate::kernel::attributes::list as attributes;
 
 /// The netfilter header (`struct nfgenmsg`) before the attributes.
@@ -58,7 +58,7 @@ fn element(item: &[u8], set: &Set) -> Option<Element> {
     Some(Element {
         key: values(KEY, &set.key)?,
         data: if set.data.is_empty() { Vec::new() } else { values(DATA, &set.data)? },
-        comment: find(&parts, USERDATA).and_then(userdata_comment),
+        comment: find(&parts, USERDATA).and_then(read_comment),
     })
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
         chain: text(find(&parts, CHAIN)?),
         handle: u64::from_be_bytes(find(&parts, HANDLE)?.try_into().ok()?),
         expressions: find(&parts, EXPRESSIONS).unwrap_or_default().to_vec(),
-        comment: find(&parts, USERDATA).and_then(userdata_comment),
+        comment: find(&parts, USERDATA).and_then(read_comment),
     };
     Some((text(find(&parts, TABLE)?), rule))
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Nft;
-use super::encode::rule_expressions;
 use super::error::{FakeErrno, NftError, Refusal, refusal};
+use super::expressions::rule_expressions;
 use super::object::{Chain, Element, InstalledChain, InstalledRule, Rule, Set, Table, Value};
 use super::statement::Statement;
 use super::transaction::{Generation, Object, Operation, Transaction, Verb};

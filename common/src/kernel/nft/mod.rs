@@ -5,11 +5,13 @@
 
 pub mod compare;
 pub(crate) mod decode;
-pub mod encode;
+mod encode;
 mod error;
+mod expressions;
 pub mod fake;
 mod family;
 mod l4;
+mod meaning;
 pub mod netlink;
 pub mod object;
 mod open;
@@ -18,6 +20,7 @@ mod reading;
 pub mod statement;
 pub mod text;
 pub mod transaction;
+mod userdata;
 
 pub use error::{NftError, Refusal};
 pub use family::Family;

@@ -324,7 +324,7 @@ pub struct InstalledRule {
     pub chain: String,
     /// The kernel's handle.
     pub handle: u64,
-    /// The expression list in netlink form; see [`super::encode::same_expressions`].
+    /// The expression list in netlink form; see [`super::compare::is_rule`].
     pub expressions: Vec<u8>,
     /// Its comment.
     pub comment: Option<String>,

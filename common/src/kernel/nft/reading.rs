@@ -78,7 +78,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::nft::encode::rule_expressions;
+    use crate::kernel::nft::expressions::rule_expressions;
     use crate::kernel::nft::{Family, Operand, Rule, Selector, Statement};
 
     fn read(statements: Vec<Statement>) -> Option<Reading> {
