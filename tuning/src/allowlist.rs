@@ -8,77 +8,99 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::key::{Key, Reading};
+use crate::plan::Plan;
 
 /// The Go plugin's file.
-pub const PATH: &str = "/etc/cni/tuning/allowlist.conf";
+const PATH: &str = "/etc/cni/tuning/allowlist.conf";
 
-/// A list of patterns, one of which must match a whole key.
+/// What the node lets networks set.
 #[derive(Debug)]
-pub struct Allowlist {
-    patterns: Vec<Regex>,
+pub(crate) struct Allowlist {
+    /// One of them must match a whole key. `None`: there is no list.
+    patterns: Option<Vec<Regex>>,
+    /// Whether a missing list allows nothing, rather than everything.
+    strict: bool,
 }
 
 impl Allowlist {
-    /// Reads the file; `None` if there is none.
-    pub fn read(path: &Path) -> Result<Option<Self>, CniError> {
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(CniError::new(
-                ErrorCode::IoFailure,
-                format!(
-                    "cannot read the sysctl allowlist {}: make it a text file that root can read, or remove it",
-                    path.display()
-                ),
-            )
-            .with_details(error.to_string())),
+    /// Reads the list that decides about a plan.
+    pub(crate) fn for_plan(plan: &Plan<'_>, strict: bool) -> Result<Self, CniError> {
+        // Patterns are worth their compilation only where there is something to match.
+        if plan.sysctls.is_empty() {
+            return Ok(Self { patterns: None, strict });
+        }
+        Self::read(strict)
+    }
+
+    /// Reads the node's list.
+    pub(crate) fn read(strict: bool) -> Result<Self, CniError> {
+        Ok(Self { patterns: read(Path::new(PATH))?, strict })
+    }
+
+    /// An error if the key may not be set.
+    pub(crate) fn permit(&self, key: &Key, meaning: &Reading) -> Result<(), CniError> {
+        match &self.patterns {
+            Some(patterns) if allows(patterns, key, meaning) => Ok(()),
+            Some(_) => Err(CniError::config(format!(
+                "sysctl {:?} is not allowed: remove it, or add a line that matches all of it to {PATH}",
+                key.text()
+            ))),
+            None => self.permit_without_list(key),
         }
     }
 
-    fn parse(text: &str) -> Result<Self, CniError> {
-        let mut patterns = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() {
-                continue;
-            }
-            patterns.push(compile(line).map_err(|error| {
-                CniError::config(format!(
-                    "line {} of {PATH} is no regular expression: correct {line:?}",
-                    index + 1
-                ))
-                .with_details(error.to_string())
-            })?);
+    /// An error if the key may not be set because there is no list.
+    pub(crate) fn permit_without_list(&self, key: &Key) -> Result<(), CniError> {
+        if !self.strict || self.patterns.is_some() {
+            return Ok(());
         }
-        Ok(Self { patterns })
-    }
-
-    /// Whether a pattern matches the whole of the key, as it was written or in any spelling of
-    /// what it means.
-    #[must_use]
-    pub fn allows(&self, key: &Key, meaning: &Reading) -> bool {
-        let spellings = meaning.spellings();
-        let mut texts = std::iter::once(key.text()).chain(spellings.iter().map(String::as_str));
-        texts.any(|text| self.patterns.iter().any(|pattern| pattern.is_match(text.as_bytes())))
-    }
-
-    /// The error for a key that is not allowed.
-    #[must_use]
-    pub fn denial(key: &Key) -> CniError {
-        CniError::config(format!(
-            "sysctl {:?} is not allowed: remove it, or add a line that matches all of it to {PATH}",
-            key.text()
-        ))
-    }
-
-    /// The error for a key where there must be a list and is none.
-    #[must_use]
-    pub fn missing(key: &Key) -> CniError {
-        CniError::config(format!(
+        Err(CniError::config(format!(
             "sysctl {:?} is not allowed: \"allowlistStrict\" is set and there is no {PATH}: create it",
             key.text()
-        ))
+        )))
     }
+}
+
+/// `None` if there is no file.
+fn read(path: &Path) -> Result<Option<Vec<Regex>>, CniError> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CniError::new(
+            ErrorCode::IoFailure,
+            format!(
+                "cannot read the sysctl allowlist {}: make it a text file that root can read, or remove it",
+                path.display()
+            ),
+        )
+        .with_details(error.to_string())),
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Regex>, CniError> {
+    let mut patterns = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() {
+            continue;
+        }
+        patterns.push(compile(line).map_err(|error| {
+            CniError::config(format!(
+                "line {} of {PATH} is no regular expression: correct {line:?}",
+                index + 1
+            ))
+            .with_details(error.to_string())
+        })?);
+    }
+    Ok(patterns)
+}
+
+/// Whether a pattern matches the whole of the key, as it was written or in any spelling of what it
+/// means.
+fn allows(patterns: &[Regex], key: &Key, meaning: &Reading) -> bool {
+    let spellings = meaning.spellings();
+    let mut texts = std::iter::once(key.text()).chain(spellings.iter().map(String::as_str));
+    texts.any(|text| patterns.iter().any(|pattern| pattern.is_match(text.as_bytes())))
 }
 
 /// Go's classes such as `\w` are ASCII; that of this crate are only without its Unicode mode.
@@ -94,8 +116,7 @@ mod tests {
 
     fn allows(list: &str, key: &str) -> bool {
         let key = Key::parse(key, "eth0").expect("key");
-        let list = Allowlist::parse(list).expect("list");
-        list.allows(&key, &key.readings()[0])
+        super::allows(&parse(list).expect("list"), &key, &key.readings()[0])
     }
 
     #[test]
@@ -127,15 +148,15 @@ mod tests {
 
     #[test]
     fn a_dotted_interface_is_no_part_of_another() {
-        let list = Allowlist::parse(r"net\.ipv4\.conf\.eth0\..*").expect("list");
+        let list = parse(r"net\.ipv4\.conf\.eth0\..*").expect("list");
         let key = Key::parse("net/ipv4/conf/eth0.100/x", "eth0").expect("key");
-        assert!(!list.allows(&key, &key.readings()[1]));
+        assert!(!super::allows(&list, &key, &key.readings()[1]));
     }
 
     #[test]
     fn bad_patterns_name_their_line() {
         for bad in ["[a", "a)(b", "(?P<x", r"\p{Greek}"] {
-            let error = Allowlist::parse(&format!("ok\n\n{bad}\n")).expect_err(bad);
+            let error = parse(&format!("ok\n\n{bad}\n")).expect_err(bad);
             assert!(error.msg.starts_with("line 3 of /etc/cni/tuning/allowlist.conf"), "{error}");
             assert!(!error.details.is_empty());
         }
@@ -145,9 +166,9 @@ mod tests {
     fn no_file_is_not_an_empty_file() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("list");
-        assert!(Allowlist::read(&path).expect("missing").is_none());
+        assert!(read(&path).expect("missing").is_none());
         fs::write(&path, "").expect("write");
-        assert!(Allowlist::read(&path).expect("empty").is_some());
-        assert_eq!(Allowlist::read(dir.path()).expect_err("directory").code, ErrorCode::IoFailure);
+        assert!(read(&path).expect("empty").is_some());
+        assert_eq!(read(dir.path()).expect_err("directory").code, ErrorCode::IoFailure);
     }
 }

@@ -7,7 +7,7 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 /// Names match in their exact case. One that is neither `MAC` nor `IgnoreUnknown` is an error
 /// unless `IgnoreUnknown` is true, as the Go plugins have it. Values may hold `=`, which theirs
 /// may not: Nomad sends such.
-pub fn mac(args: &str) -> Result<&str, CniError> {
+pub(crate) fn mac(args: &str) -> Result<&str, CniError> {
     let (mut mac, mut ignore_unknown, mut unknown) = ("", false, Vec::new());
     for pair in args.split(';').filter(|_| !args.is_empty()) {
         let (name, value) = pair.split_once('=').ok_or_else(|| {

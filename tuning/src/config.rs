@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::mac::Mac;
 
 /// Where the originals are kept unless `dataDir` says otherwise: the Go plugin's place.
-pub const DEFAULT_DATA_DIR: &str = "/run/cni/tuning";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/run/cni/tuning";
 
 /// What IP can work with; a device may allow less.
 const MTU_MIN: u32 = 68;
@@ -22,32 +22,29 @@ const VALUE_MAX: usize = 4095;
 
 /// What the configuration asks for; `None` leaves something alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     /// Sysctls in the order written, each file once.
-    pub sysctls: Vec<WantedSysctl>,
-    /// Hardware address.
-    pub mac: Option<Mac>,
+    pub(crate) sysctls: Vec<WantedSysctl>,
+    pub(crate) mac: Option<Mac>,
     /// Switch promiscuous mode on. There is no way to ask for off.
-    pub promisc: bool,
-    /// MTU in bytes.
-    pub mtu: Option<u32>,
+    pub(crate) promisc: bool,
+    /// In bytes.
+    pub(crate) mtu: Option<u32>,
     /// All-multicast mode, on or off.
-    pub allmulti: Option<bool>,
+    pub(crate) allmulti: Option<bool>,
     /// Length of the transmit queue in packets.
-    pub tx_queue_len: Option<u32>,
-    /// Where the originals are kept.
-    pub data_dir: PathBuf,
+    pub(crate) tx_queue_len: Option<u32>,
+    pub(crate) data_dir: PathBuf,
     /// Whether a missing allowlist denies every sysctl.
-    pub allowlist_strict: bool,
+    pub(crate) allowlist_strict: bool,
 }
 
 /// A sysctl that is to have a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedSysctl {
-    /// Which.
-    pub key: Key,
+pub(crate) struct WantedSysctl {
+    pub(crate) key: Key,
     /// The value as it was written.
-    pub value: String,
+    pub(crate) value: String,
 }
 
 /// What a source says about a property.
@@ -74,7 +71,11 @@ impl Config {
     ///
     /// Later sources win: top-level keys, `CNI_ARGS` and `runtimeConfig` (both for the MAC
     /// only), `args.cni`.
-    pub fn read(network: &NetworkConfig, cni_args: &str, ifname: &str) -> Result<Self, CniError> {
+    pub(crate) fn read(
+        network: &NetworkConfig,
+        cni_args: &str,
+        ifname: &str,
+    ) -> Result<Self, CniError> {
         let args_mac = args::mac(cni_args)?;
         network.with_fields(|top| {
             let mut config = Self {
@@ -123,20 +124,20 @@ impl Config {
         Ok(())
     }
 
-    /// Whether anything of the interface is to be changed.
-    #[must_use]
-    pub fn touches_link(&self) -> bool {
-        self.mac.is_some()
-            || self.promisc
-            || self.mtu.is_some()
-            || self.allmulti.is_some()
-            || self.tx_queue_len.is_some()
-    }
-
-    /// The data directory alone, for DEL and GC: they must find it whatever else is wrong.
-    #[must_use]
-    pub fn data_dir_if_valid(network: &NetworkConfig) -> PathBuf {
-        network.with_fields(data_dir).unwrap_or_else(|_| DEFAULT_DATA_DIR.into())
+    /// What DEL and GC need, whatever else is wrong: where the originals are. They give back what
+    /// was kept, not what the configuration says by now.
+    pub(crate) fn read_leniently(network: &NetworkConfig) -> Self {
+        let data_dir = network.with_fields(data_dir);
+        Self {
+            data_dir: data_dir.unwrap_or_else(|_| DEFAULT_DATA_DIR.into()),
+            sysctls: Vec::new(),
+            mac: None,
+            promisc: false,
+            mtu: None,
+            allmulti: None,
+            tx_queue_len: None,
+            allowlist_strict: false,
+        }
     }
 }
 
@@ -214,6 +215,7 @@ fn value_of(field: &Field<'_>, key: &str, value: &Json) -> Result<Option<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Plan;
 
     fn read_with(args: &str, text: &str) -> Result<Config, CniError> {
         let text = format!(r#"{{"name":"n","cniVersion":"1.0.0",{text}}}"#);
@@ -238,7 +240,7 @@ mod tests {
     fn defaults() {
         let config = read(r#""sysctl":null,"mac":"","mtu":0,"promisc":false,"args":null"#);
         let config = config.expect("valid");
-        assert!(config.sysctls.is_empty() && !config.touches_link() && !config.allowlist_strict);
+        assert!(Plan::new(&config).is_empty() && !config.allowlist_strict);
         assert_eq!(config.data_dir, PathBuf::from(DEFAULT_DATA_DIR));
     }
 

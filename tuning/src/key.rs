@@ -12,7 +12,7 @@ const NAME_MAX: usize = 255;
 
 /// A file below `/proc/sys/net`, which no value of this type can leave.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SysctlPath {
+pub(crate) struct SysctlPath {
     /// At least one name, none of them empty, `.`, `..` or with a `/` or a control character.
     names: Vec<String>,
 }
@@ -33,26 +33,22 @@ impl SysctlPath {
     }
 
     /// Reads the form that [`fmt::Display`] writes, `/proc/sys/net/…`.
-    #[must_use]
-    pub fn from_text(text: &str) -> Option<Self> {
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
         Self::new(text.strip_prefix("/proc/sys/")?.split('/'))
     }
 
     /// The path from `/proc/sys/net` on.
-    #[must_use]
-    pub fn below_net(&self) -> String {
+    pub(crate) fn below_net(&self) -> String {
         self.names.join("/")
     }
 
     /// The names of that path, at least one.
-    #[must_use]
-    pub fn names(&self) -> &[String] {
+    pub(crate) fn names(&self) -> &[String] {
         &self.names
     }
 
     /// Whether the file is one of those that the kernel keeps for each interface.
-    #[must_use]
-    pub fn is_of_interface(&self, ifname: &str) -> bool {
+    pub(crate) fn is_of_interface(&self, ifname: &str) -> bool {
         self.names.iter().any(|name| name == ifname)
     }
 
@@ -72,14 +68,14 @@ impl fmt::Display for SysctlPath {
 
 /// A key as it was written, and what it may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     text: String,
     readings: Vec<Reading>,
 }
 
 /// One meaning of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// With `IFNAME` as it was written.
     pattern: SysctlPath,
     /// With the interface's name.
@@ -92,8 +88,7 @@ impl Key {
     /// The first reading is the Go plugin's, for which `.` and `/` both separate. The second one,
     /// for keys with both, is sysctl(8)'s: the separator that comes first is the separator, and
     /// the other one stands for a dot in a name, as in `net/ipv4/conf/eth0.100/arp_filter`.
-    #[must_use]
-    pub fn parse(text: &str, ifname: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str, ifname: &str) -> Option<Self> {
         let mut readings = Vec::new();
         readings.extend(Reading::new(text.split(['.', '/']), ifname));
         if text.contains('.') && text.contains('/') {
@@ -111,21 +106,18 @@ impl Key {
         (!readings.is_empty()).then(|| Self { text: text.to_owned(), readings })
     }
 
-    /// The key as it was written.
-    #[must_use]
-    pub fn text(&self) -> &str {
+    /// As it was written.
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// The files it may mean, in the order in which they are to be tried.
-    #[must_use]
-    pub fn readings(&self) -> &[Reading] {
+    pub(crate) fn readings(&self) -> &[Reading] {
         &self.readings
     }
 
     /// Whether both keys may mean the same file.
-    #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
+    pub(crate) fn meets(&self, other: &Self) -> bool {
         self.readings.iter().any(|one| other.readings.iter().any(|two| one.path == two.path))
     }
 }
@@ -136,16 +128,13 @@ impl Reading {
         Some(Self { path: pattern.clone().with_interface(ifname)?, pattern })
     }
 
-    /// The file.
-    #[must_use]
-    pub fn path(&self) -> &SysctlPath {
+    pub(crate) fn path(&self) -> &SysctlPath {
         &self.path
     }
 
     /// The spellings of this meaning that an allowlist may use: with slashes, and with dots
     /// unless a name holds one, which would make `eth0.100` look like a part of `eth0`.
-    #[must_use]
-    pub fn spellings(&self) -> Vec<String> {
+    pub(crate) fn spellings(&self) -> Vec<String> {
         let names = &self.pattern.names;
         let mut spellings = vec![format!("net/{}", names.join("/"))];
         if !names.iter().any(|name| name.contains('.')) {

@@ -4,11 +4,11 @@ use std::fmt;
 
 /// A unicast Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac([u8; 6]);
+pub(crate) struct Mac([u8; 6]);
 
 impl Mac {
     /// Reads `aa:bb:cc:dd:ee:ff`, `AA-BB-…` or `aabb.ccdd.eeff`. The error says what is wrong.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         const FORM: &str = "six bytes, as in c2:11:22:33:44:55";
         let (separator, digits) = match text {
             _ if text.contains(':') => (':', 2),
@@ -28,7 +28,7 @@ impl Mac {
     }
 
     /// The address with these bytes, as the kernel reports them.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
         match <[u8; 6]>::try_from(bytes) {
             Err(_) => Err("an Ethernet address of six bytes"),
             Ok([0, 0, 0, 0, 0, 0]) => Err("an address other than all zeros"),
@@ -40,8 +40,7 @@ impl Mac {
     }
 
     /// The six bytes.
-    #[must_use]
-    pub fn bytes(self) -> [u8; 6] {
+    pub(crate) fn bytes(self) -> [u8; 6] {
         self.0
     }
 }

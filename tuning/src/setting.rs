@@ -6,28 +6,23 @@ use std::fmt;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::kernel::link::{Link, LinkChange};
 
-use crate::config::Config;
 use crate::key::SysctlPath;
 use crate::mac::Mac;
 
 /// A property of the namespace or of the interface, with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Setting {
-    /// A sysctl.
+pub(crate) enum Setting {
     Sysctl {
-        /// Its file.
         path: SysctlPath,
         /// Its content, without the newline at its end.
         value: String,
     },
-    /// A property of the interface.
     Link(LinkSetting),
 }
 
 /// A property of the interface, with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkSetting {
-    /// Hardware address.
+pub(crate) enum LinkSetting {
     Mac(Mac),
     /// `IFF_PROMISC`
     Promisc(bool),
@@ -41,8 +36,7 @@ pub enum LinkSetting {
 
 impl Setting {
     /// Whether both are about the same property.
-    #[must_use]
-    pub fn same_property(&self, other: &Self) -> bool {
+    pub(crate) fn same_property(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Sysctl { path: one, .. }, Self::Sysctl { path: two, .. }) => one == two,
             (Self::Link(one), Self::Link(two)) => one.name() == two.name(),
@@ -51,8 +45,7 @@ impl Setting {
     }
 
     /// Whether the property goes away with the interface.
-    #[must_use]
-    pub fn is_of_interface(&self, ifname: &str) -> bool {
+    pub(crate) fn is_of_interface(&self, ifname: &str) -> bool {
         match self {
             Self::Sysctl { path, .. } => path.is_of_interface(ifname),
             Self::Link(_) => true,
@@ -60,8 +53,7 @@ impl Setting {
     }
 
     /// One object with the name of the property as its key.
-    #[must_use]
-    pub fn to_json(&self) -> Json {
+    pub(crate) fn to_json(&self) -> Json {
         let mut object = Object::default();
         match self {
             Self::Sysctl { path, value } => {
@@ -74,8 +66,7 @@ impl Setting {
     }
 
     /// Reads what [`Setting::to_json`] wrote; `None` for anything else.
-    #[must_use]
-    pub fn from_json(json: &Json) -> Option<Self> {
+    pub(crate) fn from_json(json: &Json) -> Option<Self> {
         let object = json.as_object()?;
         if let Some(path) = object.get_exact("sysctl") {
             let path = SysctlPath::from_text(path.as_str()?)?;
@@ -88,24 +79,9 @@ impl Setting {
 }
 
 impl LinkSetting {
-    /// What the configuration wants, in the order in which it is set.
-    #[must_use]
-    pub fn wanted(config: &Config) -> Vec<Self> {
-        let promisc = config.promisc.then_some(true);
-        let all = [
-            config.mac.map(Self::Mac),
-            promisc.map(Self::Promisc),
-            config.mtu.map(Self::Mtu),
-            config.allmulti.map(Self::Allmulti),
-            config.tx_queue_len.map(Self::TxQueueLen),
-        ];
-        all.into_iter().flatten().collect()
-    }
-
     /// The same property as it is on a link; `None` for a hardware address that is no Ethernet
     /// address and could not be set either.
-    #[must_use]
-    pub fn on(self, link: &Link) -> Option<Self> {
+    pub(crate) fn on(self, link: &Link) -> Option<Self> {
         Some(match self {
             Self::Mac(_) => Self::Mac(Mac::from_bytes(&link.address).ok()?),
             Self::Promisc(_) => Self::Promisc(link.promisc),
@@ -116,8 +92,7 @@ impl LinkSetting {
     }
 
     /// The request that sets it.
-    #[must_use]
-    pub fn change(self) -> LinkChange {
+    pub(crate) fn change(self) -> LinkChange {
         let mut change = LinkChange::default();
         match self {
             Self::Mac(mac) => change.address = Some(mac.bytes().to_vec()),
@@ -130,8 +105,7 @@ impl LinkSetting {
     }
 
     /// The key of the configuration, and of the Go plugin's backup.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Mac(_) => "mac",
             Self::Promisc(_) => "promisc",
@@ -150,8 +124,7 @@ impl LinkSetting {
     }
 
     /// Reads a name and its value; `None` if they are not of a link.
-    #[must_use]
-    pub fn from_json(name: &str, value: &Json) -> Option<Self> {
+    pub(crate) fn from_json(name: &str, value: &Json) -> Option<Self> {
         let number = || match value {
             Json::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
             _ => None,

@@ -3,8 +3,7 @@
 /// Whether the kernel, given `wanted`, may show `found`.
 ///
 /// It shows lists with tabs between their items, numbers in decimal, and sets of ports sorted.
-#[must_use]
-pub fn same(wanted: &str, found: &str) -> bool {
+pub(crate) fn same(wanted: &str, found: &str) -> bool {
     let mut found_words = found.split_whitespace();
     let words_match = wanted
         .split_whitespace()

@@ -1,4 +1,4 @@
-//! The sysctls and the interface of the namespace that the calling thread is in.
+//! The sysctls of the namespace that the calling thread is in, confined to `/proc/sys/net`.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -6,27 +6,23 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::kernel::link::{Link, Links};
-use cni_common::kernel::rtnetlink::RtnetlinkError;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::Mode;
 
 use crate::key::{Key, Reading, SysctlPath};
-use crate::setting::{LinkSetting, Setting};
 
 /// What is beneath: the kernel shows each thread the sysctls of the namespace it is in.
 const ROOT: &str = "/proc/sys/net";
 
 /// A handle on `/proc/sys/net`, from which no path leads away.
 #[derive(Debug)]
-pub struct Sysctls {
+pub(crate) struct Sysctls {
     root: OwnedFd,
 }
 
 impl Sysctls {
-    /// Opens the directory.
-    pub fn open() -> Result<Self, CniError> {
+    pub(crate) fn open() -> Result<Self, CniError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = open(ROOT, flags, Mode::empty()).map_err(|error| {
             CniError::new(
@@ -39,7 +35,7 @@ impl Sysctls {
     }
 
     /// Finds the first meaning of a key that exists, and makes sure that it can be written.
-    pub fn find_writable<'a>(&self, key: &'a Key) -> Result<&'a Reading, CniError> {
+    pub(crate) fn find_writable<'a>(&self, key: &'a Key) -> Result<&'a Reading, CniError> {
         self.find(key, OFlag::O_WRONLY).map_err(|error| {
             let remedy = match error {
                 Errno::ENOENT => "there is no such sysctl in the container's namespace: check the spelling",
@@ -58,8 +54,7 @@ impl Sysctls {
     }
 
     /// Finds the first meaning of a key that exists.
-    #[must_use]
-    pub fn find_any<'a>(&self, key: &'a Key) -> Option<&'a Reading> {
+    pub(crate) fn find_any<'a>(&self, key: &'a Key) -> Option<&'a Reading> {
         self.find(key, OFlag::O_PATH).ok()
     }
 
@@ -80,7 +75,7 @@ impl Sysctls {
     }
 
     /// The value without the newline at its end.
-    pub fn read(&self, path: &SysctlPath) -> io::Result<String> {
+    pub(crate) fn read(&self, path: &SysctlPath) -> io::Result<String> {
         let mut file = self.open_beneath(path, OFlag::O_RDONLY)?;
         let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
         // Two calls for nearly every sysctl; read_to_end would first ask for a size.
@@ -95,7 +90,7 @@ impl Sysctls {
     }
 
     /// Writes a value, in one piece as the kernel wants it.
-    pub fn write(&self, path: &SysctlPath, value: &str) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &SysctlPath, value: &str) -> io::Result<()> {
         let file = self.open_beneath(path, OFlag::O_WRONLY)?;
         // Nothing at all would be no write; a line end clears what can be cleared.
         let value = if value.is_empty() { "\n" } else { value };
@@ -125,101 +120,5 @@ impl Sysctls {
         }
         let flags = access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&directory, last.as_str(), flags, Mode::empty()).map(File::from)
-    }
-}
-
-/// Sysctls and interface together.
-#[derive(Debug)]
-pub struct Target {
-    /// The sysctls.
-    pub sysctls: Sysctls,
-    ifname: String,
-    links: Links,
-    /// The interface, if there is one of that name.
-    pub link: Option<Link>,
-}
-
-impl Target {
-    /// Opens both.
-    pub fn open(ifname: &str) -> Result<Self, CniError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            CniError::new(
-                ErrorCode::Kernel,
-                format!(
-                    "cannot look for interface {ifname}: is rtnetlink available to the plugin?"
-                ),
-            )
-            .with_details(error.to_string())
-        };
-        let mut links = Links::open().map_err(|error| failed(&error))?;
-        let link = links.by_name(ifname).map_err(|error| failed(&error))?;
-        Ok(Self { sysctls: Sysctls::open()?, ifname: ifname.to_owned(), links, link })
-    }
-
-    /// The interface, which must be there.
-    pub fn require_link(&self) -> Result<&Link, CniError> {
-        self.link.as_ref().ok_or_else(|| {
-            CniError::new(
-                ErrorCode::UnknownContainer,
-                format!(
-                    "there is no interface {} in the container: put tuning behind the plugin that makes it",
-                    self.ifname
-                ),
-            )
-        })
-    }
-
-    /// The property's present value; `None` if it cannot be read.
-    #[must_use]
-    pub fn current(&self, setting: &Setting) -> Option<Setting> {
-        match setting {
-            Setting::Sysctl { path, .. } => {
-                let value = self.sysctls.read(path).ok()?;
-                Some(Setting::Sysctl { path: path.clone(), value })
-            }
-            Setting::Link(setting) => setting.on(self.link.as_ref()?).map(Setting::Link),
-        }
-    }
-
-    /// Looks at the interface again, after changes.
-    pub fn look_again(&mut self) {
-        let index = self.link.as_ref().map(|link| link.index);
-        self.link = index.and_then(|index| self.links.by_index(index).ok().flatten());
-    }
-
-    /// Gives the property its value.
-    pub fn set(&mut self, setting: &Setting) -> Result<(), CniError> {
-        match setting {
-            Setting::Sysctl { path, value } => self.sysctls.write(path, value).map_err(|error| {
-                CniError::new(
-                    ErrorCode::Kernel,
-                    format!(
-                        "cannot write {value:?} to {path}: give it a value that the kernel takes"
-                    ),
-                )
-                .with_details(error.to_string())
-            }),
-            Setting::Link(setting) => {
-                let index = self.require_link()?.index;
-                self.links
-                    .change(index, &setting.change())
-                    .map_err(|error| self.link_failure(*setting, &error))
-            }
-        }
-    }
-
-    fn link_failure(&self, setting: LinkSetting, error: &RtnetlinkError) -> CniError {
-        let remedy = match setting {
-            LinkSetting::Mac(_) => {
-                "choose an address that the device takes; some take none while they are up"
-            }
-            LinkSetting::Mtu(_) => "choose one that the device and those it is stacked on allow",
-            _ => "the device may not support it: remove it from the configuration",
-        };
-        CniError::new(
-            ErrorCode::Kernel,
-            format!("cannot set {} of {} to {setting}: {remedy}", setting.name(), self.ifname),
-        )
-        .with_details(error.to_string())
     }
 }

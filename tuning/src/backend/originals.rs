@@ -1,6 +1,5 @@
 //! The originals of one attachment: what was there before the first ADD, kept for DEL.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -9,28 +8,43 @@ use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::state::{StateDir, StateLock};
 
-use crate::setting::{LinkSetting, Setting};
+use crate::go::GoBackup;
+use crate::host::Host;
+use crate::kept::Kept;
+use crate::setting::Setting;
 
 /// Written into every file, and refused when it is another.
 const FORMAT: u64 = 1;
 
 /// What was where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backup {
+pub(crate) struct Originals {
     /// Device and inode of the network namespace: its path may mean another one by now.
-    pub namespace: (u64, u64),
+    pub(crate) namespace: (u64, u64),
     /// Index of the interface, as its name may mean another one; none if there was none.
-    pub interface: Option<u32>,
+    pub(crate) interface: Option<u32>,
     /// The originals, in the order in which the properties were changed.
-    pub originals: Vec<Setting>,
+    pub(crate) settings: Vec<Setting>,
 }
 
-impl Backup {
+impl Originals {
+    /// What of `earlier` is about the namespace and the interface that `host` has open.
+    pub(super) fn about(host: &Host<'_>, earlier: Option<Self>) -> Self {
+        let interface = host.link.as_ref().map(|link| link.index);
+        let mut originals = Self { namespace: host.namespace, interface, settings: Vec::new() };
+        if let Some(earlier) = earlier.filter(|earlier| earlier.namespace == host.namespace) {
+            let same_interface = earlier.interface == interface;
+            let keep = |setting: &Setting| same_interface || !setting.is_of_interface(host.ifname);
+            originals.settings = earlier.settings.into_iter().filter(keep).collect();
+        }
+        originals
+    }
+
     /// Adds the originals of properties that are not in it yet.
-    pub fn merge(&mut self, more: impl IntoIterator<Item = Setting>) {
+    pub(crate) fn merge(&mut self, more: impl IntoIterator<Item = Setting>) {
         for setting in more {
-            if !self.originals.iter().any(|original| original.same_property(&setting)) {
-                self.originals.push(setting);
+            if !self.settings.iter().any(|original| original.same_property(&setting)) {
+                self.settings.push(setting);
             }
         }
     }
@@ -43,7 +57,7 @@ impl Backup {
         if let Some(index) = self.interface {
             object.push("interface", u64::from(index));
         }
-        object.push("originals", self.originals.iter().map(Setting::to_json).collect::<Vec<_>>());
+        object.push("originals", self.settings.iter().map(Setting::to_json).collect::<Vec<_>>());
         format!("{}\n", Json::from(object))
     }
 
@@ -68,157 +82,82 @@ impl Backup {
                 Some(index) => Some(u32::try_from(number(index)?).ok()?),
                 None => None,
             },
-            originals: originals.iter().map(Setting::from_json).collect::<Option<_>>()?,
+            settings: originals.iter().map(Setting::from_json).collect::<Option<_>>()?,
         })
-    }
-}
-
-/// What a file held.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found<T> {
-    /// There is no file.
-    Nothing,
-    /// This.
-    Content(T),
-    /// Nothing that can be used; why.
-    Corrupt(String),
-}
-
-impl<T> Found<T> {
-    /// The content. What is wrong with it goes to `warnings`.
-    pub fn or_warn(self, warnings: &mut Vec<String>) -> Option<T> {
-        match self {
-            Self::Nothing => None,
-            Self::Content(content) => Some(content),
-            Self::Corrupt(why) => {
-                warnings.push(why);
-                None
-            }
-        }
     }
 }
 
 /// Where the attachment's originals are.
 #[derive(Debug)]
-pub struct Store<'a> {
+pub(crate) struct Store<'a> {
     dir: StateDir,
     attachment: &'a Attachment,
+    /// What the Go plugin kept in the same directory.
+    pub(crate) go: GoBackup,
 }
 
 impl<'a> Store<'a> {
     /// The attachment's place in `data_dir`.
-    #[must_use]
-    pub fn new(data_dir: PathBuf, attachment: &'a Attachment) -> Self {
-        Self { dir: StateDir::new(data_dir), attachment }
+    pub(crate) fn new(data_dir: PathBuf, attachment: &'a Attachment) -> Self {
+        let go = GoBackup::of(attachment, &data_dir);
+        Self { dir: StateDir::new(data_dir), attachment, go }
     }
 
     /// Keeps other calls out; `None` if nothing was ever stored here.
-    pub fn lock(&self) -> Result<Option<StateLock>, CniError> {
+    pub(crate) fn lock(&self) -> Result<Option<StateLock>, CniError> {
         self.dir.lock().map_err(|error| self.failure("lock", &error))
     }
 
     /// The same, and makes the directory first.
-    pub fn create_and_lock(&self) -> Result<Option<StateLock>, CniError> {
+    pub(crate) fn create_and_lock(&self) -> Result<Option<StateLock>, CniError> {
         self.dir.create().map_err(|error| self.failure("create", &error))?;
         self.lock()
     }
 
     /// What an earlier ADD of ours kept.
-    #[must_use]
-    pub fn load(&self) -> Found<Backup> {
+    pub(crate) fn load(&self) -> Kept<Originals> {
         let path = self.dir.file_of(self.attachment);
         let corrupt = |why: &str| {
-            Found::Corrupt(format!(
+            Kept::Corrupt(format!(
                 "{} is of no use, the originals in it are lost: {why}",
                 path.display()
             ))
         };
         match self.dir.read(self.attachment) {
-            Ok(None) => Found::Nothing,
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Found::Nothing,
+            Ok(None) => Kept::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Kept::Nothing,
             Err(error) => corrupt(&error.to_string()),
-            Ok(Some(text)) => Backup::from_text(&text, self.attachment)
-                .map_or_else(|| corrupt("it is not what tuning writes"), Found::Content),
-        }
-    }
-
-    /// What the Go plugin kept for the attachment, in the order in which it changes things.
-    #[must_use]
-    pub fn load_go(&self) -> Found<Vec<Setting>> {
-        let path = self.go_file();
-        let corrupt = |why: String| {
-            Found::Corrupt(format!("the Go plugin's {} is of no use: {why}", path.display()))
-        };
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound
-                        | io::ErrorKind::NotADirectory
-                        | io::ErrorKind::InvalidFilename
-                ) =>
-            {
-                return Found::Nothing;
-            }
-            Err(error) => return corrupt(error.to_string()),
-        };
-        match Json::parse(&text) {
-            Ok(Json::Object(object)) => Found::Content(
-                object
-                    .iter()
-                    .filter_map(|(name, value)| LinkSetting::from_json(name, value))
-                    .map(Setting::Link)
-                    .collect(),
-            ),
-            Ok(other) => corrupt(format!("it holds {}", other.kind())),
-            Err(error) => corrupt(error.to_string()),
+            Ok(Some(text)) => Originals::from_text(&text, self.attachment)
+                .map_or_else(|| corrupt("it is not what tuning writes"), Kept::Originals),
         }
     }
 
     /// Replaces what is kept.
-    pub fn save(&self, backup: &Backup) -> Result<(), CniError> {
-        let text = backup.to_text(self.attachment);
+    pub(crate) fn save(&self, originals: &Originals) -> Result<(), CniError> {
+        let text = originals.to_text(self.attachment);
         self.dir
             .write(self.attachment, text.as_bytes())
             .map_err(|error| self.failure("save the originals in", &error))
     }
 
     /// Removes our file.
-    pub fn remove(&self) -> Result<(), CniError> {
+    pub(crate) fn remove(&self) -> Result<(), CniError> {
         self.dir
             .remove(self.attachment)
             .map_err(|error| self.failure("remove the originals from", &error))
     }
 
     /// Removes the Go plugin's file.
-    pub fn remove_go(&self) -> Result<(), CniError> {
-        match fs::remove_file(self.go_file()) {
-            Err(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound
-                        | io::ErrorKind::NotADirectory
-                        | io::ErrorKind::InvalidFilename
-                ) =>
-            {
-                Err(self.failure("remove the Go plugin's backup from", &error))
-            }
-            _ => Ok(()),
-        }
+    pub(crate) fn remove_go(&self) -> Result<(), CniError> {
+        self.go.remove().map_err(|error| self.failure("remove the Go plugin's backup from", &error))
     }
 
     /// Finds out whether the directory can be made and written.
-    pub fn probe(&self) -> Result<(), CniError> {
+    pub(crate) fn probe(&self) -> Result<(), CniError> {
         let _lock = self.create_and_lock()?;
         let failed = |error: io::Error| self.failure("write to", &error);
         self.dir.write(self.attachment, b"probe\n").map_err(failed)?;
         self.dir.remove(self.attachment).map_err(failed)
-    }
-
-    fn go_file(&self) -> PathBuf {
-        let Attachment { container_id, ifname, .. } = self.attachment;
-        self.dir.path().join(format!("{container_id}_{ifname}.json"))
     }
 
     fn failure(&self, doing: &str, error: &io::Error) -> CniError {
@@ -233,19 +172,42 @@ impl<'a> Store<'a> {
     }
 }
 
+/// Removes the files of the network's attachments that are not valid any more; how many.
+pub(crate) fn forget_stale(
+    data_dir: PathBuf,
+    network: &str,
+    valid: &[Attachment],
+) -> Result<usize, CniError> {
+    let dir = StateDir::new(data_dir);
+    let failed = |error: io::Error| {
+        CniError::new(
+            ErrorCode::IoFailure,
+            format!(
+                "cannot remove stale files from {}: make it writable for root",
+                dir.path().display()
+            ),
+        )
+        .with_details(error.to_string())
+    };
+    let _lock = dir.lock().map_err(failed)?;
+    dir.retain(network, valid).map_err(failed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::LinkSetting;
+    use std::fs;
 
     fn attachment() -> Attachment {
         Attachment { network: "net".into(), container_id: "c1".into(), ifname: "eth0".into() }
     }
 
-    fn backup(mtu: u32) -> Backup {
-        Backup {
+    fn backup(mtu: u32) -> Originals {
+        Originals {
             namespace: (4, 4_026_531_840),
             interface: Some(2),
-            originals: vec![Setting::Link(LinkSetting::Mtu(mtu))],
+            settings: vec![Setting::Link(LinkSetting::Mtu(mtu))],
         }
     }
 
@@ -254,13 +216,13 @@ mod tests {
         let root = tempfile::tempdir().expect("tempdir");
         let attachment = attachment();
         let store = Store::new(root.path().join("a/b"), &attachment);
-        assert_eq!(store.load(), Found::Nothing);
+        assert_eq!(store.load(), Kept::Nothing);
         store.remove().expect("nothing to remove");
         let _lock = store.create_and_lock().expect("lock");
         store.save(&backup(1500)).expect("save");
-        assert_eq!(store.load(), Found::Content(backup(1500)));
+        assert_eq!(store.load(), Kept::Originals(backup(1500)));
         store.remove().expect("remove");
-        assert_eq!(store.load(), Found::Nothing);
+        assert_eq!(store.load(), Kept::Nothing);
     }
 
     #[test]
@@ -271,7 +233,7 @@ mod tests {
             Setting::Link(LinkSetting::Promisc(false)),
         ]);
         assert_eq!(
-            kept.originals,
+            kept.settings,
             [Setting::Link(LinkSetting::Mtu(1500)), Setting::Link(LinkSetting::Promisc(false))]
         );
     }
@@ -292,31 +254,12 @@ mod tests {
         ] {
             fs::write(&file, &bad).expect("write");
             assert!(
-                matches!(store.load(), Found::Corrupt(why) if why.contains("c1@eth0.state")),
+                matches!(store.load(), Kept::Corrupt(why) if why.contains("c1@eth0.state")),
                 "{bad}"
             );
         }
         fs::write(&file, &good).expect("write");
-        assert_eq!(store.load(), Found::Content(backup(1500)));
-    }
-
-    #[test]
-    fn the_go_backup_is_read() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let attachment = attachment();
-        let store = Store::new(root.path().into(), &attachment);
-        assert_eq!(store.load_go(), Found::Nothing);
-        let file = root.path().join("c1_eth0.json");
-        fs::write(&file, "{\n \"mac\": \"02:00:00:00:00:02\",\n \"promisc\": false,\n \"mtu\": 1500,\n \"txQLen\": 0\n}")
-            .expect("write");
-        let Found::Content(originals) = store.load_go() else { panic!("{:?}", store.load_go()) };
-        assert_eq!(originals.len(), 4);
-        assert_eq!(originals[2], Setting::Link(LinkSetting::Mtu(1500)));
-        fs::write(&file, "{").expect("write");
-        assert!(matches!(store.load_go(), Found::Corrupt(_)));
-        store.remove_go().expect("remove");
-        store.remove_go().expect("again");
-        assert_eq!(store.load_go(), Found::Nothing);
+        assert_eq!(store.load(), Kept::Originals(backup(1500)));
     }
 
     #[test]
@@ -331,6 +274,6 @@ mod tests {
             error.msg.contains(&*file.to_string_lossy()) && error.msg.contains("dataDir"),
             "{error}"
         );
-        assert_eq!(store.load(), Found::Nothing);
+        assert_eq!(store.load(), Kept::Nothing);
     }
 }

@@ -1,0 +1,110 @@
+//! ADD inside the container's namespace.
+
+use cni_common::cni::protocol::CniError;
+
+use super::originals::{Originals, Store};
+use super::restore::give_back_all;
+use crate::allowlist::Allowlist;
+use crate::host::Host;
+use crate::plan::Plan;
+use crate::setting::Setting;
+use crate::value;
+
+/// Makes everything as the plan wants it, or leaves everything as it was. Returns warnings.
+pub(crate) fn add(
+    host: &mut Host<'_>,
+    plan: &Plan<'_>,
+    allowlist: &Allowlist,
+    store: &Store<'_>,
+) -> Result<Vec<String>, CniError> {
+    let wanted = reachable(host, plan, allowlist)?;
+    let mut warnings = Vec::new();
+    let _lock = store.create_and_lock()?;
+    // All of them before the first write: one sysctl may change another.
+    let before: Vec<Setting> = wanted.iter().filter_map(|setting| host.current(setting)).collect();
+    let earlier = store.load().or_warn(&mut warnings);
+    let mut originals = Originals::about(host, earlier.clone());
+    originals.merge(store.go.load().or_warn(&mut warnings).into_iter().flatten());
+    originals.merge(before.iter().cloned());
+    if earlier.as_ref() != Some(&originals) && !originals.settings.is_empty() {
+        store.save(&originals)?;
+    }
+    set_all(host, &wanted, &mut warnings)
+        .map_err(|error| undo(error, host, &before, store, earlier.as_ref()))?;
+    Ok(warnings)
+}
+
+/// What is to be set, in order. An error if anything of it cannot be, or may not be.
+fn reachable(
+    host: &Host<'_>,
+    plan: &Plan<'_>,
+    allowlist: &Allowlist,
+) -> Result<Vec<Setting>, CniError> {
+    let mut settings = Vec::new();
+    for sysctl in plan.sysctls {
+        let meaning = match host.sysctls.find_writable(&sysctl.key) {
+            Ok(meaning) => meaning,
+            // Whoever may not set it need not learn whether it exists.
+            Err(error) => {
+                allowlist.permit(&sysctl.key, &sysctl.key.readings()[0])?;
+                return Err(error);
+            }
+        };
+        allowlist.permit(&sysctl.key, meaning)?;
+        settings
+            .push(Setting::Sysctl { path: meaning.path().clone(), value: sysctl.value.clone() });
+    }
+    if !plan.link.is_empty() {
+        host.require_link()?;
+    }
+    settings.extend(plan.link.iter().copied().map(Setting::Link));
+    Ok(settings)
+}
+
+/// Sets everything in order, then once more what a later one has reset: writing `ip_forward`,
+/// for one, resets a dozen others, and libcni hands sysctls over sorted by name, whatever order
+/// the operator wrote.
+fn set_all(
+    host: &mut Host<'_>,
+    wanted: &[Setting],
+    warnings: &mut Vec<String>,
+) -> Result<(), CniError> {
+    for setting in wanted {
+        host.set(setting)?;
+    }
+    for setting in wanted {
+        if drift(host, setting).is_none() {
+            continue;
+        }
+        host.set(setting)?;
+        if let Some(text) = drift(host, setting) {
+            warnings.push(format!("{text}; CHECK will find fault with it"));
+        }
+    }
+    Ok(())
+}
+
+/// What is different about a sysctl. Link attributes are refused or taken, nothing between.
+fn drift(host: &Host<'_>, wanted: &Setting) -> Option<String> {
+    let Setting::Sysctl { path, value } = wanted else { return None };
+    let found = host.sysctls.read(path).ok()?;
+    (!value::same(value, &found)).then(|| format!("{path} is {found:?} instead of {value:?}"))
+}
+
+/// Takes back a failed ADD. What could not be taken back is added to its error.
+fn undo(
+    mut error: CniError,
+    host: &mut Host<'_>,
+    before: &[Setting],
+    store: &Store<'_>,
+    earlier: Option<&Originals>,
+) -> CniError {
+    host.look_again();
+    let mut failures = give_back_all(host, before);
+    let kept = earlier.map_or_else(|| store.remove(), |earlier| store.save(earlier));
+    failures.extend(kept.err().map(|failure| failure.to_string()));
+    for failure in failures {
+        error.details = format!("{}; {failure}", error.details);
+    }
+    error
+}
