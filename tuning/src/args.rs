@@ -1,5 +1,6 @@
-//! `CNI_ARGS`, the key-value list that a runtime may pass. No I/O.
+//! What tuning takes from `CNI_ARGS`. No I/O.
 
+use cni_common::cni::protocol::args::pairs;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 
 /// The value of `MAC` in `CNI_ARGS`, empty if there is none.
@@ -9,14 +10,14 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 /// may not: Nomad sends such.
 pub(crate) fn mac(args: &str) -> Result<&str, CniError> {
     let (mut mac, mut ignore_unknown, mut unknown) = ("", false, Vec::new());
-    for pair in args.split(';').filter(|_| !args.is_empty()) {
-        let (name, value) = pair.split_once('=').ok_or_else(|| {
+    for pair in pairs(args) {
+        let (name, value) = pair.map_err(|pair| {
             refuse(&format!("ARGS: invalid pair {pair:?}: write NAME=VALUE, with ; between pairs"))
         })?;
         match name {
             "MAC" => mac = value,
             "IgnoreUnknown" => ignore_unknown = flag(value)?,
-            _ => unknown.push(pair),
+            _ => unknown.push(format!("{name}={value}")),
         }
     }
     if ignore_unknown || unknown.is_empty() {

@@ -39,7 +39,6 @@ impl Mac {
         }
     }
 
-    /// The six bytes.
     pub(crate) fn bytes(self) -> [u8; 6] {
         self.0
     }
@@ -48,9 +47,7 @@ impl Mac {
 /// In lower case with colons, as everything that reads a CNI result expects it.
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, rest @ ..] = self.0;
-        write!(f, "{first:02x}")?;
-        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
+        f.write_str(&cni_common::kernel::mac::text(&self.0))
     }
 }
 
