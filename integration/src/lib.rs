@@ -1,24 +1,19 @@
-//! The chain runner: what a container runtime does around CNI plugins.
+//! The `cni-chain` command, as a library for its tests.
 //!
-//! A faithful libcni. It loads a network's configuration list ([`conflist`]), builds what each
-//! plugin reads on stdin ([`request`]), executes the plugins ([`exec`]), remembers the result
-//! where libcni remembers it ([`cache`]), and runs whole lists ([`Runner`]). Either side can
-//! delete what the other added. [`restore`] repairs what a flushed table took from running
-//! containers, and [`demo`] shows a chain at work on a host made for the occasion.
+//! `runner` is a libcni, [`restore`] repairs what a flushed table took from running containers,
+//! and the demo shows a chain at work on a host made for the occasion. [`main`] is the command.
 
 #![forbid(unsafe_code)]
 
-pub mod cache;
-pub mod conflist;
-pub mod demo;
-pub mod exec;
-pub mod request;
+mod cli;
+mod commands;
+mod demo;
 pub mod restore;
-pub mod runner;
+mod runner;
 
-pub use cache::{Cache, CacheEntry, CacheError, CachedAttachment, Remembered};
-pub use cni_common::cni::protocol::ValidAttachment;
-pub use conflist::{ConfError, NetworkList, PluginConf};
-pub use exec::ExecError;
-pub use request::RuntimeConf;
-pub use runner::{RunError, Runner, Turn};
+pub use commands::main;
+pub use runner::plugins::MetaPlugin;
+pub use runner::{
+    Cache, CacheError, CachedAttachment, ConfError, ExecError, NetworkList, PluginConf, RunError,
+    Runner, RuntimeConf, Turn, ValidAttachment, exec,
+};

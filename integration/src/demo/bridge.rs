@@ -30,7 +30,7 @@ use super::wire::{Wire, refused};
 
 /// The plugin.
 #[derive(Debug)]
-pub struct DemoBridge;
+pub(crate) struct DemoBridge;
 
 /// Marks the bridges that this plugin made and may remove.
 const BRIDGE_ALIAS: &str = "made by demo-bridge";

@@ -9,8 +9,7 @@ use anyhow::{Context, Result};
 use cni_common::cni::protocol::CniVersion;
 
 use super::plan::{self, CONTAINER_ID, IFNAME, Stage};
-use crate::runner::Turn;
-use crate::{NetworkList, RunError, Runner, RuntimeConf, exec};
+use crate::runner::{NetworkList, RunError, Runner, RuntimeConf, Turn, exec};
 
 /// A plugin that does not return is a failure, not something to wait for.
 const DEADLINE: Duration = Duration::from_secs(30);

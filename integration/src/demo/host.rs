@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::plan::{Plan, UPLINK};
-use super::trip::Place;
+use super::trip::Namespace;
 use super::wire::Wire;
 use super::{look, sysctl};
 
@@ -64,8 +64,8 @@ impl Host {
             .with_context(|| format!("cannot link demo-bridge to {}", program.display()))?;
 
         settle(ipv6).context("cannot set the host up")?;
-        let container_path = make_namespace(Place::Container, ipv6)?;
-        let outside_path = make_namespace(Place::Outside, ipv6)?;
+        let container_path = make_namespace(Namespace::Container, ipv6)?;
+        let outside_path = make_namespace(Namespace::Outside, ipv6)?;
         let host = Self {
             own: Netns::own().context("cannot open the demo's namespace")?,
             outside: open(&outside_path)?,
@@ -84,11 +84,11 @@ fn open(path: &Path) -> Result<Netns> {
 }
 
 /// Where the namespace is kept. `ip netns` looks there, too.
-pub(super) fn namespace_path(place: Place) -> PathBuf {
+pub(super) fn namespace_path(place: Namespace) -> PathBuf {
     Path::new(PRIVATE).join("netns").join(place.to_string())
 }
 
-fn make_namespace(place: Place, ipv6: bool) -> Result<PathBuf> {
+fn make_namespace(place: Namespace, ipv6: bool) -> Result<PathBuf> {
     let path = namespace_path(place);
     let make = || -> Result<()> {
         fs::create_dir_all(path.with_file_name(""))?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use cni_common::kernel::mac;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -107,9 +108,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::Address(bytes) => {
-                    let digits: Vec<String> =
-                        bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                    link.mac = digits.join(":");
+                    link.mac = mac::text(bytes);
                 }
                 LinkAttribute::LinkInfo(infos) => link.read_infos(infos),
                 _ => {}

@@ -4,10 +4,11 @@
 //! Needs root and a kernel, and no other program: the host is a network and mount namespace of
 //! this process, so the machine's own network is never touched and nothing stays behind.
 
-pub mod bridge;
+pub(crate) mod bridge;
 mod chain;
 mod drawing;
 mod dump;
+mod greeting;
 mod host;
 mod left;
 mod look;
@@ -32,23 +33,23 @@ use host::{Host, PRIVATE};
 use left::Traces;
 use plan::{CONTAINER_ID, Plan};
 use rate::Rate;
-use screen::{Screen, Tone, Verdict, aligned};
-use trip::{Place, Trip};
+use screen::{JudgedRow, Screen, Tone, aligned};
+use trip::{Namespace, Trip};
 use tuned::Watch;
 
 /// How to run the demo.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where the plugins are; the first match wins.
-    pub plugin_dirs: Vec<PathBuf>,
+    pub(crate) plugin_dirs: Vec<PathBuf>,
     /// Stop before the clean-up, so that the namespaces can be looked at.
-    pub keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// Runs the demo. Fails if it could not run, and if something did not answer as it should.
 ///
 /// Must be called before the process starts a thread.
-pub fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     let mut dirs = plugin_dirs(options)?;
     Host::enter()?;
     let ipv6 = sysctl::has_ipv6();
@@ -105,7 +106,7 @@ impl Demo {
         self.expect_refusals()?;
         watch.look(&self.host.container)?;
         self.screen.heading("What tuning set and gave back")?;
-        self.judge(&["in the container", "its values"], &watch.verdicts())?;
+        self.judge(&["in the container", "its values"], &watch.rows())?;
         self.expect_nothing_left(&before, &during)?;
         self.conclude(keep)
     }
@@ -152,7 +153,7 @@ impl Demo {
                 Ok(answer) => (answer.text.clone(), answer.peer.to_string()),
                 Err(error) => (trip::reason(error), "-".to_owned()),
             };
-            rows.push(Verdict {
+            rows.push(JudgedRow {
                 cells: vec![trip.from.to_string(), trip.url(), text, peer],
                 ok: trip.is_good(&outcome),
             });
@@ -162,25 +163,25 @@ impl Demo {
 
     fn try_the_limit(&mut self) -> Result<()> {
         let Some(flood) = self.plan.flood() else { return Ok(()) };
-        let outcome = self.netns_of(Place::Outside).run(|| Rate::measure(flood))?;
+        let outcome = self.netns_of(Namespace::Outside).run(|| Rate::measure(flood))?;
         let ok = outcome.as_ref().is_ok_and(|rate| rate.is_the_limit());
         let text = outcome.map_or_else(|error| trip::reason(&error), |rate| rate.to_string());
         let limit = format!("{} Mbit/s", plan::LIMIT / 1_000_000);
         let cells = vec![format!("http://{flood}{}", server::FLOOD), limit, text];
         self.screen.heading("How fast it comes out of the container")?;
-        self.judge(&["fetched from outside", "the limit", "measured"], &[Verdict { cells, ok }])
+        self.judge(&["fetched from outside", "the limit", "measured"], &[JudgedRow { cells, ok }])
     }
 
     /// The mapped ports must be closed again on every address that they were asked on.
     fn expect_refusals(&mut self) -> Result<()> {
         let mut rows = Vec::new();
         // The container itself has no way to the host any more.
-        let trips = self.plan.trips().into_iter().filter(|trip| trip.from != Place::Container);
+        let trips = self.plan.trips().into_iter().filter(|trip| trip.from != Namespace::Container);
         for trip in trips {
             let outcome = self.netns_of(trip.from).run(|| trip.go())?;
             let ok = outcome.is_err();
             let text = outcome.map_or_else(|error| trip::reason(&error), |answer| answer.text);
-            rows.push(Verdict { cells: vec![trip.from.to_string(), trip.url(), text], ok });
+            rows.push(JudgedRow { cells: vec![trip.from.to_string(), trip.url(), text], ok });
         }
         self.judge(&["from", "to", "what came back"], &rows)
     }
@@ -189,11 +190,11 @@ impl Demo {
         let after = self.traces()?;
         let mut rows = Vec::new();
         for (place, ((before, during), after)) in
-            Place::ALL.iter().zip(before.iter().zip(during).zip(&after))
+            Namespace::ALL.iter().zip(before.iter().zip(during).zip(&after))
         {
             let mentions = format!("{}, of {} before DEL", after.mentions, during.mentions);
             let cells = vec![place.to_string(), after.links.join(" "), mentions];
-            rows.push(Verdict { cells, ok: !after.has_more_than(before) });
+            rows.push(JudgedRow { cells, ok: !after.has_more_than(before) });
         }
         self.screen.heading("What is left")?;
         let rules = format!("nftables entries of {CONTAINER_ID}");
@@ -202,7 +203,7 @@ impl Demo {
 
     /// Says how to look around, and waits.
     fn wait_for_the_visitor(&mut self) -> Result<()> {
-        let ways = Place::ALL.map(|place| vec![place.to_string(), way_into(place)]);
+        let ways = Namespace::ALL.map(|place| vec![place.to_string(), way_into(place)]);
         self.screen.heading("Look around from another terminal, as root")?;
         self.screen.block(&aligned(&ways))?;
         let page = self.plan.trips().first().map(Trip::url).unwrap_or_default();
@@ -232,30 +233,30 @@ impl Demo {
         }
     }
 
-    fn judge(&mut self, head: &[&str], rows: &[Verdict]) -> Result<()> {
+    fn judge(&mut self, head: &[&str], rows: &[JudgedRow]) -> Result<()> {
         self.faults += rows.iter().filter(|row| !row.ok).count();
-        Ok(self.screen.verdicts(head, rows)?)
+        Ok(self.screen.judged(head, rows)?)
     }
 
-    /// The traces in each of [`Place::ALL`].
+    /// The traces in each of [`Namespace::ALL`].
     fn traces(&self) -> Result<Vec<Traces>> {
-        Place::ALL.iter().map(|place| Ok(self.netns_of(*place).run(Traces::read)??)).collect()
+        Namespace::ALL.iter().map(|place| Ok(self.netns_of(*place).run(Traces::read)??)).collect()
     }
 
-    fn netns_of(&self, place: Place) -> &Netns {
+    fn netns_of(&self, place: Namespace) -> &Netns {
         match place {
-            Place::Outside => &self.host.outside,
-            Place::Host => &self.host.own,
-            Place::Container => &self.host.container,
+            Namespace::Outside => &self.host.outside,
+            Namespace::Host => &self.host.own,
+            Namespace::Container => &self.host.container,
         }
     }
 }
 
 /// The command that starts a shell in a place.
-fn way_into(place: Place) -> String {
+fn way_into(place: Namespace) -> String {
     let pid = std::process::id();
     let netns = match place {
-        Place::Host => String::new(),
+        Namespace::Host => String::new(),
         // nsenter opens the file before it changes to the demo's mounts.
         _ => format!("=/proc/{pid}/root{}", host::namespace_path(place).display()),
     };

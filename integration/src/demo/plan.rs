@@ -6,7 +6,7 @@ use cni_common::cni::protocol::CniVersion;
 use cni_common::cni::protocol::json::{Json, Object};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::trip::{Ask, Place, Trip};
+use super::trip::{Ask, Namespace, Trip};
 
 pub(super) const NETWORK: &str = "demo";
 pub(super) const CONTAINER_ID: &str = "demo-container";
@@ -142,10 +142,10 @@ impl Plan {
     pub(super) fn trips(&self) -> Vec<Trip> {
         let mut trips = Vec::new();
         for (from, ask) in [
-            (Place::Outside, Ask::Page),
-            (Place::Outside, Ask::Echo),
-            (Place::Host, Ask::Page),
-            (Place::Container, Ask::Page),
+            (Namespace::Outside, Ask::Page),
+            (Namespace::Outside, Ask::Echo),
+            (Namespace::Host, Ask::Page),
+            (Namespace::Container, Ask::Page),
         ] {
             for (host, outside) in self.host.iter().zip(&self.outside) {
                 trips.push(Trip {
@@ -153,12 +153,12 @@ impl Plan {
                     ask,
                     to: target(host.addr(), ask),
                     // A client from outside must not be hidden from the server.
-                    expected_peer: (from == Place::Outside).then_some(outside.addr()),
+                    expected_peer: (from == Namespace::Outside).then_some(outside.addr()),
                 });
             }
         }
         let to = target(Ipv4Addr::LOCALHOST.into(), Ask::Page);
-        trips.push(Trip { from: Place::Host, ask: Ask::Page, to, expected_peer: None });
+        trips.push(Trip { from: Namespace::Host, ask: Ask::Page, to, expected_peer: None });
         trips.sort_by_key(|trip| trip.from);
         trips
     }

@@ -13,7 +13,7 @@ pub(super) struct Screen {
 
 /// A row of a table and whether it is as it should be.
 #[derive(Clone, Debug)]
-pub(super) struct Verdict {
+pub(super) struct JudgedRow {
     pub(super) cells: Vec<String>,
     pub(super) ok: bool,
 }
@@ -68,7 +68,7 @@ impl Screen {
     }
 
     /// A table with a verdict at the end of each row.
-    pub(super) fn verdicts(&mut self, head: &[&str], rows: &[Verdict]) -> io::Result<()> {
+    pub(super) fn judged(&mut self, head: &[&str], rows: &[JudgedRow]) -> io::Result<()> {
         let head = head.iter().map(|&cell| cell.to_owned()).collect::<Vec<_>>();
         let cells: Vec<_> =
             std::iter::once(head).chain(rows.iter().map(|row| row.cells.clone())).collect();

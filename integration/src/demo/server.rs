@@ -3,12 +3,13 @@
 //! know how fast the way is.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
 
+use super::greeting;
 use super::plan::{ECHO, PAGE};
 
 /// The path of the flood.
@@ -30,16 +31,6 @@ pub(super) fn start(container: &Netns, addresses: &[IpAddr]) -> io::Result<()> {
     Ok(())
 }
 
-/// The address in [`greeting`].
-pub(super) fn peer_named_in(text: &str) -> Option<IpAddr> {
-    let (_, rest) = text.split_once("You are ")?;
-    rest.trim_end().trim_end_matches('.').parse().ok()
-}
-
-fn greeting(peer: SocketAddr) -> String {
-    format!("You are {}.\n", peer.ip())
-}
-
 fn serve_pages(listener: &TcpListener) {
     for stream in listener.incoming().flatten() {
         // Only the client could be told of a broken connection, and it has noticed.
@@ -59,7 +50,7 @@ fn serve_page(mut stream: TcpStream) -> io::Result<()> {
     if request.starts_with(format!("GET {FLOOD} ").as_bytes()) {
         return flood(&mut stream);
     }
-    let body = format!("Hello from the container\n{}", greeting(stream.peer_addr()?));
+    let body = format!("Hello from the container\n{}", greeting::to(stream.peer_addr()?));
     write!(
         stream,
         "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
@@ -83,23 +74,9 @@ fn serve_echoes(socket: &UdpSocket) {
     loop {
         if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
             let mut answer = buffer[..length].to_vec();
-            answer.extend_from_slice(format!("\n{}", greeting(peer)).as_bytes());
+            answer.extend_from_slice(format!("\n{}", greeting::to(peer)).as_bytes());
             // A client that has gone is no reason to stop.
             let _ = socket.send_to(&answer, peer);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_greeting_can_be_read_back() {
-        for peer in ["192.0.2.1:1", "[2001:db8::1]:1"] {
-            let peer: SocketAddr = peer.parse().expect("an address");
-            assert_eq!(peer_named_in(&format!("x\n{}", greeting(peer))), Some(peer.ip()));
-        }
-        assert_eq!(peer_named_in("You are nobody."), None);
     }
 }

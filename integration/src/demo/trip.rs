@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use super::server::peer_named_in;
+use super::greeting::peer_named_in;
 
 /// Long enough for a lost first packet to be sent again, short enough to wait for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -14,7 +14,7 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// Where a client stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum Namespace {
     Outside,
     Host,
     Container,
@@ -32,7 +32,7 @@ pub(super) enum Ask {
 /// A question from a place to an address.
 #[derive(Clone, Debug)]
 pub(super) struct Trip {
-    pub(super) from: Place,
+    pub(super) from: Namespace,
     pub(super) ask: Ask,
     pub(super) to: SocketAddr,
     /// The client's address that the server must see, where that is part of the promise.
@@ -48,7 +48,7 @@ pub(super) struct Answer {
     pub(super) peer: IpAddr,
 }
 
-impl Place {
+impl Namespace {
     pub(super) const ALL: [Self; 3] = [Self::Outside, Self::Host, Self::Container];
 }
 
@@ -77,7 +77,7 @@ impl Trip {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Outside => "outside",
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_hidden_client_is_a_fault() {
         let trip = Trip {
-            from: Place::Outside,
+            from: Namespace::Outside,
             ask: Ask::Page,
             to: ([198, 51, 100, 1], 8080).into(),
             expected_peer: Some([198, 51, 100, 2].into()),

@@ -13,7 +13,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::plan::{IFNAME, SYSCTL, TUNED_MTU};
-use super::screen::Verdict;
+use super::screen::JudgedRow;
 use super::{dump, look};
 
 /// `RTNLGRP_LINK`: changes of links.
@@ -59,22 +59,22 @@ impl Watch {
     }
 
     /// What was seen, and whether it is as it should be.
-    pub(super) fn verdicts(&self) -> Vec<Verdict> {
+    pub(super) fn rows(&self) -> Vec<JudgedRow> {
         let mtus: Vec<String> = self.mtus.iter().map(ToString::to_string).collect();
         vec![
-            verdict(SYSCTL.0, &self.sysctl, SYSCTL.1),
-            verdict(&format!("MTU of {IFNAME}"), &mtus, &TUNED_MTU.to_string()),
+            row(SYSCTL.0, &self.sysctl, SYSCTL.1),
+            row(&format!("MTU of {IFNAME}"), &mtus, &TUNED_MTU.to_string()),
         ]
     }
 }
 
 /// One value, then the wanted one, then the first again.
-fn verdict(what: &str, seen: &[String], wanted: &str) -> Verdict {
+fn row(what: &str, seen: &[String], wanted: &str) -> JudgedRow {
     let ok = match seen {
         [before, during, after] => before == after && during == wanted && before != wanted,
         _ => false,
     };
-    Verdict { cells: vec![what.to_owned(), seen.join(", then ")], ok }
+    JudgedRow { cells: vec![what.to_owned(), seen.join(", then ")], ok }
 }
 
 /// The MTU that a datagram announces for the container's interface.
@@ -92,7 +92,7 @@ mod tests {
     fn set_and_given_back() {
         let ok = |seen: &[&str]| {
             let seen: Vec<String> = seen.iter().map(|&value| value.to_owned()).collect();
-            verdict("x", &seen, "2").ok
+            row("x", &seen, "2").ok
         };
         assert!(ok(&["1", "2", "1"]));
         for bad in [&["1", "2", "2"][..], &["1", "3", "1"], &["2", "2", "2"], &["1", "2"], &[]] {

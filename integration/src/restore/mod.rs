@@ -4,15 +4,15 @@
 //! by CHECK whether all is there, and only those that miss something run ADD again, with what the
 //! cache says they were given. The main plugin never runs, and the cache stays as it is.
 //!
-//! [`identify`] knows which binaries are ours, [`presence`] whether a container is still the one
-//! that was attached, [`ports`] whose a host port is; [`report`] is the outcome in words.
-//! [`watch`] does it whenever something was flushed.
+//! `identify` knows which binaries may run again, [`presence`] whether a container is still the
+//! one that was attached, `ports` whose a host port is; `report` is the outcome in words.
+//! `watch` does it whenever something was flushed.
 
-pub mod identify;
-pub mod ports;
+mod identify;
+mod ports;
 pub mod presence;
-pub mod report;
-pub mod watch;
+mod report;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,16 +21,17 @@ use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::version::NumericVersion;
 use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
 
-use crate::cache::{CacheEntry, CacheError, CachedAttachment, Remembered};
-use crate::conflist::{NetworkList, PluginConf};
-use crate::exec::{self, ExecError};
-use crate::request::{self, RuntimeConf};
-use crate::runner::Runner;
+use crate::runner::cache::{CacheEntry, Remembered};
+use crate::runner::plugins::MetaPlugin;
+use crate::runner::{
+    CacheError, CachedAttachment, ExecError, NetworkList, PluginConf, Runner, RuntimeConf, exec,
+    request,
+};
 
-use identify::{Identifier, MetaPlugin};
-use ports::{Claims, Share};
+use identify::Identifier;
+use ports::{Allotment, Claims};
 use presence::{NamedNamespaces, Presence};
-pub use report::{Report, Step, Summary, Verdict};
+pub use report::{Outcome, Report, Step, Summary};
 
 /// What restores.
 #[derive(Debug)]
@@ -132,27 +133,27 @@ impl Restorer {
         let file = || entry.path.display().to_string();
         let Remembered { attachment, result } = match &entry.content {
             Ok(Some(remembered)) => remembered.clone(),
-            Ok(None) => return Err(Report { name: file(), verdict: Verdict::Foreign }),
+            Ok(None) => return Err(Report { name: file(), outcome: Outcome::Foreign }),
             Err(error) => {
-                let verdict = Verdict::Unusable(error.to_string());
-                return Err(Report { name: file(), verdict });
+                let outcome = Outcome::Unusable(error.to_string());
+                return Err(Report { name: file(), outcome });
             }
         };
         let CachedAttachment { network, mut conf, config } = attachment;
         let name = format!("{network}/{}/{}", conf.container_id, conf.ifname);
         let unusable = |reason: String| Report {
             name: name.clone(),
-            verdict: Verdict::Unusable(format!("{}: {reason}", entry.path.display())),
+            outcome: Outcome::Unusable(format!("{}: {reason}", entry.path.display())),
         };
         let list = NetworkList::from_bytes(&config).map_err(|error| unusable(error.to_string()))?;
         let concerned =
-            list.plugins.iter().filter_map(|plugin| identify::by_type(&plugin.plugin_type));
+            list.plugins.iter().filter_map(|plugin| MetaPlugin::by_type(&plugin.plugin_type));
         // Which others there are decides about host ports, too.
         if !concerned
             .clone()
             .any(|plugin| plugin == MetaPlugin::Portmap || self.plugins.contains(&plugin))
         {
-            return Err(Report { name, verdict: Verdict::NotConcerned });
+            return Err(Report { name, outcome: Outcome::NotConcerned });
         }
         let result = result.ok_or_else(|| unusable("it holds no result of ADD".to_owned()))?;
         let result = CniResult::from_json(&result, CniVersion::V0_1_0)
@@ -183,7 +184,7 @@ impl Restorer {
         claims: &Claims,
         identifier: &Identifier,
     ) -> (Report, Option<Touched<'a>>) {
-        let report = |verdict| Report { name: candidate.name.clone(), verdict };
+        let report = |outcome| Report { name: candidate.name.clone(), outcome };
         match &candidate.presence {
             Presence::There(_) => {}
             Presence::Gone(why) => {
@@ -193,14 +194,14 @@ impl Restorer {
                     "cni-chain del {} \"\" --container-id {container_id} --ifname {ifname}",
                     candidate.list.name
                 );
-                return (report(Verdict::Gone { why: why.clone(), remedy }), None);
+                return (report(Outcome::Gone { why: why.clone(), remedy }), None);
             }
-            Presence::Unknown(why) => return (report(Verdict::Unusable(why.clone())), None),
+            Presence::Unknown(why) => return (report(Outcome::Unusable(why.clone())), None),
         }
         let mut steps = Vec::new();
         let mut touched = Touched { candidate, plugins: Vec::new() };
         for conf in &candidate.list.plugins {
-            let Some(plugin) = identify::by_type(&conf.plugin_type) else { continue };
+            let Some(plugin) = MetaPlugin::by_type(&conf.plugin_type) else { continue };
             if !self.plugins.contains(&plugin) {
                 continue;
             }
@@ -215,13 +216,13 @@ impl Restorer {
         }
         let notes = claims.notes(&candidate.name);
         if steps.is_empty() {
-            return (report(Verdict::NotConcerned), None);
+            return (report(Outcome::NotConcerned), None);
         }
         let masquerade = candidate.list.plugins.iter().any(makes_masquerade_rules);
         let network = candidate.list.name.clone();
-        let verdict = Verdict::Looked { steps, notes, network, masquerade };
+        let outcome = Outcome::Looked { steps, notes, network, masquerade };
         let touched = (!touched.plugins.is_empty()).then_some(touched);
-        (report(verdict), touched)
+        (report(outcome), touched)
     }
 
     fn restore_plugin(
@@ -232,8 +233,8 @@ impl Restorer {
         path: &std::path::Path,
         claims: &Claims,
     ) -> Step {
-        let share = (plugin == MetaPlugin::Portmap).then(|| claims.share(&candidate.name));
-        match self.is_sound(candidate, conf, path, share.as_ref()) {
+        let allotment = (plugin == MetaPlugin::Portmap).then(|| claims.allotment(&candidate.name));
+        match self.is_sound(candidate, conf, path, allotment.as_ref()) {
             Ok(true) => return Step::Sound,
             Ok(false) => {}
             Err(reason) => return Step::Failed(reason),
@@ -249,7 +250,7 @@ impl Restorer {
             Ok(request) => request,
             Err(reason) => return Step::Failed(reason),
         };
-        let request = share.map_or(request.clone(), |share| share.apply(request));
+        let request = allotment.map_or(request.clone(), |allotment| allotment.apply(request));
         match self.call(Command::Add, path, &request, &candidate.conf) {
             Ok(()) => Step::Restored,
             Err(error) => Step::Failed(describe(&error)),
@@ -262,7 +263,7 @@ impl Restorer {
         candidate: &Candidate,
         conf: &PluginConf,
         path: &std::path::Path,
-        share: Option<&Share>,
+        allotment: Option<&Allotment>,
     ) -> Result<bool, String> {
         let mut list = candidate.list.clone();
         let version = NumericVersion::parse(&list.cni_version)?;
@@ -273,10 +274,10 @@ impl Restorer {
         let request = candidate.request(conf, &list)?;
         let sound =
             |request: &Object| self.call(Command::Check, path, request, &candidate.conf).is_ok();
-        let partial = share.filter(|share| share.is_partial());
-        Ok(partial.is_some_and(Share::is_nothing)
+        let partial = allotment.filter(|allotment| allotment.is_partial());
+        Ok(partial.is_some_and(Allotment::is_nothing)
             || sound(&request)
-            || partial.is_some_and(|share| sound(&share.apply(request))))
+            || partial.is_some_and(|allotment| sound(&allotment.apply(request))))
     }
 
     fn call(
@@ -329,8 +330,8 @@ impl Restorer {
             failed.extend(outcome.err().map(|reason| (*plugin, reason)));
         }
         let plugins = plugins.iter().map(|(plugin, ..)| *plugin).collect();
-        let verdict = Verdict::TakenBack { plugins, failed };
-        Report { name: candidate.name.clone(), verdict }
+        let outcome = Outcome::TakenBack { plugins, failed };
+        Report { name: candidate.name.clone(), outcome }
     }
 }
 

@@ -14,16 +14,15 @@ use cni_common::kernel::nft::L4Protocol;
 use cni_portmap::config::Config;
 use cni_portmap::plan::{ActiveMapping, Addresses, Plan};
 
-use super::identify::{self, MetaPlugin};
-use crate::conflist::NetworkList;
-use crate::request::{self, RuntimeConf};
+use crate::runner::plugins::MetaPlugin;
+use crate::runner::{NetworkList, RuntimeConf, request};
 
 /// What portmap asks the kernel for; two mappings with the same cannot both be.
 type Key = (bool, Option<IpAddr>, L4Protocol, u16);
 
 /// Which attachments want which host ports.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub(super) struct Claims {
     by_attachment: HashMap<String, Claim>,
     /// In the order of age.
     by_key: HashMap<Key, Vec<Claimant>>,
@@ -43,7 +42,7 @@ struct Claimant {
 
 /// An attachment's part of the host ports that it wants.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Share {
+pub(super) struct Allotment {
     /// What newer attachments left; `None` if that is all of it.
     left: Option<Vec<ActiveMapping>>,
     /// Whether an older attachment wants some of it as well, and may have it in the kernel.
@@ -52,7 +51,7 @@ pub struct Share {
 
 impl Claims {
     /// The claims of attachments: the oldest first, each with its name.
-    pub fn new<'a>(
+    pub(super) fn new<'a>(
         attachments: impl Iterator<Item = (&'a str, &'a NetworkList, &'a RuntimeConf, &'a CniResult)>,
     ) -> Self {
         let mut claims = Self::default();
@@ -70,19 +69,17 @@ impl Claims {
     }
 
     /// What an attachment may have.
-    #[must_use]
-    pub fn share(&self, name: &str) -> Share {
-        let Some(claim) = self.by_attachment.get(name) else { return Share::default() };
+    pub(super) fn allotment(&self, name: &str) -> Allotment {
+        let Some(claim) = self.by_attachment.get(name) else { return Allotment::default() };
         let mut left = claim.wanted.clone();
         left.retain(|mapping| self.newer_owner(name, claim, mapping).is_none());
         let contested = left.iter().any(|mapping| self.is_contested(claim, mapping));
         let is_all = left.len() == claim.wanted.len();
-        Share { left: (!is_all).then_some(left), contested }
+        Allotment { left: (!is_all).then_some(left), contested }
     }
 
     /// What to tell about ports that newer attachments have.
-    #[must_use]
-    pub fn notes(&self, name: &str) -> Vec<String> {
+    pub(super) fn notes(&self, name: &str) -> Vec<String> {
         let Some(claim) = self.by_attachment.get(name) else { return Vec::new() };
         let note = |mapping: &ActiveMapping| {
             let owner = self.newer_owner(name, claim, mapping)?;
@@ -112,25 +109,22 @@ impl Claims {
     }
 }
 
-impl Share {
+impl Allotment {
     /// Whether newer attachments have some of it.
-    #[must_use]
-    pub fn is_partial(&self) -> bool {
+    pub(super) fn is_partial(&self) -> bool {
         self.left.is_some()
     }
 
     /// Whether newer attachments have all of it.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         self.left.as_ref().is_some_and(Vec::is_empty)
     }
 
-    /// portmap's request, asking for no more than the share.
+    /// portmap's request, asking for no more than is allotted.
     ///
     /// Where nobody in the cache contests a port, somebody who has it all the same is unknown to
     /// the cache, or was added this moment: ADD must not take it from them.
-    #[must_use]
-    pub fn apply(&self, mut request: Object) -> Object {
+    pub(super) fn apply(&self, mut request: Object) -> Object {
         if let Some(left) = &self.left {
             set_mappings(&mut request, left);
         }
@@ -169,7 +163,7 @@ fn key(mapping: &ActiveMapping) -> Key {
 /// refuse claims nothing.
 fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<ActiveMapping> {
     let is_portmap =
-        |plugin_type: &str| identify::by_type(plugin_type) == Some(MetaPlugin::Portmap);
+        |plugin_type: &str| MetaPlugin::by_type(plugin_type) == Some(MetaPlugin::Portmap);
     let portmaps = list.plugins.iter().filter(|plugin| is_portmap(&plugin.plugin_type));
     let attachment = Attachment {
         network: list.name.clone(),
@@ -230,7 +224,7 @@ mod tests {
     }
 
     fn asks_for(claims: &Claims, name: &str) -> String {
-        let request = claims.share(name).apply(Object::default());
+        let request = claims.allotment(name).apply(Object::default());
         Json::from(request).to_string()
     }
 
@@ -269,7 +263,7 @@ mod tests {
             ("c", "c", other, &DUAL),
         ]);
         for name in ["a", "b", "c"] {
-            assert!(!claims.share(name).is_partial(), "{name}");
+            assert!(!claims.allotment(name).is_partial(), "{name}");
         }
     }
 
@@ -278,14 +272,14 @@ mod tests {
         let claims = claims(&[("a", "a", P80, &DUAL), ("b", "b", P80, &DUAL[..1])]);
         assert!(asks_for(&claims, "a").contains(r#""hostIP":"::""#));
         assert!(!asks_for(&claims, "a").contains(r#""hostIP":"0.0.0.0""#));
-        assert!(!claims.share("a").is_nothing());
+        assert!(!claims.allotment("a").is_nothing());
     }
 
     #[test]
     fn attachments_of_one_container_do_not_contest() {
         let claims = claims(&[("a", "web", P80, &DUAL), ("b", "web", P80, &DUAL)]);
         for name in ["a", "b"] {
-            assert_eq!(claims.share(name), Share::default());
+            assert_eq!(claims.allotment(name), Allotment::default());
         }
     }
 
@@ -293,14 +287,14 @@ mod tests {
     fn of_three_the_last_has_it() {
         let all = [("a", "a", P80, &DUAL[..]), ("b", "b", P80, &DUAL), ("c", "c", P80, &DUAL)];
         let claims = claims(&all);
-        assert!(claims.share("a").is_nothing() && claims.share("b").is_nothing());
-        assert_eq!(claims.share("c"), Share { left: None, contested: true });
+        assert!(claims.allotment("a").is_nothing() && claims.allotment("b").is_nothing());
+        assert_eq!(claims.allotment("c"), Allotment { left: None, contested: true });
     }
 
     #[test]
     fn what_portmap_would_refuse_claims_nothing() {
         let bad = r#"[{"hostPort":0,"containerPort":1,"protocol":"tcp"}]"#;
         let claims = claims(&[("a", "a", P80, &DUAL), ("b", "b", bad, &DUAL)]);
-        assert_eq!(claims.share("a"), Share::default());
+        assert_eq!(claims.allotment("a"), Allotment::default());
     }
 }

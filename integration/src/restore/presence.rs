@@ -10,10 +10,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cni_common::cni::protocol::CniResult;
+use cni_common::kernel::mac;
 use cni_common::kernel::netns::Netns;
 use nix::ifaddrs::getifaddrs;
 
-use crate::request::RuntimeConf;
+use crate::runner::RuntimeConf;
 
 /// What a look at an attachment's namespace found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +120,7 @@ fn interfaces() -> std::io::Result<Interfaces> {
         let identity = found.entry(entry.interface_name).or_default();
         let Some(address) = entry.address else { continue };
         if let Some(link) = address.as_link_addr() {
-            identity.mac = link.addr().map(mac_text);
+            identity.mac = link.addr().map(|bytes| mac::text(&bytes));
         } else if let Some(v4) = address.as_sockaddr_in() {
             identity.addresses.push(v4.ip().into());
         } else if let Some(v6) = address.as_sockaddr_in6()
@@ -129,10 +130,6 @@ fn interfaces() -> std::io::Result<Interfaces> {
         }
     }
     Ok(found)
-}
-
-fn mac_text(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// What ADD returned about the interface.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::identify::MetaPlugin;
+use crate::runner::plugins::MetaPlugin;
 
 /// What became of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +11,12 @@ pub struct Report {
     /// `network/containerID/ifname`, or the cache file if it does not say.
     pub name: String,
     /// The outcome.
-    pub verdict: Verdict,
+    pub outcome: Outcome,
 }
 
 /// An attachment's outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Outcome {
     /// No plugin of its chain is one to restore.
     NotConcerned,
     /// The cache file is not of libcni's present kind, and does not say what ADD was given.
@@ -70,11 +70,11 @@ impl Report {
     #[must_use]
     pub fn is_news(&self) -> bool {
         self.has_failed()
-            || match &self.verdict {
-                Verdict::Looked { steps, .. } => {
+            || match &self.outcome {
+                Outcome::Looked { steps, .. } => {
                     steps.iter().any(|(_, step)| matches!(step, Step::Restored | Step::Missing))
                 }
-                Verdict::TakenBack { .. } => true,
+                Outcome::TakenBack { .. } => true,
                 _ => false,
             }
     }
@@ -82,18 +82,18 @@ impl Report {
     /// Whether something is missing that could not be restored.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        match &self.verdict {
-            Verdict::Unusable(_) => true,
-            Verdict::Looked { steps, .. } => {
+        match &self.outcome {
+            Outcome::Unusable(_) => true,
+            Outcome::Looked { steps, .. } => {
                 steps.iter().any(|(_, step)| matches!(step, Step::Failed(_)))
             }
-            Verdict::TakenBack { failed, .. } => !failed.is_empty(),
+            Outcome::TakenBack { failed, .. } => !failed.is_empty(),
             _ => false,
         }
     }
 
     fn all_of(&self, wanted: &Step) -> Vec<MetaPlugin> {
-        let Verdict::Looked { steps, .. } = &self.verdict else { return Vec::new() };
+        let Outcome::Looked { steps, .. } = &self.outcome else { return Vec::new() };
         steps.iter().filter(|(_, step)| step == wanted).map(|(plugin, _)| *plugin).collect()
     }
 }
@@ -102,17 +102,17 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name)?;
-        match &self.verdict {
-            Verdict::NotConcerned => f.write_str("none of the plugins to restore"),
-            Verdict::Foreign => f.write_str(
+        match &self.outcome {
+            Outcome::NotConcerned => f.write_str("none of the plugins to restore"),
+            Outcome::Foreign => f.write_str(
                 "skipped: it is no attachment in libcni's present format; recreate its container",
             ),
-            Verdict::Gone { why, remedy } => {
+            Outcome::Gone { why, remedy } => {
                 write!(f, "gone: {why}; unless its runtime cleans up, `{remedy}` does")
             }
-            Verdict::Unusable(why) => write!(f, "failed: {why}"),
-            Verdict::Looked { steps, notes, .. } => f.write_str(&self.outcome(steps, notes)),
-            Verdict::TakenBack { plugins, failed } => {
+            Outcome::Unusable(why) => write!(f, "failed: {why}"),
+            Outcome::Looked { steps, notes, .. } => f.write_str(&self.words(steps, notes)),
+            Outcome::TakenBack { plugins, failed } => {
                 write!(f, "deleted meanwhile; removed again: {}", names(plugins))?;
                 failed.iter().try_for_each(|(plugin, why)| write!(f, "; {plugin} failed: {why}"))
             }
@@ -121,7 +121,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    fn outcome(&self, steps: &[(MetaPlugin, Step)], notes: &[String]) -> String {
+    fn words(&self, steps: &[(MetaPlugin, Step)], notes: &[String]) -> String {
         let mut parts = Vec::new();
         for (word, wanted) in [("restored", Step::Restored), ("would restore", Step::Missing)] {
             let plugins = self.all_of(&wanted);
@@ -165,23 +165,23 @@ pub struct Summary {
 
 impl Summary {
     pub(super) fn count(&mut self, report: &Report) {
-        let has = |wanted: fn(&Step) -> bool| match &report.verdict {
-            Verdict::Looked { steps, .. } => steps.iter().any(|(_, step)| wanted(step)),
+        let has = |wanted: fn(&Step) -> bool| match &report.outcome {
+            Outcome::Looked { steps, .. } => steps.iter().any(|(_, step)| wanted(step)),
             _ => false,
         };
-        let counter = match &report.verdict {
+        let counter = match &report.outcome {
             _ if report.has_failed() => &mut self.failed,
-            Verdict::NotConcerned => &mut self.not_concerned,
-            Verdict::Foreign => &mut self.skipped,
-            Verdict::Gone { .. } => &mut self.gone,
-            Verdict::TakenBack { .. } => &mut self.taken_back,
+            Outcome::NotConcerned => &mut self.not_concerned,
+            Outcome::Foreign => &mut self.skipped,
+            Outcome::Gone { .. } => &mut self.gone,
+            Outcome::TakenBack { .. } => &mut self.taken_back,
             _ if has(|step| *step == Step::Missing) => &mut self.missing,
             _ if has(|step| *step == Step::Restored) => &mut self.restored,
             _ if has(|step| matches!(step, Step::Skipped(_))) => &mut self.skipped,
             _ => &mut self.sound,
         };
         *counter += 1;
-        if let Verdict::Looked { network, masquerade: true, .. } = &report.verdict
+        if let Outcome::Looked { network, masquerade: true, .. } = &report.outcome
             && has(|step| matches!(step, Step::Restored | Step::Missing))
         {
             self.masquerading.insert(network.clone());
@@ -194,7 +194,7 @@ impl Summary {
         self.failed
     }
 
-    /// Whether all was well already.
+    /// Whether there is more to tell than that all is well.
     #[must_use]
     pub fn is_news(&self) -> bool {
         self.failed + self.restored + self.missing + self.taken_back > 0

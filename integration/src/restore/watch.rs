@@ -6,11 +6,11 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::path::Path;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cni_common::kernel::bus::{self, FIREWALLD, FIREWALLD_OBJECT};
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
@@ -18,8 +18,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use zbus::export::futures_core::Stream as _;
 use zbus::{Connection, MessageStream};
 
-const SERVICE: &str = "org.fedoraproject.FirewallD1";
-const OBJECT: &str = "/org/fedoraproject/FirewallD1";
 const BUS: &str = "org.freedesktop.DBus";
 
 /// How long the bus may take to let us in.
@@ -36,7 +34,7 @@ const ATTEMPTS: u32 = 3;
 
 /// Why a watch cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
+pub(crate) enum WatchError {
     /// No runtime to wait with.
     #[error("cannot wait for events: {0}")]
     Runtime(io::Error),
@@ -92,7 +90,7 @@ impl Event {
 
 /// Calls `restore` now and after every event, with the reason; it says whether all went well.
 /// What did not is tried again a few times. Returns only when it cannot go on.
-pub fn watch(mut restore: impl FnMut(&str) -> bool) -> Result<(), WatchError> {
+pub(crate) fn watch(mut restore: impl FnMut(&str) -> bool) -> Result<(), WatchError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -165,11 +163,7 @@ struct Bus {
 impl Bus {
     /// A host without a bus has no firewalld; one whose bus does not answer may have.
     async fn open_if_any() -> Result<Option<Self>, WatchError> {
-        let is_there = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some()
-            || ["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"]
-                .iter()
-                .any(|path| Path::new(path).exists());
-        if !is_there {
+        if !bus::is_there() {
             return Ok(None);
         }
         match timeout(BUS_PATIENCE, Self::open()).await {
@@ -183,8 +177,8 @@ impl Bus {
         // Before asking for signals, so that none is missed.
         let messages = MessageStream::from(&connection);
         for rule in [
-            format!("type='signal',sender='{SERVICE}',interface='{SERVICE}',member='Reloaded'"),
-            format!("type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{SERVICE}'"),
+            format!("type='signal',sender='{FIREWALLD}',interface='{FIREWALLD}',member='Reloaded'"),
+            format!("type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{FIREWALLD}'"),
         ] {
             let object = "/org/freedesktop/DBus";
             connection.call_method(Some(BUS), object, Some(BUS), "AddMatch", &rule).await?;
@@ -210,9 +204,14 @@ impl Bus {
     /// does not answer is restored to all the same.
     async fn until_firewalld_answers(&self) {
         let properties = Some("org.freedesktop.DBus.Properties");
-        let question = (SERVICE, "state");
-        let answer =
-            self.connection.call_method(Some(SERVICE), OBJECT, properties, "Get", &question);
+        let question = (FIREWALLD, "state");
+        let answer = self.connection.call_method(
+            Some(FIREWALLD),
+            FIREWALLD_OBJECT,
+            properties,
+            "Get",
+            &question,
+        );
         let _ = timeout(START_PATIENCE, answer).await;
     }
 }
@@ -226,7 +225,7 @@ fn bus_event(message: &zbus::Message) -> Option<Event> {
         "NameOwnerChanged" => {
             let (name, _, owner): (String, String, String) = message.body().deserialize().ok()?;
             let event = if owner.is_empty() { Event::Stopped } else { Event::Started };
-            (name == SERVICE).then_some(event)
+            (name == FIREWALLD).then_some(event)
         }
         _ => None,
     }

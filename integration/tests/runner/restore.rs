@@ -6,10 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use cni_chain::RuntimeConf;
-use cni_chain::restore::identify::MetaPlugin;
 use cni_chain::restore::presence::{NamedNamespaces, Presence};
 use cni_chain::restore::{Restorer, Summary};
+use cni_chain::{MetaPlugin, RuntimeConf};
 use cni_common::cni::protocol::CniResult;
 use serde_json::{Value, json};
 

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use cni_common::cni::protocol::json::Json;
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion, Command};
 
-use crate::request::RuntimeConf;
+use super::request::RuntimeConf;
 
 /// Why a plugin did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// The list names no plugin.
+    /// An entry of the list names no plugin.
     #[error("no plugin name provided")]
     NoName,
     /// A type is a file name; this one is a path.
@@ -27,50 +27,30 @@ pub enum ExecError {
     /// The search list is empty.
     #[error("no paths provided")]
     NoPaths,
-    /// No directory of the search list has the plugin.
-    #[error("failed to find plugin {plugin:?} in path [{paths}]")]
-    NotFound {
-        /// The plugin's type.
-        plugin: String,
-        /// The search list, separated by blanks.
-        paths: String,
-    },
+    /// No directory of the search list, which is in text, has the plugin of this type.
+    #[error("failed to find plugin {0:?} in path [{1}]")]
+    NotFound(String, String),
     /// The runner refused the container ID, the network's name or the interface name.
     #[error("{0}")]
     Input(CniError),
-    /// The file cannot be executed.
-    #[error("netplugin failed with no error message: cannot execute {}: {error}", path.display())]
-    Spawn {
-        /// The plugin's file.
-        path: PathBuf,
-        /// The cause.
-        error: io::Error,
-    },
+    /// This file cannot be executed.
+    #[error("netplugin failed with no error message: cannot execute {path}: {1}", path = .0.display())]
+    Spawn(PathBuf, io::Error),
     /// The plugin did not answer in time and was killed.
     #[error("netplugin failed with no error message: signal: killed (no answer within {0:?})")]
     Deadline(Duration),
     /// The plugin failed and said why.
     #[error("{0}")]
     Plugin(CniError),
-    /// The plugin failed and wrote to stderr only.
-    #[error("netplugin failed: {stderr:?}: {status}")]
-    OnlyStderr {
-        /// What it wrote.
-        stderr: String,
-        /// How it ended.
-        status: Ended,
-    },
+    /// The plugin failed and wrote this to stderr, and nothing else.
+    #[error("netplugin failed: {0:?}: {1}")]
+    OnlyStderr(String, Ended),
     /// The plugin failed in silence.
     #[error("netplugin failed with no error message: {0}")]
     Silent(Ended),
-    /// The plugin failed and printed something that is no error object.
-    #[error("netplugin failed but error parsing its diagnostic message {stdout:?}: {reason}")]
-    Unreadable {
-        /// What it printed.
-        stdout: String,
-        /// Why that is no error object.
-        reason: String,
-    },
+    /// The plugin failed and printed this, which is no error object, and why it is none.
+    #[error("netplugin failed but error parsing its diagnostic message {0:?}: {1}")]
+    Unreadable(String, String),
     /// The plugin succeeded, but what it printed cannot be used.
     #[error("{0}")]
     Output(String),
@@ -118,16 +98,15 @@ pub fn find(plugin_type: &str, dirs: &[PathBuf]) -> Result<PathBuf, ExecError> {
     }
     dirs.iter().map(|dir| dir.join(plugin_type)).find(|path| path.is_file()).ok_or_else(|| {
         let paths: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
-        ExecError::NotFound { plugin: plugin_type.to_owned(), paths: paths.join(" ") }
+        ExecError::NotFound(plugin_type.to_owned(), paths.join(" "))
     })
 }
 
 /// A plugin's environment: the runner's own, with these six variables.
-pub type Variables = [(&'static str, OsString); 6];
+pub(crate) type Variables = [(&'static str, OsString); 6];
 
 /// The variables of a command.
-#[must_use]
-pub fn variables(command: Command, conf: &RuntimeConf, dirs: &[PathBuf]) -> Variables {
+pub(crate) fn variables(command: Command, conf: &RuntimeConf, dirs: &[PathBuf]) -> Variables {
     let mut path = OsString::new();
     for (index, dir) in dirs.iter().enumerate() {
         if index > 0 {
@@ -146,7 +125,7 @@ pub fn variables(command: Command, conf: &RuntimeConf, dirs: &[PathBuf]) -> Vari
 }
 
 /// Runs a plugin to its end and returns its stdout; its stderr goes to ours.
-pub fn run(
+pub(crate) fn run(
     path: &Path,
     variables: &Variables,
     stdin: &[u8],
@@ -162,7 +141,7 @@ pub fn run(
 }
 
 /// Reads the result that ADD printed. One without a version has the configuration's.
-pub fn decode_result(stdout: &[u8], config_version: &str) -> Result<Json, ExecError> {
+pub(crate) fn decode_result(stdout: &[u8], config_version: &str) -> Result<Json, ExecError> {
     let unusable =
         |reason: String| ExecError::Output(format!("failed to unmarshal raw result: {reason}"));
     let mut result = match Json::parse(stdout) {
@@ -194,7 +173,9 @@ pub fn decode_result(stdout: &[u8], config_version: &str) -> Result<Json, ExecEr
 }
 
 /// The versions a plugin supports, from its answer to VERSION.
-pub fn decode_versions(answer: Result<Vec<u8>, ExecError>) -> Result<Vec<String>, ExecError> {
+pub(crate) fn decode_versions(
+    answer: Result<Vec<u8>, ExecError>,
+) -> Result<Vec<String>, ExecError> {
     let stdout = match answer {
         // Plugins of 0.1.0 do not know the command.
         Err(ExecError::Plugin(error)) if error.msg == "unknown CNI_COMMAND: VERSION" => {
@@ -228,14 +209,14 @@ pub fn decode_versions(answer: Result<Vec<u8>, ExecError>) -> Result<Vec<String>
 }
 
 /// What a plugin prints about itself when it is called without a command.
-pub fn banner(path: &Path, deadline: Duration) -> Result<String, ExecError> {
+pub(crate) fn banner(path: &Path, deadline: Duration) -> Result<String, ExecError> {
     let output = without_command(path, &[], deadline)?;
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// What a plugin prints about itself when it is asked for its `--version`. Go plugins know no
 /// arguments and print their banner on stderr: their answer is empty.
-pub fn version_text(path: &Path, deadline: Duration) -> Result<String, ExecError> {
+pub(crate) fn version_text(path: &Path, deadline: Duration) -> Result<String, ExecError> {
     let output = without_command(path, &["--version"], deadline)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -260,10 +241,9 @@ fn failure(output: &Output) -> ExecError {
         if output.stderr.is_empty() {
             return ExecError::Silent(status);
         }
-        return ExecError::OnlyStderr { stderr: text(&output.stderr), status };
+        return ExecError::OnlyStderr(text(&output.stderr), status);
     }
-    let unreadable =
-        |reason: String| ExecError::Unreadable { stdout: text(&output.stdout), reason };
+    let unreadable = |reason: String| ExecError::Unreadable(text(&output.stdout), reason);
     match Json::parse(&output.stdout) {
         Err(error) => unreadable(error.to_string()),
         Ok(json) => match CniError::from_json(&json) {
@@ -283,7 +263,7 @@ fn capture(
     stdin: &[u8],
     deadline: Option<Duration>,
 ) -> Result<Output, ExecError> {
-    let failed = |error| ExecError::Spawn { path: path.to_owned(), error };
+    let failed = |error| ExecError::Spawn(path.to_owned(), error);
     let mut process = Process::new(path);
     process.args(args);
     process.envs(variables.iter().map(|(name, value)| (name, value)));

@@ -2,16 +2,14 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, bail};
-use cni_chain::restore::watch::watch;
-use cni_chain::restore::{Restorer, Summary, Verdict};
-use cni_chain::{CacheError, Runner};
-
 use crate::cli::RestoreOptions;
-use crate::plugins;
+use crate::restore::watch::watch;
+use crate::restore::{Outcome, Restorer, Summary};
+use crate::runner::{CacheError, Runner, plugins};
+use anyhow::{Context as _, bail};
 
 /// Restores once, or with `--watch` whenever there is a reason to.
-pub(crate) fn run(options: &RestoreOptions) -> anyhow::Result<()> {
+pub(super) fn run(options: &RestoreOptions) -> anyhow::Result<()> {
     let restorer = restorer(options);
     if options.watch {
         return Ok(watch(|reason| restore_because(reason, &restorer))?);
@@ -28,7 +26,7 @@ pub(crate) fn run(options: &RestoreOptions) -> anyhow::Result<()> {
 }
 
 fn restorer(options: &RestoreOptions) -> Restorer {
-    let plugin_dirs = plugins::search_path(&options.plugin_dirs);
+    let plugin_dirs = plugins::search_path(&options.plugin_dirs.dirs);
     let mut restorer = Restorer::new(Runner::new(plugin_dirs, options.cache.dir.clone()));
     restorer.network.clone_from(&options.network);
     restorer.container_id.clone_from(&options.container_id);
@@ -43,7 +41,7 @@ fn restorer(options: &RestoreOptions) -> Restorer {
 fn restore(restorer: &Restorer, quiet: bool) -> Result<Summary, CacheError> {
     restorer.run(|report| {
         let is_wanted =
-            if quiet { report.is_news() } else { report.verdict != Verdict::NotConcerned };
+            if quiet { report.is_news() } else { report.outcome != Outcome::NotConcerned };
         if is_wanted {
             // A reader that went away is no reason to leave others unrestored.
             let _ = say(&report.to_string());

@@ -1,4 +1,4 @@
-//! Operations on a whole list: order, gates, what is passed on, and what an error ends.
+//! Operations on a whole list: order, which versions have them, what is passed on, what an error ends.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,11 @@ use cni_common::cni::protocol::json::Json;
 use cni_common::cni::protocol::version::NumericVersion;
 use cni_common::cni::protocol::{CniError, CniVersion, Command, ErrorCode, ValidAttachment};
 
-use crate::cache::{Cache, CacheError, CachedAttachment};
-use crate::conflist::{NetworkList, PluginConf};
-use crate::exec::{self, ExecError};
-use crate::request::{self, RuntimeConf};
+use super::cache::{Cache, CachedAttachment};
+use super::conflist::{NetworkList, PluginConf};
+use super::error::RunError;
+use super::exec::{self, ExecError};
+use super::request::{self, RuntimeConf};
 
 /// Runs the plugins of a list as a container runtime does.
 #[derive(Clone, Debug)]
@@ -39,122 +40,6 @@ pub struct Turn {
     pub plugin_type: String,
     /// How long it ran.
     pub took: Duration,
-}
-
-/// Why an operation on a list failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A plugin failed in ADD or DEL; the rest of the list did not run.
-    #[error("plugin {plugin} failed ({operation}): {error}")]
-    Plugin {
-        /// The plugin's `type="…"`, and its `name="…"` if its entry has one.
-        plugin: String,
-        /// `add` or `delete`.
-        operation: &'static str,
-        /// What went wrong.
-        error: ExecError,
-    },
-    /// A plugin failed in CHECK, STATUS or VERSION.
-    #[error("{0}")]
-    Exec(ExecError),
-    /// The list has no plugin to run.
-    #[error("no plugin configs found")]
-    NoPlugins,
-    /// CHECK came with 0.4.0.
-    #[error("configuration version {0:?} does not support the CHECK command")]
-    CheckUnsupported(String),
-    /// The list's version is no version.
-    #[error("invalid cniVersion of the network configuration: {0}")]
-    Version(String),
-    /// The attachment's result cannot be read or converted.
-    #[error("failed to get network {network:?} cached result: {error}")]
-    ReadCache {
-        /// The network's name.
-        network: String,
-        /// The cause.
-        error: CacheError,
-    },
-    /// The attachment was made, but cannot be remembered: delete it.
-    #[error("failed to set network {network:?} cached result: {error}")]
-    WriteCache {
-        /// The network's name.
-        network: String,
-        /// The cause.
-        error: CacheError,
-    },
-    /// GC could not delete a stale attachment.
-    #[error("failed to delete stale attachment {container_id} {ifname}: {error}")]
-    StaleAttachment {
-        /// The container ID.
-        container_id: String,
-        /// The interface name.
-        ifname: String,
-        /// The cause.
-        error: Box<RunError>,
-    },
-    /// A plugin failed in GC.
-    #[error("failed to GC plugin {plugin_type}: {error}")]
-    Gc {
-        /// The plugin's type.
-        plugin_type: String,
-        /// The cause.
-        error: ExecError,
-    },
-    /// A plugin does not support the list's version.
-    #[error("plugin {plugin_type} does not support config version {version:?}")]
-    Unsupported {
-        /// The plugin's type.
-        plugin_type: String,
-        /// The list's version.
-        version: String,
-    },
-    /// Several failures, one a line.
-    #[error("{}", lines(.0))]
-    Several(Vec<RunError>),
-}
-
-impl RunError {
-    /// The CNI error inside: a plugin's own, with its code, or that of a refused input. Of
-    /// several failures, the first that has one.
-    #[must_use]
-    pub fn cni_error(&self) -> Option<&CniError> {
-        match self {
-            Self::Plugin { error, .. } | Self::Exec(error) | Self::Gc { error, .. } => {
-                error.cni_error()
-            }
-            Self::StaleAttachment { error, .. } => error.cni_error(),
-            Self::Several(errors) => errors.iter().find_map(Self::cni_error),
-            _ => None,
-        }
-    }
-
-    /// The code of [`RunError::cni_error`].
-    #[must_use]
-    pub fn code(&self) -> Option<u32> {
-        self.cni_error().map(|error| error.code.number())
-    }
-
-    fn in_chain(plugin: &PluginConf, operation: &'static str, error: ExecError) -> Self {
-        let PluginConf { plugin_type, name, .. } = plugin;
-        let plugin = if name.is_empty() {
-            format!("type={plugin_type:?}")
-        } else {
-            format!("type={plugin_type:?} name={name:?}")
-        };
-        Self::Plugin { plugin, operation, error }
-    }
-
-    fn all(mut errors: Vec<Self>) -> Result<(), Self> {
-        match errors.len() {
-            0 => Ok(()),
-            1 => Err(errors.remove(0)),
-            _ => Err(Self::Several(errors)),
-        }
-    }
-}
-
-fn lines(errors: &[RunError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl Runner {
@@ -186,7 +71,7 @@ impl Runner {
         let result = result.ok_or(RunError::NoPlugins)?;
         match self.cache().write(list, conf, &result) {
             Ok(()) => Ok(result),
-            Err(error) => Err(RunError::WriteCache { network: list.name.clone(), error }),
+            Err(error) => Err(RunError::WriteCache(list.name.clone(), error)),
         }
     }
 
@@ -239,7 +124,7 @@ impl Runner {
         let prev_result = self
             .cache()
             .result(&list.name, conf, &list.cni_version)
-            .map_err(|error| RunError::ReadCache { network: list.name.clone(), error })?;
+            .map_err(|error| RunError::ReadCache(list.name.clone(), error))?;
         for plugin in &list.plugins {
             let stdin = request::for_attachment(list, plugin, prev_result.as_ref(), conf);
             self.call(Command::Check, plugin, &stdin, conf).map_err(RunError::Exec)?;
@@ -278,7 +163,7 @@ impl Runner {
                 let stdin = request::for_gc(list, plugin, valid);
                 let plugin_type = plugin.plugin_type.clone();
                 self.call(Command::Gc, plugin, &stdin, &RuntimeConf::default())
-                    .map_err(|error| RunError::Gc { plugin_type, error })
+                    .map_err(|error| RunError::Gc(plugin_type, error))
                     .err()
             }));
         }
@@ -286,10 +171,9 @@ impl Runner {
     }
 
     fn delete_stale(&self, list: &NetworkList, stale: CachedAttachment) -> Result<(), RunError> {
-        self.del(list, &stale.conf).map_err(|error| RunError::StaleAttachment {
-            container_id: stale.conf.container_id,
-            ifname: stale.conf.ifname,
-            error: Box::new(error),
+        self.del(list, &stale.conf).map_err(|error| {
+            let RuntimeConf { container_id, ifname, .. } = stale.conf;
+            RunError::StaleAttachment(container_id, ifname, Box::new(error))
         })
     }
 
@@ -327,10 +211,7 @@ impl Runner {
         if self.version(plugin_type)?.iter().any(|supported| supported == version) {
             return Ok(());
         }
-        Err(RunError::Unsupported {
-            plugin_type: plugin_type.to_owned(),
-            version: version.to_owned(),
-        })
+        Err(RunError::Unsupported(plugin_type.to_owned(), version.to_owned()))
     }
 
     /// VERSION: the protocol versions that a plugin supports.

@@ -3,7 +3,7 @@
 use cni_common::cni::protocol::ValidAttachment;
 use cni_common::cni::protocol::json::{Json, Object};
 
-use crate::conflist::{NetworkList, PluginConf};
+use super::conflist::{NetworkList, PluginConf};
 
 /// One attachment as the caller describes it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,8 +22,7 @@ pub struct RuntimeConf {
 
 impl RuntimeConf {
     /// The text of `CNI_ARGS`.
-    #[must_use]
-    pub fn cni_args(&self) -> String {
+    pub(crate) fn cni_args(&self) -> String {
         let pairs: Vec<String> =
             self.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
         pairs.join(";")
@@ -31,8 +30,7 @@ impl RuntimeConf {
 }
 
 /// The configuration for ADD, DEL and CHECK.
-#[must_use]
-pub fn for_attachment(
+pub(crate) fn for_attachment(
     list: &NetworkList,
     plugin: &PluginConf,
     prev_result: Option<&Json>,
@@ -55,8 +53,11 @@ pub fn for_attachment(
 }
 
 /// The configuration for GC. Without `valid` it says nothing about attachments.
-#[must_use]
-pub fn for_gc(list: &NetworkList, plugin: &PluginConf, valid: Option<&[ValidAttachment]>) -> Json {
+pub(crate) fn for_gc(
+    list: &NetworkList,
+    plugin: &PluginConf,
+    valid: Option<&[ValidAttachment]>,
+) -> Json {
     let mut request = for_network(list, plugin);
     if let Some(valid) = valid {
         let valid: Vec<Json> = valid.iter().map(attachment).collect();
@@ -68,8 +69,7 @@ pub fn for_gc(list: &NetworkList, plugin: &PluginConf, valid: Option<&[ValidAtta
 }
 
 /// The configuration for STATUS.
-#[must_use]
-pub fn for_status(list: &NetworkList, plugin: &PluginConf) -> Json {
+pub(crate) fn for_status(list: &NetworkList, plugin: &PluginConf) -> Json {
     for_network(list, plugin).into()
 }
 

@@ -1,13 +1,15 @@
 //! The command line.
 
+mod publish;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use cni_chain::ValidAttachment;
-use cni_chain::restore::identify::MetaPlugin;
+use crate::runner::ValidAttachment;
+use crate::runner::plugins::MetaPlugin;
 
-use crate::publish::Publish;
+pub(crate) use publish::Publish;
 
 /// Runs a chain of CNI plugins on a network namespace, as a container runtime does.
 #[derive(Debug, Parser)]

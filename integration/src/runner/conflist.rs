@@ -46,28 +46,15 @@ pub struct PluginConf {
 /// Why a network could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
-    /// The directory is missing or holds no configuration.
-    #[error("no net configurations found in {}", dir.display())]
-    NoConfigs {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// No configuration in the directory has the name.
-    #[error("no net configuration with name {name:?} in {}", dir.display())]
-    NotFound {
-        /// The name asked for.
-        name: String,
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A file or directory cannot be read.
-    #[error("error reading {}: {error}", path.display())]
-    Read {
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        error: io::Error,
-    },
+    /// This directory is missing or holds no configuration.
+    #[error("no net configurations found in {}", .0.display())]
+    NoConfigs(PathBuf),
+    /// No configuration has this name in this directory.
+    #[error("no net configuration with name {0:?} in {dir}", dir = .1.display())]
+    NotFound(String, PathBuf),
+    /// This file or directory cannot be read.
+    #[error("error reading {path}: {1}", path = .0.display())]
+    Read(PathBuf, io::Error),
     /// The document is no valid list.
     #[error("error parsing configuration list: {0}")]
     List(String),
@@ -77,14 +64,9 @@ pub enum ConfError {
     /// A list file without a single plugin.
     #[error("no plugin configs found")]
     NoPlugins,
-    /// A failure inside a named file.
-    #[error("{}: {error}", path.display())]
-    InFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: Box<ConfError>,
-    },
+    /// Any of the above, in this file.
+    #[error("{path}: {1}", path = .0.display())]
+    InFile(PathBuf, Box<ConfError>),
 }
 
 const LIST_EXTENSIONS: [&str; 1] = [".conflist"];
@@ -137,9 +119,9 @@ impl NetworkList {
             }
         }
         if lists.is_empty() && singles.is_empty() {
-            return Err(ConfError::NoConfigs { dir: dir.to_owned() });
+            return Err(ConfError::NoConfigs(dir.to_owned()));
         }
-        Err(ConfError::NotFound { name: name.to_owned(), dir: dir.to_owned() })
+        Err(ConfError::NotFound(name.to_owned(), dir.to_owned()))
     }
 
     /// The list's document, as the cache keeps it.
@@ -337,7 +319,7 @@ fn wrong_type(key: &str, expected: &str, found: &Json) -> String {
 
 /// The directory's files with one of the extensions, sorted. A missing directory has none.
 fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, ConfError> {
-    let unreadable = |error| ConfError::Read { path: dir.to_owned(), error };
+    let unreadable = |error| ConfError::Read(dir.to_owned(), error);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -361,14 +343,14 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ConfError> {
-    fs::read(path).map_err(|error| ConfError::Read { path: path.to_owned(), error })
+    fs::read(path).map_err(|error| ConfError::Read(path.to_owned(), error))
 }
 
 fn in_file(path: &Path, error: ConfError) -> ConfError {
     match error {
         // These name a file already.
-        ConfError::InFile { .. } | ConfError::Read { .. } => error,
-        _ => ConfError::InFile { path: path.to_owned(), error: Box::new(error) },
+        ConfError::InFile(..) | ConfError::Read(..) => error,
+        _ => ConfError::InFile(path.to_owned(), Box::new(error)),
     }
 }
 

@@ -1,23 +1,23 @@
-//! The subcommands that run a chain: from options to a list, an attachment and a runner.
+//! `add`, `del` and `check`: one attachment.
 
 use std::path::{Path, absolute};
 
-use anyhow::{Context as _, bail};
-use cni_chain::{ConfError, NetworkList, Runner, RuntimeConf};
+use anyhow::{Context as _, anyhow, bail};
 use cni_common::cni::attachment::hex;
+use cni_common::cni::protocol::args;
 use cni_common::cni::protocol::json::{Json, Object};
 use sha2::{Digest, Sha512};
 
-use crate::cli::{AttachmentOptions, GcOptions, NetworkOptions, StatusOptions};
-use crate::plugins;
+use super::{given, load, runner};
+use crate::cli::AttachmentOptions;
+use crate::runner::{NetworkList, Runner, RuntimeConf};
 
 const NETNS_DIR: &str = "/run/netns";
-const DEFAULT_CONF_DIR: &str = "/etc/cni/net.d";
 const DEFAULT_IFNAME: &str = "eth0";
 const PORT_MAPPINGS: &str = "portMappings";
 
 /// ADD; the text is the result.
-pub(crate) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
+pub(super) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
     let list = load(&options.network)?;
     let conf = attachment(options)?;
     let takes_ports =
@@ -35,7 +35,7 @@ pub(crate) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
 }
 
 /// DEL.
-pub(crate) fn del(options: &AttachmentOptions) -> anyhow::Result<()> {
+pub(super) fn del(options: &AttachmentOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
     let runner = runner(&options.network);
     let conf = as_added(&runner, &list, options)?;
@@ -43,45 +43,11 @@ pub(crate) fn del(options: &AttachmentOptions) -> anyhow::Result<()> {
 }
 
 /// CHECK.
-pub(crate) fn check(options: &AttachmentOptions) -> anyhow::Result<()> {
+pub(super) fn check(options: &AttachmentOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
     let runner = runner(&options.network);
     let conf = as_added(&runner, &list, options)?;
     Ok(runner.check(&list, &conf)?)
-}
-
-/// GC.
-pub(crate) fn gc(options: &GcOptions) -> anyhow::Result<()> {
-    let list = load(&options.network)?;
-    let told = options.keep_none || !options.keep.is_empty();
-    Ok(runner(&options.network).gc(&list, told.then_some(options.keep.as_slice()))?)
-}
-
-/// STATUS.
-pub(crate) fn status(options: &StatusOptions) -> anyhow::Result<()> {
-    let list = load(&options.network)?;
-    Ok(runner(&options.network).status(&list)?)
-}
-
-fn runner(options: &NetworkOptions) -> Runner {
-    Runner::new(plugins::search_path(&options.plugin_dirs), options.cache.dir.clone())
-}
-
-/// A path has a slash or a configuration file's extension; anything else is a name.
-fn load(options: &NetworkOptions) -> anyhow::Result<NetworkList> {
-    let network = options.network.as_str();
-    let is_path = network.contains('/')
-        || [".conflist", ".conf", ".json"].iter().any(|extension| network.ends_with(extension));
-    if is_path {
-        return Ok(NetworkList::from_file(Path::new(network))?);
-    }
-    let dir = Path::new(given(options.conf_dir.as_ref()).unwrap_or(DEFAULT_CONF_DIR));
-    match NetworkList::load(dir, network) {
-        Err(error @ (ConfError::NoConfigs { .. } | ConfError::NotFound { .. })) => {
-            bail!("{error}; choose the directory with --conf-dir or NETCONFPATH, or name a file")
-        }
-        list => Ok(list?),
-    }
 }
 
 fn attachment(options: &AttachmentOptions) -> anyhow::Result<RuntimeConf> {
@@ -125,11 +91,6 @@ fn as_added(
     Ok(conf)
 }
 
-/// An empty variable counts as unset, as it does for every CNI program.
-fn given(text: Option<&String>) -> Option<&str> {
-    text.map(String::as_str).filter(|text| !text.is_empty())
-}
-
 fn netns_path(text: &str) -> anyhow::Result<String> {
     if text.is_empty() {
         return Ok(String::new());
@@ -146,14 +107,18 @@ fn default_container_id(netns: &str) -> String {
     format!("cnitool-{}", hex(&Sha512::digest(netns.as_bytes())[..10]))
 }
 
+/// As strict as cnitool: nothing is empty, and no value has a `=`.
 fn parse_args(text: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let pair = |text: &str| match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.is_empty() && !value.contains('=') => {
-            Ok((key.to_owned(), value.to_owned()))
+    let judge = |pair: Result<(&str, &str), &str>| match pair {
+        Ok((name, value)) if !name.is_empty() && !value.is_empty() && !value.contains('=') => {
+            Ok((name.to_owned(), value.to_owned()))
         }
-        _ => bail!("invalid CNI_ARGS pair {text:?}: write KEY=VALUE;KEY=VALUE"),
+        Ok((name, value)) => Err(format!("{name}={value}")),
+        Err(pair) => Err(pair.to_owned()),
     };
-    text.split(';').map(pair).collect()
+    args::pairs(text).map(judge).collect::<Result<_, _>>().map_err(|pair: String| {
+        anyhow!("invalid CNI_ARGS pair {pair:?}: write KEY=VALUE;KEY=VALUE")
+    })
 }
 
 fn parse_capability_args(text: &str) -> anyhow::Result<Object> {
@@ -176,7 +141,7 @@ fn publish(options: &AttachmentOptions, capability_args: &mut Object) -> anyhow:
             bail!("{PORT_MAPPINGS} in CAP_ARGS must be a list, but is {}", other.kind())
         }
     };
-    mappings.extend(options.publish.iter().flat_map(super::publish::Publish::mappings));
+    mappings.extend(options.publish.iter().flat_map(crate::cli::Publish::mappings));
     capability_args.set(PORT_MAPPINGS, mappings);
     Ok(())
 }

@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion};
 
-use crate::conflist::NetworkList;
-use crate::request::RuntimeConf;
+use super::conflist::NetworkList;
+use super::request::RuntimeConf;
 
 /// The `kind` that marks a file as this format.
 const KIND: &str = "cniCacheV1";
@@ -39,7 +39,7 @@ pub struct CachedAttachment {
 
 /// One file of the cache, with what it says or why that cannot be read.
 #[derive(Debug)]
-pub struct CacheEntry {
+pub(crate) struct CacheEntry {
     /// The file.
     pub path: PathBuf,
     /// When ADD ended: it writes the file, and nobody writes it later.
@@ -50,7 +50,7 @@ pub struct CacheEntry {
 
 /// An attachment and what its ADD returned.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Remembered {
+pub(crate) struct Remembered {
     /// What ADD was given.
     pub attachment: CachedAttachment,
     /// What it returned, as it was written.
@@ -59,8 +59,7 @@ pub struct Remembered {
 
 impl CacheEntry {
     /// Whether the file is there and no later ADD has written it again.
-    #[must_use]
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         modified(&self.path).is_ok_and(|modified| modified == self.written)
     }
 }
@@ -68,46 +67,28 @@ impl CacheEntry {
 /// Why the cache could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// A file name needs all three parts, and none may lead to another directory.
+    /// The three parts of a file's name. Each is needed, and none may lead to another directory.
     #[error(
-        "cache file path requires network name ({network:?}), container ID ({container_id:?}), \
-         and interface name ({ifname:?}), each without a slash"
+        "cache file path requires network name ({0:?}), container ID ({1:?}), and interface name \
+         ({2:?}), each without a slash"
     )]
-    Name {
-        /// The network's name.
-        network: String,
-        /// The container ID.
-        container_id: String,
-        /// The interface name.
-        ifname: String,
-    },
-    /// The file or its directory cannot be read or written.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        error: io::Error,
-    },
-    /// The file is not what libcni writes.
-    #[error("{}: {reason}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Name(String, String, String),
+    /// This file or directory cannot be read or written.
+    #[error("{path}: {1}", path = .0.display())]
+    Io(PathBuf, io::Error),
+    /// This file is not what libcni writes, and why.
+    #[error("{path}: {1}", path = .0.display())]
+    Content(PathBuf, String),
 }
 
 impl Cache {
     /// The cache below `cache_dir`, usually `/var/lib/cni`.
-    #[must_use]
-    pub fn new(cache_dir: &Path) -> Self {
+    pub(crate) fn new(cache_dir: &Path) -> Self {
         Self { results: cache_dir.join("results") }
     }
 
     /// Remembers an attachment, all of it or nothing.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         list: &NetworkList,
         conf: &RuntimeConf,
@@ -118,17 +99,17 @@ impl Cache {
             .recursive(true)
             .mode(0o700)
             .create(&self.results)
-            .map_err(|error| CacheError::Io { path: self.results.clone(), error })?;
+            .map_err(|error| CacheError::Io(self.results.clone(), error))?;
         let text = document(list, conf, result).to_string();
-        self.replace(&path, text.as_bytes()).map_err(|error| CacheError::Io { path, error })
+        self.replace(&path, text.as_bytes()).map_err(|error| CacheError::Io(path, error))
     }
 
     /// Forgets an attachment; one that is not there is forgotten already.
-    pub fn remove(&self, network: &str, conf: &RuntimeConf) -> Result<(), CacheError> {
+    pub(crate) fn remove(&self, network: &str, conf: &RuntimeConf) -> Result<(), CacheError> {
         let path = self.path(network, conf)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(CacheError::Io { path, error })
+                Err(CacheError::Io(path, error))
             }
             _ => Ok(()),
         }
@@ -137,7 +118,7 @@ impl Cache {
     /// The result of ADD in the form of `version`; `None` if there is none.
     ///
     /// A file of before 2019 is the bare result.
-    pub fn result(
+    pub(crate) fn result(
         &self,
         network: &str,
         conf: &RuntimeConf,
@@ -153,7 +134,7 @@ impl Cache {
             Some(&bare)
         };
         let Some(result) = result else { return Ok(None) };
-        let content = |reason: String| CacheError::Content { path: path.clone(), reason };
+        let content = |reason: String| CacheError::Content(path.clone(), reason);
         let target = CniVersion::from_text(version)
             .ok_or_else(|| content(format!("no converter to CNI result version {version:?}")))?;
         CniResult::from_json(result, CniVersion::V0_1_0)
@@ -171,7 +152,7 @@ impl Cache {
         let path = self.path(network, conf)?;
         match read(&path)? {
             Some(top) if is_current(&top) => {
-                decode(&top).map(Some).map_err(|reason| CacheError::Content { path, reason })
+                decode(&top).map(Some).map_err(|reason| CacheError::Content(path, reason))
             }
             _ => Ok(None),
         }
@@ -183,7 +164,7 @@ impl Cache {
         &self,
         container_id: Option<&str>,
     ) -> Result<Vec<CachedAttachment>, CacheError> {
-        let unreadable = |error| CacheError::Io { path: self.results.clone(), error };
+        let unreadable = |error| CacheError::Io(self.results.clone(), error);
         let entries = match fs::read_dir(&self.results) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -210,8 +191,8 @@ impl Cache {
     }
 
     /// Every file, those that cannot be read included, the oldest first.
-    pub fn entries(&self) -> Result<Vec<CacheEntry>, CacheError> {
-        let unreadable = |error| CacheError::Io { path: self.results.clone(), error };
+    pub(crate) fn entries(&self) -> Result<Vec<CacheEntry>, CacheError> {
+        let unreadable = |error| CacheError::Io(self.results.clone(), error);
         let files = match fs::read_dir(&self.results) {
             Ok(files) => files,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -235,14 +216,11 @@ impl Cache {
     }
 
     /// Where the attachment's file is.
-    pub fn path(&self, network: &str, conf: &RuntimeConf) -> Result<PathBuf, CacheError> {
-        let parts = [network, &conf.container_id, &conf.ifname];
+    pub(crate) fn path(&self, network: &str, conf: &RuntimeConf) -> Result<PathBuf, CacheError> {
+        let parts = [network, conf.container_id.as_str(), conf.ifname.as_str()];
         if parts.iter().any(|part| part.is_empty() || part.contains('/')) {
-            return Err(CacheError::Name {
-                network: network.to_owned(),
-                container_id: conf.container_id.clone(),
-                ifname: conf.ifname.clone(),
-            });
+            let [network, container_id, ifname] = parts.map(str::to_owned);
+            return Err(CacheError::Name(network, container_id, ifname));
         }
         Ok(self.results.join(parts.join("-")))
     }
@@ -284,7 +262,7 @@ fn remembered_when_whole(path: &Path) -> Result<Option<Remembered>, CacheError> 
 
 fn remembered(path: &Path) -> Result<Option<Remembered>, CacheError> {
     let Some(top) = read(path)?.filter(is_current) else { return Ok(None) };
-    let content = |reason| CacheError::Content { path: path.to_owned(), reason };
+    let content = |reason| CacheError::Content(path.to_owned(), reason);
     let attachment = decode(&top).map_err(content)?;
     let CachedAttachment { network, conf, .. } = &attachment;
     for (key, text) in
@@ -365,9 +343,9 @@ fn read(path: &Path) -> Result<Option<Object>, CacheError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(CacheError::Io { path: path.to_owned(), error }),
+        Err(error) => return Err(CacheError::Io(path.to_owned(), error)),
     };
-    let content = |reason| CacheError::Content { path: path.to_owned(), reason };
+    let content = |reason| CacheError::Content(path.to_owned(), reason);
     match Json::parse(&bytes) {
         Ok(Json::Object(top)) => Ok(Some(top)),
         Ok(other) => Err(content(format!("it is {}, not an object", other.kind()))),
