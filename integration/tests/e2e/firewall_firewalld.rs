@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::testbox::{Call, Firewalld, HOST_V4, Network, OUT_V4, TestBox, Transport, tcp};
+use cni_testbox::{Firewalld, HOST_V4, Network, OUT_V4, TestBox, Transport, cases, firewall, tcp};
 
 cases! {
     addresses_become_sources_of_the_zone, once;
@@ -68,8 +68,8 @@ fn a_source_of_another_zone_is_a_conflict(b: &TestBox) {
     let v6 = format!("{}/128", web.v6());
     firewalld.cmd(&["--zone=internal", &format!("--add-source={v6}")]);
     let before = b.ruleset();
-    let add = Call::to_firewall("ADD", &web, &keys());
-    add.firewall(b).expect_error_with(101, &[&v6, "bound to zone internal", "--remove-source"]);
+    let add = firewall("ADD", &web).keys(&keys());
+    add.run(b).expect_error_with(101, &[&v6, "bound to zone internal", "--remove-source"]);
     assert!(sources(&firewalld, "trusted").is_empty(), "the IPv4 address went again");
     assert_eq!(sources(&firewalld, "internal"), [v6], "somebody else's binding stays");
     assert!(!b.ruleset().contains("web/eth0"), "{before}");
@@ -80,7 +80,7 @@ fn an_unknown_zone_is_named(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let keys = json!({ "backend": "firewalld", "firewalldZone": "nosuch" });
     let words = ["no zone \"nosuch\"", "--new-zone=nosuch"];
-    Call::to_firewall("ADD", &web, &keys).firewall(b).expect_error_with(7, &words);
+    firewall("ADD", &web).keys(&keys).run(b).expect_error_with(7, &words);
     assert!(!b.ruleset().contains("web/eth0"));
     b.dismiss(&web, &keys);
 }
@@ -104,7 +104,7 @@ fn a_dead_bus_fails_add_and_not_del(b: &TestBox) {
     b.admit(&web, &keys());
     firewalld.stop();
     firewalld.kill_bus();
-    let (_, text) = Call::to_firewall("ADD", &web, &keys()).firewall(b).expect_error();
+    let (_, text) = firewall("ADD", &web).keys(&keys()).run(b).expect_error();
     assert!(text.contains("firewalld"), "{text}");
     b.dismiss(&web, &keys());
     assert!(!b.ruleset().contains("web/eth0"));
@@ -115,7 +115,7 @@ fn firewalld_that_stopped_fails_add_and_not_del(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     b.admit(&web, &keys());
     firewalld.stop();
-    Call::to_firewall("ADD", &web, &keys()).firewall(b).expect_error();
+    firewall("ADD", &web).keys(&keys()).run(b).expect_error();
     b.dismiss(&web, &keys());
 }
 

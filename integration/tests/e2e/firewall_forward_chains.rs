@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::testbox::{Call, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, tcp};
+use cni_testbox::{
+    Call, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, cases, firewall, tcp,
+};
 
 cases! {
     a_named_chain_lets_containers_through, ours;
@@ -75,8 +77,8 @@ fn the_last_container_leaves_the_table_as_it_was(b: &TestBox) {
     assert_eq!(theirs(), before);
 
     b.admit(&first, &named("inet"));
-    let gc = Call::of_network("GC", "net1").into_firewall_call(&json!({}));
-    gc.set("cni.dev/valid-attachments", json!([])).firewall(b).expect_silence();
+    let gc = Call::of_network("firewall", "GC", "net1");
+    gc.set("cni.dev/valid-attachments", json!([])).run(b).expect_silence();
     assert_eq!(theirs(), before);
 }
 
@@ -124,11 +126,11 @@ fn a_chain_that_is_not_there_is_refused_and_ignored_by_del(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     b.nft("table inet filter { chain input { type filter hook input priority 0; }; }");
     let before = b.nft_list("inet filter");
-    let missing = Call::to_firewall("ADD", &web, &named("inet")).firewall(b);
+    let missing = firewall("ADD", &web).keys(&named("inet")).run(b);
     missing.expect_error_with(7, &["inet filter forward", "does not exist"]);
     let input = json!([{ "family": "inet", "table": "filter", "chain": "input" }]);
-    let elsewhere = Call::to_firewall("ADD", &web, &named("inet"));
-    let elsewhere = elsewhere.set("nftablesForwardChains", input).firewall(b);
+    let elsewhere = firewall("ADD", &web).keys(&named("inet"));
+    let elsewhere = elsewhere.set("nftablesForwardChains", input).run(b);
     elsewhere.expect_error_with(7, &["inet filter input", "hook forward"]);
     assert!(!b.ruleset().contains("web/eth0"));
     b.dismiss(&web, &named("inet"));

@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::testbox::{Call, HOST_V4, Network, OUT_V4, TestBox, Transport, run, tcp, tool};
+use cni_testbox::{
+    Call, HOST_V4, Network, OUT_V4, Outcome, TestBox, Transport, cases, firewall, run, tcp, tool,
+};
 
 cases! {
     a_bare_host_uses_nftables_and_starts_nothing, ours;
@@ -21,8 +23,8 @@ cases! {
     status_lets_the_kernel_try, ours;
 }
 
-fn status(b: &TestBox, keys: &Value) -> crate::testbox::Outcome {
-    let outcome = Call::of_network("STATUS", "net1").into_firewall_call(keys).firewall(b);
+fn status(b: &TestBox, keys: &Value) -> Outcome {
+    let outcome = Call::of_network("firewall", "STATUS", "net1").keys(keys).run(b);
     outcome.expect_silence();
     outcome
 }
@@ -32,15 +34,15 @@ fn a_bare_host_uses_nftables_and_starts_nothing(b: &TestBox) {
     let trace = "/run/trace";
     let wrapper = ["strace", "-f", "-e", "trace=execve", "-o", trace];
     for command in ["ADD", "CHECK", "DEL"] {
-        Call::to_firewall(command, &web, &json!({})).under(&wrapper).firewall(b).expect_silence();
+        firewall(command, &web).keys(&json!({})).under(&wrapper).run(b).expect_silence();
         let text = std::fs::read_to_string(trace).expect("strace wrote it");
         assert_eq!(text.matches("execve(").count(), 1, "{command}: {text}");
         assert_eq!(b.ruleset().contains("web/eth0"), command != "DEL");
     }
     assert!(b.ruleset().contains("table inet cni_firewall"));
-    let gc = Call::of_network("GC", "net1").into_firewall_call(&json!({}));
+    let gc = Call::of_network("firewall", "GC", "net1");
     let gc = gc.set("cni.dev/valid-attachments", json!([])).under(&wrapper);
-    gc.firewall(b).expect_silence();
+    gc.run(b).expect_silence();
     let text = std::fs::read_to_string(trace).expect("strace wrote it");
     assert_eq!(text.matches("execve(").count(), 1, "GC: {text}");
     assert_eq!(b.ruleset(), "", "the empty table goes");
@@ -96,10 +98,10 @@ fn a_host_without_ip6tables_serves_ipv4(b: &TestBox) {
     let (web, dual) = (b.web(&Network::v4(1), "web"), b.web(&Network::dual(2), "dual"));
     hide_ip6tables();
     for command in ["ADD", "CHECK", "DEL"] {
-        Call::to_firewall(command, &web, &keys).firewall(b).expect_silence();
+        firewall(command, &web).keys(&keys).run(b).expect_silence();
     }
     let rules = || run(&mut tool("iptables-save")).matches("-A CNI-FORWARD -s").count();
-    let (code, text) = Call::to_firewall("ADD", &dual, &keys).firewall(b).expect_error();
+    let (code, text) = firewall("ADD", &dual).keys(&keys).run(b).expect_error();
     assert!(code == 101 && text.contains("ip6tables") && text.contains("install"), "{text}");
     assert_eq!(rules(), 0);
 }
@@ -121,8 +123,8 @@ fn the_administrators_chain_comes_first_and_is_kept(b: &TestBox) {
     assert!(own(b), "ADD again");
     b.dismiss(&web, &keys);
     b.dismiss(&other, &keys);
-    let gc = Call::of_network("GC", "net1").into_firewall_call(&keys);
-    gc.set("cni.dev/valid-attachments", json!([])).firewall(b).expect_silence();
+    let gc = Call::of_network("firewall", "GC", "net1").keys(&keys);
+    gc.set("cni.dev/valid-attachments", json!([])).run(b).expect_silence();
     assert!(own(b), "DEL and GC");
 }
 
@@ -156,8 +158,8 @@ fn the_bridge_is_found_wherever_it_is_listed(b: &TestBox) {
     }
     for result in [reversed, bare] {
         b.dismiss(&web, &keys);
-        let add = Call::to_firewall("ADD", &web, &keys).set("prevResult", result);
-        add.firewall(b).expect_result();
+        let add = firewall("ADD", &web).keys(&keys).set("prevResult", result);
+        add.run(b).expect_result();
         assert_eq!(b.ruleset(), expected);
     }
 }
@@ -176,14 +178,14 @@ fn what_is_refused_leaves_nothing(b: &TestBox) {
         (json!({ "backend": "nftables", "iptablesAdminChainName": "x; flush ruleset" }), 7),
         (json!({ "backend": "iptables", "iptablesAdminChainName": "CNI-FORWARD" }), 7),
     ] {
-        let call = Call::to_firewall("ADD", &web, &keys);
-        call.firewall(b).expect_error_with(code, &[]);
+        let call = firewall("ADD", &web).keys(&keys);
+        call.run(b).expect_error_with(code, &[]);
         assert_eq!(b.ruleset(), before, "{keys}");
         // DEL cleans up whatever the configuration says.
         b.dismiss(&web, &keys);
     }
-    let without = Call::to_firewall("ADD", &web, &json!({})).without("prevResult");
-    without.firewall(b).expect_error_with(7, &["missing prevResult from earlier plugin"]);
+    let without = firewall("ADD", &web).keys(&json!({})).without("prevResult");
+    without.run(b).expect_error_with(7, &["missing prevResult from earlier plugin"]);
     assert_eq!(b.ruleset(), before);
 }
 
@@ -195,7 +197,7 @@ fn without_a_bridge_isolation_leaves_nothing(b: &TestBox) {
     web.result = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.88.1.9/24" }] });
     let before = b.ruleset();
     let keys = json!({ "backend": "iptables", "ingressPolicy": "same-bridge" });
-    Call::to_firewall("ADD", &web, &keys).firewall(b).expect_error();
+    firewall("ADD", &web).keys(&keys).run(b).expect_error();
     assert_eq!(b.ruleset(), before);
 }
 
@@ -204,13 +206,13 @@ fn without_privilege_nothing_changes(b: &TestBox) {
     for backend in ["nftables", "iptables"] {
         let keys = json!({ "backend": backend });
         let before = b.ruleset();
-        let add = Call::to_firewall("ADD", &web, &keys).without_net_admin();
-        add.firewall(b).expect_error();
+        let add = firewall("ADD", &web).keys(&keys).without_net_admin();
+        add.run(b).expect_error();
         assert_eq!(b.ruleset(), before, "{backend}: ADD");
         b.admit(&web, &keys);
         let with = b.ruleset();
-        let del = Call::to_firewall("DEL", &web, &keys).without_net_admin();
-        del.firewall(b).expect_error();
+        let del = firewall("DEL", &web).keys(&keys).without_net_admin();
+        del.run(b).expect_error();
         assert_eq!(b.ruleset(), with, "{backend}: DEL");
         b.dismiss(&web, &keys);
     }
@@ -220,12 +222,12 @@ fn status_lets_the_kernel_try(b: &TestBox) {
     let keys = json!({ "backend": "nftables" });
     status(b, &keys);
     assert_eq!(b.ruleset(), "", "STATUS leaves nothing");
-    let call = Call::of_network("STATUS", "net1").into_firewall_call(&keys).without_net_admin();
-    call.firewall(b).expect_error_with(50, &["CAP_NET_ADMIN"]);
+    let call = Call::of_network("firewall", "STATUS", "net1").keys(&keys).without_net_admin();
+    call.run(b).expect_error_with(50, &["CAP_NET_ADMIN"]);
     let web = b.web(&Network::dual(1), "web");
     b.admit(&web, &keys);
     status(b, &keys);
     b.nft("flush chain inet cni_firewall forward");
-    let call = Call::of_network("STATUS", "net1").into_firewall_call(&keys);
-    call.firewall(b).expect_error_with(51, &["forward"]);
+    let call = Call::of_network("firewall", "STATUS", "net1").keys(&keys);
+    call.run(b).expect_error_with(51, &["forward"]);
 }

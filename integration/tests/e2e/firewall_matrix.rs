@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::implementation::Implementation;
-use crate::testbox::{
-    Attachment, Firewalld, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, run, tcp,
-    tool,
+use cni_testbox::{
+    Attachment, Firewalld, HOST_V4, HOST_V6, Implementation, Network, OUT_V4, OUT_V6, TestBox,
+    Transport, cases, run, tcp, tool,
 };
 
 cases! {

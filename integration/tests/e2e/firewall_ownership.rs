@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::testbox::{Attachment, Call, Network, TestBox, run, tool};
+use cni_testbox::{Attachment, Call, Network, TestBox, cases, firewall, run, tool};
 
 cases! {
     a_late_del_on_nftables_spares_the_new_owner, ours;
@@ -132,8 +132,8 @@ fn del_without_prev_result(b: &TestBox, backend: &str) {
     b.admit(&other, &open(backend));
     let without = b.ruleset();
     b.admit(&web, &open(backend));
-    let del = Call::to_firewall("DEL", &web, &open(backend)).without("prevResult");
-    del.env("CNI_NETNS", "").firewall(b).expect_silence();
+    let del = firewall("DEL", &web).keys(&open(backend)).without("prevResult");
+    del.env("CNI_NETNS", "").run(b).expect_silence();
     assert_eq!(b.ruleset(), without);
 }
 
@@ -210,11 +210,11 @@ fn gc(b: &TestBox, backend: &str) {
     let without = b.ruleset();
     b.admit(&a, &isolated);
     let collect = |network: &str, valid: Value| {
-        let call = Call::of_network("GC", network).into_firewall_call(&isolated);
-        call.set("cni.dev/valid-attachments", valid).firewall(b).expect_silence();
+        let call = Call::of_network("firewall", "GC", network).keys(&isolated);
+        call.set("cni.dev/valid-attachments", valid).run(b).expect_silence();
     };
-    let call = Call::of_network("GC", "net1").into_firewall_call(&isolated);
-    call.firewall(b).expect_silence();
+    let call = Call::of_network("firewall", "GC", "net1").keys(&isolated);
+    call.run(b).expect_silence();
     b.inspect(&a, &isolated).expect_silence();
     collect("net1", json!([{ "containerID": "c", "ifname": "eth0" }]));
     assert_eq!(b.ruleset(), without);
@@ -335,14 +335,14 @@ fn parallel(b: &TestBox, backend: &str) {
     let web = b.web(&Network::dual(1), "web");
     let crowd = crowd(&web);
     let call = |command: &str, keys: &Value, (id, result): &(String, Value)| {
-        let call = Call::to_firewall(command, &web, keys).set("prevResult", result.clone());
+        let call = firewall(command, &web).keys(keys).set("prevResult", result.clone());
         call.env("CNI_CONTAINERID", id)
     };
     let all = |command: &str, keys: &Value| {
         std::thread::scope(|scope| {
             for member in &crowd {
                 let call = call(command, keys, member);
-                scope.spawn(move || call.firewall(b));
+                scope.spawn(move || call.run(b));
             }
         });
     };
@@ -359,7 +359,7 @@ fn parallel(b: &TestBox, backend: &str) {
         }
         all("ADD", &keys);
         for member in &crowd {
-            call("CHECK", &keys, member).firewall(b).expect_silence();
+            call("CHECK", &keys, member).run(b).expect_silence();
         }
         if backend == IPTABLES {
             no_rule_twice(b);

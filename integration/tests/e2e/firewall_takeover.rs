@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
-use crate::implementation::Implementation;
-use crate::testbox::{
-    Attachment, Call, Firewalld, Network, TestBox, Transport, WithoutIptables, feed, run, tool,
+use cni_testbox::{
+    Attachment, Call, Firewalld, Implementation, Network, TestBox, Transport, WithoutIptables,
+    cases, feed, firewall, run, tool,
 };
 
 cases! {
@@ -42,8 +42,8 @@ fn keys_of(b: &TestBox, policy: &str) -> Vec<Value> {
 }
 
 fn by_go(command: &str, attachment: &Attachment, keys: &Value) {
-    let call = Call::to_firewall(command, attachment, keys);
-    call.firewall_of(Implementation::Go).expect_silence();
+    let call = firewall(command, attachment).keys(keys);
+    call.run_as(Implementation::Go).expect_silence();
 }
 
 /// Rules and chains of the filter tables, without iptables' own.
@@ -68,8 +68,8 @@ fn gc(b: &TestBox, network: &str, keys: &Value, valid: &[&Attachment]) -> String
         .iter()
         .map(|a| json!({ "containerID": a.container.id, "ifname": a.ifname }))
         .collect();
-    let call = Call::of_network("GC", network).into_firewall_call(keys);
-    let outcome = call.set("cni.dev/valid-attachments", json!(valid)).firewall(b);
+    let call = Call::of_network("firewall", "GC", network).keys(keys);
+    let outcome = call.set("cni.dev/valid-attachments", json!(valid)).run(b);
     outcome.expect_silence();
     outcome.stderr
 }
@@ -175,8 +175,8 @@ fn check_looks_into_the_other_iptables(b: &TestBox) {
         std::os::unix::fs::symlink(format!("/usr/sbin/{name}-legacy"), link).expect("a link");
     }
     let path = format!("{directory}:{}", std::env::var("PATH").expect("a PATH"));
-    let add = Call::to_firewall("ADD", &web, &iptables("same-bridge")).env("PATH", &path);
-    add.firewall_of(Implementation::Go).expect_silence();
+    let add = firewall("ADD", &web).keys(&iptables("same-bridge")).env("PATH", &path);
+    add.run_as(Implementation::Go).expect_silence();
     assert!(filter_rules().is_empty(), "the plain names mean nft's");
     let keys = json!({ "backend": "nftables", "ingressPolicy": "same-bridge" });
     passes_by_go(b, &web, &keys);
@@ -332,9 +332,9 @@ fn an_add_of_the_go_plugin_during_gc_keeps_the_chains(b: &TestBox) {
         let before = filter_rules();
         racing(name, &format!("iptables -A {rule}"));
         let path = format!("/run/race:{}", std::env::var("PATH").expect("a PATH"));
-        let call = Call::of_network("GC", "net1").into_firewall_call(keys);
+        let call = Call::of_network("firewall", "GC", "net1").keys(keys);
         let call = call.set("cni.dev/valid-attachments", json!([])).env("PATH", &path);
-        let outcome = call.firewall(b);
+        let outcome = call.run(b);
         outcome.expect_silence();
         let words_of_warning = "that nobody needs stay until the next GC";
         assert!(outcome.stderr.contains(words_of_warning), "{outcome:?}");
@@ -362,7 +362,7 @@ fn a_host_that_lost_iptables_says_what_it_cannot_reach(b: &TestBox) {
         b.inspect(&web, &keys).expect_error_with(100, &["cannot be read", "iptables-nft-save"]);
         said(&b.admit(&web, &keys).stderr);
         b.inspect(&web, &keys).expect_silence();
-        let del = Call::to_firewall("DEL", &web, &keys).firewall(b);
+        let del = firewall("DEL", &web).keys(&keys).run(b);
         del.expect_silence();
         said(&del.stderr);
         assert!(!b.nft_list_all().contains("web/eth0"), "nftables was within reach");

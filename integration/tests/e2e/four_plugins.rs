@@ -3,8 +3,10 @@
 use cni_chain::{NetworkList, Runner, RuntimeConf};
 use serde_json::{Value, json};
 
-use crate::implementation::{GO_PLUGINS, Implementation};
-use crate::testbox::{HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, capabilities, run, tool};
+use cni_testbox::{
+    GO_PLUGINS, HOST_V4, HOST_V6, Implementation, OUT_V4, TestBox, Transport, capabilities, cases,
+    run, tool,
+};
 
 cases! {
     every_order_of_the_four, ours;

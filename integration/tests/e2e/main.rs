@@ -9,10 +9,6 @@
 //! the Debian packages `containernetworking-plugins`, `iproute2`, `nftables`, `iptables`,
 //! `conntrack`, `strace`, `dbus`, `firewalld`. A missing one fails the test by its name.
 
-#[macro_use]
-mod implementation;
-mod testbox;
-
 mod firewall_firewalld;
 mod firewall_forward_chains;
 mod firewall_hosts;

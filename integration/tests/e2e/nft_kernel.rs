@@ -9,7 +9,7 @@ use cni_portmap::config::Config;
 use cni_portmap::layout::{self, TABLE};
 use cni_portmap::plan::{Addresses, Plan, scaffold};
 
-use crate::testbox::{TestBox, run, tool};
+use cni_testbox::{TestBox, cases, run, tool};
 
 cases! {
     netlink_and_text_make_the_same_table, ours;

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddrV4;
 
-use crate::testbox::{
+use cni_testbox::{
     HOST_V4, HOST_V6, HOST2_V4, HOST2_V6, Mapping, Network, OUT_V4, TestBox, Transport, at, both,
-    eventually, tcp,
+    cases, eventually, tcp,
 };
 
 cases! {

@@ -3,8 +3,9 @@
 
 use serde_json::json;
 
-use crate::testbox::{
-    Attachment, Call, HOST_V4, Network, PORTMAP_TABLE, TestBox, Transport, both, concatenation,
+use cni_testbox::{
+    Attachment, Call, HOST_V4, Network, PORTMAP_TABLE, TestBox, Transport, both, cases,
+    concatenation, portmap,
 };
 
 cases! {
@@ -42,21 +43,21 @@ fn chains(b: &TestBox, hooked: bool) -> Vec<String> {
 }
 
 fn check(web: &Attachment) -> Call {
-    Call::new("CHECK", web).mappings(&both(8080, 80))
+    portmap("CHECK", web).mappings(&both(8080, 80))
 }
 
 /// A container with a mapping that CHECK is content with.
 fn checked(b: &TestBox) -> Attachment {
     let web = b.web(&Network::dual(1), "web");
     b.map(&web, &both(8080, 80));
-    check(&web).portmap(b).expect_silence();
+    check(&web).run(b).expect_silence();
     web
 }
 
 /// CHECK fails and names every one of `words`.
 #[track_caller]
 fn misses(b: &TestBox, web: &Attachment, words: &[&str]) {
-    let (_, text) = check(web).portmap(b).expect_error();
+    let (_, text) = check(web).run(b).expect_error();
     for word in words.iter().chain(&["cni-chain restore"]) {
         assert!(text.contains(word), "{word:?} is not in the error {text:?}");
     }
@@ -66,7 +67,7 @@ fn check_passes_right_after_add(b: &TestBox) {
     for network in [Network::dual(1), Network::v4(2), Network::v6(3)] {
         let web = b.web(&network, &format!("on-{}", network.name));
         b.map(&web, &both(8080, 80));
-        check(&web).portmap(b).expect_silence();
+        check(&web).run(b).expect_silence();
         b.unmap(&web, &both(8080, 80));
     }
 }
@@ -80,7 +81,7 @@ fn check_misses_a_deleted_element(b: &TestBox) {
         b.nft(&format!("delete element inet {PORTMAP_TABLE} {} {{ {key} }}", element.map));
         misses(b, &web, &["8080"]);
         b.map(&web, &both(8080, 80));
-        check(&web).portmap(b).expect_silence();
+        check(&web).run(b).expect_silence();
     }
 }
 
@@ -103,7 +104,7 @@ fn check_misses_a_redirected_element(b: &TestBox) {
         replace_element(b, index, "99", "net1/web/eth0");
         misses(b, &web, &["8080"]);
         b.map(&web, &both(8080, 80));
-        check(&web).portmap(b).expect_silence();
+        check(&web).run(b).expect_silence();
     }
 }
 
@@ -112,7 +113,7 @@ fn check_misses_an_element_of_another_owner(b: &TestBox) {
     let other = b.web(&web.network, "other");
     b.map(&other, &both(8080, 80));
     misses(b, &web, &["8080", "net1/other/eth0"]);
-    check(&other).portmap(b).expect_silence();
+    check(&other).run(b).expect_silence();
 }
 
 /// The masquerade sets as much as the maps.
@@ -169,7 +170,7 @@ fn check_misses_a_deleted_chain(b: &TestBox) {
 fn repair(b: &TestBox, web: &Attachment) {
     b.nft(&format!("delete table inet {PORTMAP_TABLE}"));
     b.map(web, &both(8080, 80));
-    check(web).portmap(b).expect_silence();
+    check(web).run(b).expect_silence();
 }
 
 fn check_misses_a_deleted_table(b: &TestBox) {
@@ -195,18 +196,18 @@ fn check_refuses_another_address(b: &TestBox) {
 fn check_before_any_add(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let before = b.ruleset();
-    check(&web).portmap(b).expect_error();
+    check(&web).run(b).expect_error();
     assert_eq!(b.ruleset(), before);
 }
 
 fn check_changes_nothing(b: &TestBox) {
     let web = checked(b);
     let before = b.ruleset();
-    check(&web).portmap(b).expect_silence();
+    check(&web).run(b).expect_silence();
     assert_eq!(b.ruleset(), before);
     b.nft(&format!("flush chain inet {PORTMAP_TABLE} prerouting"));
     let broken = b.ruleset();
-    check(&web).portmap(b).expect_error();
+    check(&web).run(b).expect_error();
     assert_eq!(b.ruleset(), broken);
 }
 
@@ -217,7 +218,7 @@ fn add_heals_what_check_finds(b: &TestBox) {
     for chain in chains(b, false) {
         b.nft(&format!("flush chain inet {PORTMAP_TABLE} {chain}"));
         b.map(&web, &both(8080, 80));
-        check(&web).portmap(b).expect_silence();
+        check(&web).run(b).expect_silence();
         assert_eq!(b.ruleset(), whole, "after {chain} was flushed");
     }
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
@@ -225,35 +226,35 @@ fn add_heals_what_check_finds(b: &TestBox) {
 
 fn status_is_ready(b: &TestBox) {
     let before = b.ruleset();
-    Call::of_network("STATUS", "net1").portmap(b).expect_silence();
+    Call::of_network("portmap", "STATUS", "net1").run(b).expect_silence();
     assert_eq!(b.ruleset(), before, "STATUS changes nothing");
     checked(b);
-    Call::of_network("STATUS", "net1").portmap(b).expect_silence();
+    Call::of_network("portmap", "STATUS", "net1").run(b).expect_silence();
 }
 
 fn status_without_privilege(b: &TestBox) {
     let (code, text) =
-        Call::of_network("STATUS", "net1").without_net_admin().portmap(b).expect_error();
+        Call::of_network("portmap", "STATUS", "net1").without_net_admin().run(b).expect_error();
     assert!(matches!(code, 50 | 51), "{code}: {text}");
     assert!(text.contains("CAP_NET_ADMIN"), "the remedy is missing: {text}");
 }
 
 fn no_call_starts_another_program(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let attachment = |command: &str| Call::new(command, &web).mappings(&both(8080, 80));
-    let gc = Call::of_network("GC", "net1").set("cni.dev/valid-attachments", json!([]));
+    let attachment = |command: &str| portmap(command, &web).mappings(&both(8080, 80));
+    let gc = Call::of_network("portmap", "GC", "net1").set("cni.dev/valid-attachments", json!([]));
     let calls = [
         ("ADD", attachment("ADD")),
         ("CHECK", attachment("CHECK")),
         ("DEL", attachment("DEL")),
         ("GC", gc),
-        ("STATUS", Call::of_network("STATUS", "net1")),
+        ("STATUS", Call::of_network("portmap", "STATUS", "net1")),
     ];
     for (command, call) in calls {
         let trace = format!("/run/{command}.trace");
         let outcome = call
             .under(&["strace", "-f", "-qq", "-e", "trace=execve,execveat", "-o", &trace])
-            .portmap(b);
+            .run(b);
         outcome.expect_silence();
         let trace = std::fs::read_to_string(&trace).expect("strace wrote it");
         let programs = trace.lines().filter(|line| line.contains("execve")).count();

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::testbox::{
+use cni_testbox::{
     Attachment, Call, HOST_V4, HOST_V6, Namespace, Network, OUT_V4, OUT_V6, TestBox, Transport,
-    both, run, tool,
+    both, cases, portmap, run, tool,
 };
 
 cases! {
@@ -92,7 +92,7 @@ fn conditions_on_the_interface_and_the_mark(b: &TestBox) {
 
 fn conditional_mappings_are_checked_and_removed(b: &TestBox) {
     let web = b.web(&Network::dual(1).with(outside_only()), "web");
-    let check = || Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
+    let check = || portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
     b.map(&web, &both(8080, 80));
     let before = b.ruleset();
     check().expect_silence();
@@ -108,9 +108,9 @@ fn gc_leaves_nothing(b: &TestBox, web: &Attachment) {
     let valid = json!([]);
     // The table's guard stays as long as this is set.
     b.host.write_sysctl(&format!("ipv4/conf/{}/route_localnet", web.network.bridge()), "0");
-    Call::of_network("GC", &web.network.name)
+    Call::of_network("portmap", "GC", &web.network.name)
         .set("cni.dev/valid-attachments", valid)
-        .portmap(b)
+        .run(b)
         .expect_silence();
     assert_eq!(run(tool("nft").args(["list", "tables"])).matches("cni_portmap").count(), 0);
 }
@@ -133,7 +133,7 @@ fn a_network_with_its_own_mark_bit(b: &TestBox) {
             .by("web")
             .seen_as(&network.gateway_v6());
     }
-    Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b).expect_silence();
+    portmap("CHECK", &web).mappings(&both(8080, 80)).run(b).expect_silence();
     assert!(b.ruleset().contains("0x00000020"), "the mark is bit 5's");
     b.unmap(&web, &both(8080, 80));
     assert!(b.portmap_elements().is_empty());

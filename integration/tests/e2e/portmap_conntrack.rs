@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 
-use crate::testbox::{
-    FAR_V4, HOST_V4, HOST_V6, HOST2_V4, Mapping, Network, OUT_V4, TestBox, Transport, both, ip, udp,
+use cni_testbox::{
+    FAR_V4, HOST_V4, HOST_V6, HOST2_V4, Mapping, Network, OUT_V4, TestBox, Transport, both, cases,
+    ip, udp,
 };
 
 cases! {

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::testbox::{Attachment, Call, HOST_V4, Network, TestBox, Transport, both, run, tool};
+use cni_testbox::{
+    Attachment, HOST_V4, Network, TestBox, Transport, both, cases, portmap, run, tool,
+};
 
 cases! {
     a_bad_second_mapping_leaves_nothing, go_defect(
@@ -34,7 +36,7 @@ fn bad_second(good: u16) -> Value {
 fn a_bad_second_mapping_leaves_nothing(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let before = b.ruleset();
-    Call::new("ADD", &web).set("runtimeConfig", bad_second(8080)).portmap(b).expect_error();
+    portmap("ADD", &web).set("runtimeConfig", bad_second(8080)).run(b).expect_error();
     assert_eq!(b.ruleset(), before);
 }
 
@@ -42,7 +44,7 @@ fn a_bad_second_mapping_leaves_the_earlier_add(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     b.map(&web, &both(8080, 80));
     let before = b.ruleset();
-    Call::new("ADD", &web).set("runtimeConfig", bad_second(8081)).portmap(b).expect_error();
+    portmap("ADD", &web).set("runtimeConfig", bad_second(8081)).run(b).expect_error();
     assert_eq!(b.ruleset(), before);
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
 }
@@ -51,17 +53,13 @@ fn without_privilege_nothing_changes(b: &TestBox) {
     let network = Network::dual(1);
     let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
     let untouched = b.ruleset();
-    let add = |web: &Attachment| Call::new("ADD", web).mappings(&both(8080, 80));
-    add(&web).without_net_admin().portmap(b).expect_error();
+    let add = |web: &Attachment| portmap("ADD", web).mappings(&both(8080, 80));
+    add(&web).without_net_admin().run(b).expect_error();
     assert_eq!(b.ruleset(), untouched);
     b.map(&other, &both(8081, 80));
     let mapped = b.ruleset();
-    add(&web).without_net_admin().portmap(b).expect_error();
-    Call::new("DEL", &other)
-        .mappings(&both(8081, 80))
-        .without_net_admin()
-        .portmap(b)
-        .expect_error();
+    add(&web).without_net_admin().run(b).expect_error();
+    portmap("DEL", &other).mappings(&both(8081, 80)).without_net_admin().run(b).expect_error();
     assert_eq!(b.ruleset(), mapped);
     b.out.reach(Transport::Tcp, HOST_V4, 8081).by("other");
 }
@@ -69,10 +67,10 @@ fn without_privilege_nothing_changes(b: &TestBox) {
 fn the_namespace_of_the_host_is_refused(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let before = b.ruleset();
-    Call::new("ADD", &web)
+    portmap("ADD", &web)
         .mappings(&both(8080, 80))
         .env("CNI_NETNS", "/proc/self/ns/net")
-        .portmap(b)
+        .run(b)
         .expect_error_with(8, &[]);
     assert_eq!(b.ruleset(), before);
 }
@@ -86,7 +84,7 @@ fn a_sysctl_that_cannot_be_written_leaves_nothing(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     make_proc_sys_read_only();
     let before = b.ruleset();
-    let (_, text) = Call::new("ADD", &web).mappings(&both(8080, 80)).portmap(b).expect_error();
+    let (_, text) = portmap("ADD", &web).mappings(&both(8080, 80)).run(b).expect_error();
     assert!(text.contains("route_localnet"), "{text}");
     assert_eq!(b.ruleset(), before);
 }

@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::testbox::{Attachment, Call, HOST_V4, HOST_V6, Network, Outcome, TestBox, Transport};
+use cni_testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Network, Outcome, TestBox, Transport, cases, portmap,
+};
 
 cases! {
     ports_out_of_range, ours;
@@ -36,7 +38,7 @@ fn mapping_with(key: &str, value: Value) -> Value {
 }
 
 fn add(web: &Attachment, mapping: &Value) -> Call {
-    Call::new("ADD", web).set("runtimeConfig", json!({ "portMappings": [mapping] }))
+    portmap("ADD", web).set("runtimeConfig", json!({ "portMappings": [mapping] }))
 }
 
 /// Calls that must all be refused with `code`, each error naming its word, changing nothing.
@@ -44,7 +46,7 @@ fn add(web: &Attachment, mapping: &Value) -> Call {
 fn refused(b: &TestBox, code: u64, calls: Vec<(Call, &str)>) {
     let before = b.ruleset();
     for (call, word) in calls {
-        let refusal: Outcome = call.portmap(b);
+        let refusal: Outcome = call.run(b);
         refusal.expect_error_with(code, &[word]);
         assert_eq!(b.ruleset(), before, "{refusal:?}");
     }
@@ -73,7 +75,7 @@ fn protocols_that_do_not_exist(b: &TestBox) {
 
 fn a_protocol_in_capitals_is_served(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    add(&web, &mapping_with("protocol", json!("TCP"))).portmap(b).expect_result();
+    add(&web, &mapping_with("protocol", json!("TCP"))).run(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     b.out.reach(Transport::Tcp, HOST_V6, 8080).by("web");
 }
@@ -81,7 +83,7 @@ fn a_protocol_in_capitals_is_served(b: &TestBox) {
 /// `iptables -p 6` works, and so do mappings that rely on it.
 fn a_protocol_by_number_is_served(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    add(&web, &mapping_with("protocol", json!("6"))).portmap(b).expect_result();
+    add(&web, &mapping_with("protocol", json!("6"))).run(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     b.out.reach(Transport::Tcp, HOST_V6, 8080).by("web");
 }
@@ -107,7 +109,7 @@ fn host_addresses_that_are_none(b: &TestBox) {
 
 fn mappings_of_the_wrong_type(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let with = |value: Value| Call::new("ADD", &web).set("runtimeConfig", value);
+    let with = |value: Value| portmap("ADD", &web).set("runtimeConfig", value);
     refused(
         b,
         7,
@@ -136,15 +138,15 @@ fn a_long_network_name_is_served(b: &TestBox) {
     let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
     let names = ["n".repeat(300), "n".repeat(301)];
     let call = |command: &str, web: &Attachment, name: &str, port: u16| {
-        Call::new(command, web).set("name", json!(name)).set(
+        portmap(command, web).set("name", json!(name)).set(
             "runtimeConfig",
             json!({ "portMappings": [mapping_with("hostPort", json!(port))] }),
         )
     };
-    call("ADD", &web, &names[0], 8080).portmap(b).expect_result();
-    call("ADD", &other, &names[1], 8081).portmap(b).expect_result();
+    call("ADD", &web, &names[0], 8080).run(b).expect_result();
+    call("ADD", &other, &names[1], 8081).run(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
-    call("DEL", &web, &names[0], 8080).portmap(b).expect_silence();
+    call("DEL", &web, &names[0], 8080).run(b).expect_silence();
     b.out.cannot_reach(Transport::Tcp, HOST_V4, 8080);
     b.out.reach(Transport::Tcp, HOST_V4, 8081).by("other");
 }
@@ -164,9 +166,9 @@ fn stdin_that_is_no_configuration(b: &TestBox) {
         &deep,
         &big,
     ];
-    let calls = texts.map(|text| (Call::new("ADD", &web).stdin(text), "config"));
+    let calls = texts.map(|text| (portmap("ADD", &web).stdin(text), "config"));
     refused(b, 6, calls.into());
-    let wrong = |key| Call::new("ADD", &web).set(key, json!(1));
+    let wrong = |key| portmap("ADD", &web).set(key, json!(1));
     refused(b, 6, vec![(wrong("name"), "name"), (wrong("cniVersion"), "version")]);
 }
 
@@ -175,14 +177,14 @@ fn raw_add(web: &Attachment, more: &str) -> Call {
         r#"{{"cniVersion":"1.0.0","name":"net1","type":"portmap","prevResult":{},{more}}}"#,
         web.result
     );
-    Call::new("ADD", web).stdin(text)
+    portmap("ADD", web).stdin(text)
 }
 
 fn a_duplicated_key_counts_as_last_written(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let mapping = r#"{"hostPort":1,"hostPort":8080,"containerPort":80,"protocol":"tcp"}"#;
     let config = format!(r#""runtimeConfig":{{"portMappings":[{mapping}]}}"#);
-    raw_add(&web, &config).portmap(b).expect_result();
+    raw_add(&web, &config).run(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     b.out.cannot_reach(Transport::Tcp, HOST_V4, 1);
 }
@@ -194,7 +196,7 @@ fn ten_megabytes_of_unknown_keys_are_ignored(b: &TestBox) {
         r#""runtimeConfig":{{"portMappings":[{mapping}]}},"noise":[{}0]"#,
         "0,".repeat(5 << 20)
     );
-    raw_add(&web, &config).portmap(b).expect_result();
+    raw_add(&web, &config).run(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
 }
 
@@ -262,13 +264,13 @@ fn environment_that_is_missing(b: &TestBox) {
 
 fn del_goes_on_with_a_bad_configuration(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    add(&web, &mapping_with("hostPort", json!(8080))).portmap(b).expect_result();
+    add(&web, &mapping_with("hostPort", json!(8080))).run(b).expect_result();
     b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
     let bad = json!({ "portMappings": [mapping_with("hostPort", json!(65536))] });
-    Call::new("DEL", &web)
+    portmap("DEL", &web)
         .set("runtimeConfig", bad)
         .set("prevResult", json!({ "ips": "garbage" }))
-        .portmap(b)
+        .run(b)
         .expect_silence();
     b.out.cannot_reach(Transport::Tcp, HOST_V4, 8080);
 }

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::implementation::Implementation;
-use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, TestBox, Transport, at, both, ip, tcp,
-    udp,
+use cni_testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Network, TestBox, Transport, at,
+    both, cases, ip, portmap, tcp, udp,
 };
 
 cases! {
@@ -119,7 +118,7 @@ fn one_container_on_two_networks_with_the_same_ports(b: &TestBox) {
     served_by(b, 8080, "web");
     if b.implementation == Implementation::Ours {
         for attachment in [&first, &second] {
-            Call::new("CHECK", attachment).mappings(&both(8080, 80)).portmap(b).expect_silence();
+            portmap("CHECK", attachment).mappings(&both(8080, 80)).run(b).expect_silence();
         }
         let once = b.ruleset();
         b.map(&second, &both(8080, 80));
@@ -297,14 +296,14 @@ fn del_removes_its_own(b: &TestBox, del: impl FnOnce(&Attachment) -> Call) {
     let before = b.ruleset();
     b.map(&web, &both(8080, 80));
     served_by(b, 8080, "web");
-    del(&web).portmap(b).expect_silence();
+    del(&web).run(b).expect_silence();
     assert_eq!(b.ruleset(), before);
     not_served(b, 8080);
     served_by(b, 8081, "other");
 }
 
 fn del(web: &Attachment) -> Call {
-    Call::new("DEL", web).mappings(&both(8080, 80))
+    portmap("DEL", web).mappings(&both(8080, 80))
 }
 
 fn del_without_prev_result(b: &TestBox) {
@@ -377,9 +376,9 @@ fn valid(ids: &[&str]) -> serde_json::Value {
 }
 
 fn gc(b: &TestBox, network: &str, keys: &[(&str, serde_json::Value)]) {
-    let call = Call::of_network("GC", network);
+    let call = Call::of_network("portmap", "GC", network);
     let call = keys.iter().fold(call, |call, (key, value)| call.set(key, value.clone()));
-    call.portmap(b).expect_silence();
+    call.run(b).expect_silence();
 }
 
 fn gc_removes_what_is_not_valid(b: &TestBox) {
@@ -456,9 +455,9 @@ fn on_conflict_fail_refuses_and_names_the_owner(b: &TestBox) {
     b.map(&old, &both(8080, 80));
     let before = b.ruleset();
     // A free port beside the taken one: all or nothing.
-    Call::new("ADD", &new)
+    portmap("ADD", &new)
         .mappings(&[both(8090, 80), vec![udp(8080, 80)]].concat())
-        .portmap(b)
+        .run(b)
         .expect_error_with(102, &["8080", "net1/old/eth0"]);
     assert_eq!(b.ruleset(), before);
     not_served(b, 8090);
@@ -482,9 +481,9 @@ fn on_conflict_fail_leaves_what_an_earlier_add_made(b: &TestBox) {
     b.map(&web, &both(8090, 80));
     let before = b.ruleset();
     let wanted = [both(8090, 80), at(both(8080, 80), HOST_V4), at(both(8080, 80), HOST_V6)];
-    Call::new("ADD", &web)
+    portmap("ADD", &web)
         .mappings(&wanted.concat())
-        .portmap(b)
+        .run(b)
         .expect_error_with(102, &["8080", "net1/old/eth0"]);
     assert_eq!(b.ruleset(), before);
     served_by(b, 8090, "web");

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use crate::portmap_takeover::gc;
-use crate::testbox::{
-    FAR_V4, FAR_V6, HOST_V4, HOST_V6, Network, OUT_V4, TestBox, Transport, at, both, ip, run, tool,
+use cni_testbox::{
+    FAR_V4, FAR_V6, HOST_V4, HOST_V6, Network, OUT_V4, TestBox, Transport, at, both, cases, ip,
+    run, tool,
 };
 
 cases! {

@@ -5,10 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
-use crate::implementation::Implementation;
-use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, Transport, WithoutIptables, both, run,
-    tool,
+use cni_testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Implementation, Network, TestBox, Transport,
+    WithoutIptables, both, cases, portmap, run, tool,
 };
 
 cases! {
@@ -45,8 +44,8 @@ fn not_served(b: &TestBox, port: u16) {
 }
 
 pub(crate) fn by_go(command: &str, web: &Attachment, port: u16) {
-    let call = Call::new(command, web).mappings(&both(port, 80));
-    call.portmap_of(Implementation::Go).expect_silence();
+    let call = portmap(command, web).mappings(&both(port, 80));
+    call.run_as(Implementation::Go).expect_silence();
 }
 
 /// Rules that somebody mapped a port with, or that lead to such rules, in any iptables.
@@ -66,8 +65,9 @@ pub(crate) fn gc(b: &TestBox, network: &str, valid: &[&Attachment]) {
         .iter()
         .map(|web| json!({ "containerID": web.container.id, "ifname": web.ifname }))
         .collect();
-    let call = Call::of_network("GC", network).set("cni.dev/valid-attachments", json!(valid));
-    call.portmap(b).expect_silence();
+    let call =
+        Call::of_network("portmap", "GC", network).set("cni.dev/valid-attachments", json!(valid));
+    call.run(b).expect_silence();
 }
 
 fn del_removes_what_the_go_plugin_left(b: &TestBox) {
@@ -114,8 +114,8 @@ fn rules_of_other_go_attachments_stay(b: &TestBox) {
 fn a_host_that_changes_its_backend(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let with = |command: &str, backend: &str, port: u16| {
-        let call = Call::new(command, &web).mappings(&both(port, 80));
-        call.set("backend", json!(backend)).portmap(b).expect_silence();
+        let call = portmap(command, &web).mappings(&both(port, 80));
+        call.set("backend", json!(backend)).run(b).expect_silence();
     };
     for (first, second) in [("nftables", "iptables"), ("iptables", "nftables")] {
         with("ADD", first, 8080);
@@ -133,7 +133,7 @@ fn a_host_that_changes_its_backend(b: &TestBox) {
 }
 
 fn status_says_which_backend_and_why(b: &TestBox) {
-    let outcome = Call::of_network("STATUS", "net1").portmap(b);
+    let outcome = Call::of_network("portmap", "STATUS", "net1").run(b);
     outcome.expect_silence();
     let expected = match b.implementation.backend() {
         Some(backend) => format!("backend {backend}: the configuration"),
@@ -181,8 +181,8 @@ fn parallel_calls_beside_a_neighbour_that_holds_the_lock(b: &TestBox) {
             std::thread::scope(|scope| {
                 for (web, port) in webs.iter().zip(8100u16..) {
                     scope.spawn(move || {
-                        let call = Call::new(command, web).mappings(&both(port, 80));
-                        call.portmap(b).expect_silence();
+                        let call = portmap(command, web).mappings(&both(port, 80));
+                        call.run(b).expect_silence();
                     });
                 }
             });
@@ -214,7 +214,7 @@ fn a_lock_that_is_never_released_is_an_error_to_retry(b: &TestBox) {
     holder.args(["/run/xtables.lock", "sleep", "30"]);
     let mut holder = holder.spawn().expect("flock");
     std::thread::sleep(std::time::Duration::from_millis(200));
-    let outcome = Call::new("ADD", &web).mappings(&both(8080, 80)).portmap(b);
+    let outcome = portmap("ADD", &web).mappings(&both(8080, 80)).run(b);
     outcome.expect_error_with(11, &["lock", "try again"]);
     holder.kill().expect("kill");
     holder.wait().expect("wait");
@@ -226,10 +226,10 @@ fn two_programs_per_family_whatever_the_number_of_mappings(b: &TestBox) {
     let many: Vec<_> = (0..100).flat_map(|i| both(9000 + i, 80)).collect();
     let trace = "/run/trace";
     for command in ["ADD", "CHECK", "ADD", "DEL", "DEL"] {
-        Call::new(command, &web)
+        portmap(command, &web)
             .mappings(&many)
             .under(&["strace", "-f", "-qq", "-e", "trace=execve", "-o", trace])
-            .portmap(b)
+            .run(b)
             .expect_silence();
         let text = std::fs::read_to_string(trace).expect("strace wrote it");
         let programs = text.lines().filter(|line| line.contains("= 0")).count();
@@ -245,7 +245,7 @@ fn an_external_mark_chain_is_used_and_must_exist(b: &TestBox) {
     let network = Network::v4(1).with(json!({ "externalSetMarkChain": "OTHERS-MARK" }));
     let web = b.web(&network, "web");
     let before = b.ruleset();
-    let add = || Call::new("ADD", &web).mappings(&both(8080, 80)).portmap(b);
+    let add = || portmap("ADD", &web).mappings(&both(8080, 80)).run(b);
     add().expect_error_with(101, &["iptables"]);
     assert_eq!(cni_rules(), Vec::<String>::new(), "{before}");
     for args in [
@@ -275,7 +275,7 @@ fn conditions_in_the_words_of_iptables(b: &TestBox) {
         pod.container.netns.cannot_reach(transport, HOST_V4, 8080);
         pod.container.netns.cannot_reach(transport, HOST_V6, 8080);
     }
-    Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b).expect_silence();
+    portmap("CHECK", &web).mappings(&both(8080, 80)).run(b).expect_silence();
 }
 
 /// Debian's Go portmap has no nftables backend; the rules are written as HEAD writes them, in one
@@ -346,9 +346,9 @@ pub(crate) fn by_go_on_legacy(web: &Attachment, port: u16) {
         let _ = std::os::unix::fs::symlink(format!("/usr/sbin/{name}-legacy"), link);
     }
     let path = std::env::var("PATH").expect("a PATH");
-    let call = Call::new("ADD", web).mappings(&both(port, 80));
-    let call = call.env("PATH", &format!("{directory}:{path}"));
-    call.portmap_of(Implementation::Go).expect_silence();
+    let call = portmap("ADD", web).mappings(&both(port, 80));
+    let call = call.env("PATH", format!("{directory}:{path}"));
+    call.run_as(Implementation::Go).expect_silence();
 }
 
 /// Whatever backend ours has, its ADD removes what the Go plugin left in another one.
@@ -364,7 +364,7 @@ fn add_on_iptables_leaves_nothing_elsewhere(b: &TestBox) {
     }
     b.map(&web, &both(8080, 81));
     served(b, 8080, "second");
-    Call::new("CHECK", &web).mappings(&both(8080, 81)).portmap(b).expect_silence();
+    portmap("CHECK", &web).mappings(&both(8080, 81)).run(b).expect_silence();
     let table = run(tool("nft").args(["list", "ruleset"]));
     assert!(!table.contains("comment \"web\""), "{table}");
     if legacy {
@@ -405,7 +405,7 @@ fn a_host_that_lost_iptables_says_what_it_cannot_reach(b: &TestBox) {
         assert!(stderr.contains("remove chains CNI-DN-* by hand"), "{stderr}");
     };
     let call = |command: &str, web: &Attachment, port| {
-        Call::new(command, web).mappings(&both(port, 80)).portmap(b)
+        portmap(command, web).mappings(&both(port, 80)).run(b)
     };
     {
         let _without = WithoutIptables::begin();

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::implementation::Implementation;
 use crate::portmap_takeover::{by_go, by_go_on_legacy, gc, go_maps_with_nftables, served};
-use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Network, TestBox, at, both, feed, run, tool,
+use cni_testbox::{
+    Attachment, HOST_V4, HOST_V6, Implementation, Network, TestBox, at, both, cases, feed, portmap,
+    run, tool,
 };
 
 cases! {
@@ -20,7 +20,7 @@ const STILL_GO: &str = "still served by the Go plugin's rules; the next ADD take
 /// CHECK passes and says by whose rules.
 fn passes_by_go(b: &TestBox, web: &Attachment, port: u16) {
     let before = b.ruleset();
-    let outcome = Call::new("CHECK", web).mappings(&both(port, 80)).portmap(b);
+    let outcome = portmap("CHECK", web).mappings(&both(port, 80)).run(b);
     outcome.expect_silence();
     assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
     assert_eq!(b.ruleset(), before, "CHECK only looks");
@@ -42,10 +42,10 @@ fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
             passes_by_go(b, &web, port);
         } else {
             // Ours are the same rules.
-            Call::new("CHECK", &web).mappings(&both(port, 80)).portmap(b).expect_silence();
+            portmap("CHECK", &web).mappings(&both(port, 80)).run(b).expect_silence();
         }
         b.map(&web, &both(port, 80));
-        let outcome = Call::new("CHECK", &web).mappings(&both(port, 80)).portmap(b);
+        let outcome = portmap("CHECK", &web).mappings(&both(port, 80)).run(b);
         outcome.expect_silence();
         assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
     }
@@ -54,9 +54,9 @@ fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
     let mut mappings: Vec<_> = (9000..9020).flat_map(|port| both(port, 80)).collect();
     mappings.extend(at(both(9100, 80), HOST_V4));
     mappings.extend(at(both(9101, 80), HOST_V6));
-    let call = |command: &str| Call::new(command, &web).mappings(&mappings);
-    call("ADD").portmap_of(Implementation::Go).expect_result();
-    let outcome = call("CHECK").portmap(b);
+    let call = |command: &str| portmap(command, &web).mappings(&mappings);
+    call("ADD").run_as(Implementation::Go).expect_result();
+    let outcome = call("CHECK").run(b);
     outcome.expect_silence();
     assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
 }
@@ -72,8 +72,8 @@ fn check_names_what_is_missing_of_the_go_plugins_rules(b: &TestBox) {
             let without: Vec<&str> = saved.lines().filter(|other| *other != line).collect();
             restore(program, &without);
             let chain = line.split(' ').nth(1).expect("a chain");
-            let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
-            call.portmap(b).expect_error_with(100, &[chain]);
+            let call = portmap("CHECK", &web).mappings(&both(8080, 80));
+            call.run(b).expect_error_with(100, &[chain]);
             restore(program, &saved.lines().collect::<Vec<_>>());
             tried += 1;
         }
@@ -81,8 +81,7 @@ fn check_names_what_is_missing_of_the_go_plugins_rules(b: &TestBox) {
     assert!(tried >= 2 * (3 + 2 + 2 + 2), "{tried} rules in both families");
     passes_by_go(b, &web, 8080);
     // Other ports, or another address, are not what the Go plugin was asked for.
-    let call =
-        |web: &Attachment, port| Call::new("CHECK", web).mappings(&both(port, 80)).portmap(b);
+    let call = |web: &Attachment, port| portmap("CHECK", web).mappings(&both(port, 80)).run(b);
     call(&web, 8081).expect_error_with(100, &["8081", "is missing"]);
     let mut moved = web.clone();
     moved.result = b.web(&web.network, "other").result;
@@ -100,7 +99,7 @@ fn check_looks_into_the_other_iptables(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     by_go_on_legacy(&web, 8080);
     served(b, 8080, "web");
-    let call = || Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
+    let call = || portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
     call().expect_silence();
     assert!(call().stderr.contains(STILL_GO));
     run(tool("ip6tables-legacy").args(["-t", "nat", "-F", "CNI-HOSTPORT-SETMARK"]));
@@ -127,22 +126,22 @@ fn check_passes_with_the_go_plugins_nftables_rules(b: &TestBox) {
                 continue;
             };
             b.nft(&format!("delete rule {family} cni_hostport {chain} handle {handle}"));
-            let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
-            call.portmap(b).expect_error_with(100, &["is missing", "cni_hostport"]);
+            let call = portmap("CHECK", &web).mappings(&both(8080, 80));
+            call.run(b).expect_error_with(100, &["is missing", "cni_hostport"]);
             b.nft(&format!("add rule {family} cni_hostport {chain} {rule} comment \"web\""));
             tried += 1;
         }
         assert_eq!(tried, words, "{listed}");
         passes_by_go(b, &web, 8080);
         b.nft(&format!("flush chain {family} cni_hostport output"));
-        let call = Call::new("CHECK", &web).mappings(&both(8080, 80));
-        call.portmap(b).expect_error_with(100, &["output does not lead to hostports"]);
+        let call = portmap("CHECK", &web).mappings(&both(8080, 80));
+        call.run(b).expect_error_with(100, &["output does not lead to hostports"]);
         b.nft(&format!(
             "add rule {family} cni_hostport output fib daddr type local jump hostports_all"
         ));
     }
     b.map(&web, &both(8080, 80));
-    let outcome = Call::new("CHECK", &web).mappings(&both(8080, 80)).portmap(b);
+    let outcome = portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
     outcome.expect_silence();
     assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
     gc(b, "net1", &[&web]);

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::testbox::{HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, both};
+use cni_testbox::{
+    HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, both, cases, tcp, udp,
+};
 
 cases! {
     outside_is_served_with_its_own_address;
@@ -176,7 +178,7 @@ fn one_family_only(b: &TestBox) {
 
 fn other_ports_and_protocols_are_not_mapped(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    b.map(&web, &[crate::testbox::tcp(8080, 80)]);
+    b.map(&web, &[tcp(8080, 80)]);
     for host in [HOST_V4, HOST_V6] {
         b.out.reach(Transport::Tcp, host, 8080).by("web");
         b.out.cannot_reach(Transport::Udp, host, 8080);
@@ -188,7 +190,7 @@ fn other_ports_and_protocols_are_not_mapped(b: &TestBox) {
 fn tcp_and_udp_of_one_port_go_to_different_ports(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     web.container.netns.serve("second", 81);
-    b.map(&web, &[crate::testbox::tcp(8080, 80), crate::testbox::udp(8080, 81)]);
+    b.map(&web, &[tcp(8080, 80), udp(8080, 81)]);
     for host in [HOST_V4, HOST_V6] {
         b.out.reach(Transport::Tcp, host, 8080).by("web");
         b.out.reach(Transport::Udp, host, 8080).by("second");

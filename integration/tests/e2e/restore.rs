@@ -10,9 +10,9 @@ use std::time::Duration;
 use cni_chain::{NetworkList, Runner, RuntimeConf};
 use serde_json::{Value, json};
 
-use crate::implementation::{GO_PLUGINS, Implementation};
-use crate::testbox::{
-    Container, Firewalld, HOST_V4, HOST_V6, OUT_V4, TestBox, Transport, capabilities, run, tool,
+use cni_testbox::{
+    Container, Firewalld, GO_PLUGINS, HOST_V4, HOST_V6, Implementation, OUT_V4, TestBox, Transport,
+    capabilities, cases, run, tool,
 };
 
 cases! {

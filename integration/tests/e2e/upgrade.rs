@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::implementation::Implementation;
-use crate::testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, Outcome, TestBox, Transport, run, tcp,
-    tool, udp,
+use cni_testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Network, Outcome, TestBox,
+    Transport, cases, run, tcp, tool, udp,
 };
 
 cases! {
@@ -97,7 +96,7 @@ impl Pod {
     fn call(&self, command: &str, plugin: &str, by: Implementation, previous: &Value) -> Outcome {
         let mut config = self.config(plugin, by);
         config["prevResult"] = previous.clone();
-        Call::new(command, &self.web).replace_config(config).run_named(by, plugin)
+        Call::new(plugin, command, &self.web).replace_config(config).run_as(by)
     }
 
     /// What the Go firewall lets through for it.
@@ -145,9 +144,8 @@ fn gc(b: &TestBox, network: &Network, valid: &[&Pod]) {
         .map(|pod| json!({ "containerID": pod.web.container.id, "ifname": "eth0" }))
         .collect();
     for plugin in CHAIN {
-        let call = Call::of_network("GC", &network.name).set("type", json!(plugin));
-        let outcome =
-            call.set("cni.dev/valid-attachments", json!(valid)).run_named(b.implementation, plugin);
+        let call = Call::of_network(plugin, "GC", &network.name);
+        let outcome = call.set("cni.dev/valid-attachments", json!(valid)).run(b);
         outcome.expect_silence();
         assert!(!outcome.stderr.contains("warning"), "{outcome:?}");
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 /// One entry of `runtimeConfig.portMappings`.
 #[derive(Clone, Debug)]
-pub(crate) struct Mapping {
+pub struct Mapping {
     host_port: u16,
     container_port: u16,
     protocol: &'static str,
@@ -13,28 +13,29 @@ pub(crate) struct Mapping {
 }
 
 /// A TCP mapping.
-pub(crate) fn tcp(host_port: u16, container_port: u16) -> Mapping {
+pub fn tcp(host_port: u16, container_port: u16) -> Mapping {
     Mapping { host_port, container_port, protocol: "tcp", host_ip: None }
 }
 
 /// A UDP mapping.
-pub(crate) fn udp(host_port: u16, container_port: u16) -> Mapping {
+pub fn udp(host_port: u16, container_port: u16) -> Mapping {
     Mapping { protocol: "udp", ..tcp(host_port, container_port) }
 }
 
 /// The same ports for TCP and UDP.
-pub(crate) fn both(host_port: u16, container_port: u16) -> Vec<Mapping> {
+pub fn both(host_port: u16, container_port: u16) -> Vec<Mapping> {
     vec![tcp(host_port, container_port), udp(host_port, container_port)]
 }
 
 impl Mapping {
     /// An SCTP mapping.
-    pub(crate) fn sctp(host_port: u16, container_port: u16) -> Self {
+    pub fn sctp(host_port: u16, container_port: u16) -> Self {
         Self { protocol: "sctp", ..tcp(host_port, container_port) }
     }
 
     /// The same mapping on one host address.
-    pub(crate) fn at(self, host_ip: &str) -> Self {
+    #[must_use]
+    pub fn at(self, host_ip: &str) -> Self {
         Self { host_ip: Some(host_ip.into()), ..self }
     }
 
@@ -51,18 +52,18 @@ impl Mapping {
     }
 
     /// The JSON list.
-    pub(crate) fn list(mappings: &[Self]) -> Value {
+    pub fn list(mappings: &[Self]) -> Value {
         mappings.iter().map(Self::to_json).collect()
     }
 }
 
 /// The same mappings on one host address each.
-pub(crate) fn at(mappings: Vec<Mapping>, host_ip: &str) -> Vec<Mapping> {
+pub fn at(mappings: Vec<Mapping>, host_ip: &str) -> Vec<Mapping> {
     mappings.into_iter().map(|mapping| mapping.at(host_ip)).collect()
 }
 
 /// What containerd passes to a chain of all four: a port by both transports, and limits.
-pub(crate) fn capabilities(port: u16) -> Object {
+pub fn capabilities(port: u16) -> Object {
     let text = json!({
         // As containerd spells them.
         "portMappings": [

@@ -1,66 +1,13 @@
-//! Calls of the firewall plugin.
+//! firewalld and the bus that it is asked over.
 
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use super::container::Attachment;
-use super::plugin::{Call, Outcome};
-use super::tool::{run, tool};
-use super::{TestBox, eventually, eventually_within};
-use crate::implementation::Implementation;
-
-impl Call {
-    /// ADD, DEL or CHECK of firewall for an attachment, with its prevResult and these keys.
-    pub(crate) fn to_firewall(command: &str, attachment: &Attachment, keys: &Value) -> Self {
-        Self::new(command, attachment).into_firewall_call(keys)
-    }
-
-    /// The same call of the firewall plugin, with these keys.
-    pub(crate) fn into_firewall_call(self, keys: &Value) -> Self {
-        let call = self.without("capabilities").set("type", json!("firewall"));
-        let keys = keys.as_object().into_iter().flatten();
-        keys.fold(call, |call, (key, value)| call.set(key, value.clone()))
-    }
-
-    /// Runs the firewall that is under test.
-    #[track_caller]
-    pub(crate) fn firewall(self, b: &TestBox) -> Outcome {
-        self.firewall_of(b.implementation)
-    }
-
-    /// Runs an implementation's firewall.
-    #[track_caller]
-    pub(crate) fn firewall_of(self, implementation: Implementation) -> Outcome {
-        self.run_named(implementation, "firewall")
-    }
-}
-
-impl TestBox {
-    /// firewall ADD that must succeed.
-    #[track_caller]
-    pub(crate) fn admit(&self, attachment: &Attachment, keys: &Value) -> Outcome {
-        let outcome = Call::to_firewall("ADD", attachment, keys).firewall(self);
-        outcome.expect_result();
-        outcome
-    }
-
-    /// firewall DEL that must succeed.
-    #[track_caller]
-    pub(crate) fn dismiss(&self, attachment: &Attachment, keys: &Value) {
-        Call::to_firewall("DEL", attachment, keys).firewall(self).expect_silence();
-    }
-
-    /// firewall CHECK.
-    #[track_caller]
-    pub(crate) fn inspect(&self, attachment: &Attachment, keys: &Value) -> Outcome {
-        Call::to_firewall("CHECK", attachment, keys).firewall(self)
-    }
-}
+use crate::tool::{run, tool};
+use crate::{eventually, eventually_within};
 
 /// A real firewalld on a bus of the box's own.
-pub(crate) struct Firewalld {
+pub struct Firewalld {
     bus: Child,
     daemon: Child,
 }
@@ -73,7 +20,7 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus C
 
 impl Firewalld {
     /// Starts both and waits until firewalld answers.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         std::fs::create_dir_all("/run/dbus").expect("a directory on the box's tmpfs");
         std::fs::write("/run/dbus/bus.conf", BUS).expect("the bus's configuration");
         run(Command::new("cp").args(["-r", "/etc/firewalld", "/run/firewalld-config"]));
@@ -100,25 +47,24 @@ impl Firewalld {
     }
 
     /// `firewall-cmd` with these words.
-    #[expect(clippy::unused_self, reason = "a `Firewalld` is the proof that one runs")]
     #[track_caller]
-    pub(crate) fn cmd(&self, words: &[&str]) -> String {
+    pub fn cmd(&self, words: &[&str]) -> String {
         run(tool("firewall-cmd").args(words))
     }
 
     /// Ends firewalld; the bus goes on.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.daemon.kill().expect("a child of ours");
         self.daemon.wait().expect("a child of ours");
     }
 
     /// Starts firewalld again on the same bus.
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         self.daemon = Self::daemon();
     }
 
     /// Ends the bus as well, and leaves its socket behind.
-    pub(crate) fn kill_bus(&mut self) {
+    pub fn kill_bus(&mut self) {
         self.bus.kill().expect("a child of ours");
         self.bus.wait().expect("a child of ours");
     }

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
+
 /// Which Debian package brings a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("conntrack", "conntrack"),
@@ -44,7 +46,7 @@ pub(crate) fn require(program: &str) {
 
 /// A command of an installed tool.
 #[track_caller]
-pub(crate) fn tool(program: &str) -> Command {
+pub fn tool(program: &str) -> Command {
     require(program);
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
@@ -53,20 +55,46 @@ pub(crate) fn tool(program: &str) -> Command {
 
 /// Runs a command that must succeed; its stdout.
 #[track_caller]
-pub(crate) fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     succeeded(&format!("{command:?}"), &output)
 }
 
+/// Runs a script that must succeed; its stdout.
+#[track_caller]
+pub fn sh(script: &str) -> String {
+    succeeded(script, &attempt(script))
+}
+
+/// Runs a script that may fail.
+#[track_caller]
+pub fn attempt(script: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", script]).stdin(Stdio::null()).output().expect("sh")
+}
+
+/// The list that a tool prints as JSON; `ip` and `tc` print nothing for an empty one.
+#[track_caller]
+pub fn listed(command: &str) -> Vec<Value> {
+    let text = sh(command);
+    if text.trim().is_empty() {
+        return Vec::new();
+    }
+    let list: Vec<Value> =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"));
+    // `ip` prints an empty object for what it filtered out.
+    list.into_iter().filter(|one| one.as_object().is_none_or(|one| !one.is_empty())).collect()
+}
+
 /// `ip -batch` in the current namespace.
 #[track_caller]
-pub(crate) fn batch(lines: &[&str]) {
+pub fn batch(lines: &[&str]) {
     feed(tool("ip").args(["-batch", "-"]), &lines.join("\n"));
 }
 
 /// Runs a command that must succeed with text on its stdin.
 #[track_caller]
-pub(crate) fn feed(command: &mut Command, input: &str) -> String {
+pub fn feed(command: &mut Command, input: &str) -> String {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("piped");
@@ -88,11 +116,11 @@ fn succeeded(what: &str, output: &Output) -> String {
 }
 
 /// Takes iptables away, as if it had never been installed, until this is dropped.
-pub(crate) struct WithoutIptables(Vec<&'static str>);
+pub struct WithoutIptables(Vec<&'static str>);
 
 impl WithoutIptables {
     /// Both kinds: behind their many names are two programs.
-    pub(crate) fn begin() -> Self {
+    pub fn begin() -> Self {
         let programs = vec!["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"];
         for program in &programs {
             // What is there then is no file that could be run.

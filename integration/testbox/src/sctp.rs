@@ -8,13 +8,13 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
 
-use super::Namespace;
+use crate::Namespace;
 
 const IPPROTO_SCTP: u8 = 132;
 
 impl Namespace {
     /// Sends one SCTP INIT chunk over IPv4.
-    pub(crate) fn send_sctp_init(&self, source: &str, source_port: u16, target: SocketAddrV4) {
+    pub fn send_sctp_init(&self, source: &str, source_port: u16, target: SocketAddrV4) {
         let source: Ipv4Addr = source.parse().expect("an IPv4 address");
         let mut packet = ipv4_header(source, *target.ip());
         packet.extend(init(source_port, target.port()));

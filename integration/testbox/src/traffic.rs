@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use super::{Namespace, ip};
+use crate::{Namespace, ip};
 
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// The transport of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub enum Transport {
     /// One connection.
     Tcp,
     /// One datagram.
@@ -29,12 +29,12 @@ pub(crate) enum Transport {
 
 impl Transport {
     /// Both, for loops.
-    pub(crate) const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
 }
 
 /// What a server said.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub struct Reply {
     asked: String,
     server: String,
     peer: IpAddr,
@@ -43,14 +43,14 @@ pub(crate) struct Reply {
 impl Reply {
     /// Asserts who answered.
     #[track_caller]
-    pub(crate) fn by(self, server: &str) -> Self {
+    pub fn by(self, server: &str) -> Self {
         assert_eq!(self.server, server, "{}: the wrong server answered", self.asked);
         self
     }
 
     /// Asserts which client address the server saw.
     #[track_caller]
-    pub(crate) fn seen_as(self, peer: &str) -> Self {
+    pub fn seen_as(self, peer: &str) -> Self {
         assert_eq!(self.peer, ip(peer), "{}: the server saw the wrong client", self.asked);
         self
     }
@@ -58,12 +58,12 @@ impl Reply {
 
 impl Namespace {
     /// Serves TCP and UDP on `port` of every address of this namespace, as `id`.
-    pub(crate) fn serve(&self, id: &str, port: u16) {
+    pub fn serve(&self, id: &str, port: u16) {
         self.serve_at(id, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
 
     /// Serves TCP and UDP on one address of this namespace, as `id`.
-    pub(crate) fn serve_at(&self, id: &str, address: SocketAddr) {
+    pub fn serve_at(&self, id: &str, address: SocketAddr) {
         let (tcp, udp) = self.enter(|| {
             let tcp = TcpListener::bind(address).expect("a free TCP port");
             (tcp, UdpSocket::bind(address).expect("a free UDP port"))
@@ -76,28 +76,28 @@ impl Namespace {
 
     /// A question from this namespace that must be answered.
     #[track_caller]
-    pub(crate) fn reach(&self, transport: Transport, address: &str, port: u16) -> Reply {
+    pub fn reach(&self, transport: Transport, address: &str, port: u16) -> Reply {
         self.asker().reach(transport, address, port)
     }
 
     /// A question from this namespace that nobody may answer.
     #[track_caller]
-    pub(crate) fn cannot_reach(&self, transport: Transport, address: &str, port: u16) {
+    pub fn cannot_reach(&self, transport: Transport, address: &str, port: u16) {
         self.asker().cannot_reach(transport, address, port);
     }
 
     /// A client in this namespace, source address chosen by the kernel.
-    pub(crate) fn asker(&self) -> Asker<'_> {
+    pub fn asker(&self) -> Asker<'_> {
         Asker { namespace: self, source: None }
     }
 
     /// A client in this namespace with this source address.
-    pub(crate) fn asker_from(&self, source: &str) -> Asker<'_> {
+    pub fn asker_from(&self, source: &str) -> Asker<'_> {
         Asker { namespace: self, source: Some(SocketAddr::new(ip(source), 0)) }
     }
 
     /// Sends back whatever comes over TCP connections to `port`.
-    pub(crate) fn serve_echo(&self, port: u16) {
+    pub fn serve_echo(&self, port: u16) {
         let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let listener = self.enter(|| TcpListener::bind(address)).expect("a free TCP port");
         std::thread::spawn(move || {
@@ -108,7 +108,7 @@ impl Namespace {
     }
 
     /// A TCP connection to an echo server, which lives as long as this.
-    pub(crate) fn tcp_flow(&self, address: &str, port: u16) -> TcpFlow {
+    pub fn tcp_flow(&self, address: &str, port: u16) -> TcpFlow {
         let target = SocketAddr::new(ip(address), port);
         let stream = self.enter(|| TcpStream::connect_timeout(&target, PATIENCE));
         let stream = stream.unwrap_or_else(|error| panic!("connect to {target}: {error}"));
@@ -117,7 +117,7 @@ impl Namespace {
     }
 
     /// A UDP client that asks several questions over one flow, from one source port.
-    pub(crate) fn udp_flow(&self, source_port: u16, address: &str, port: u16) -> UdpFlow {
+    pub fn udp_flow(&self, source_port: u16, address: &str, port: u16) -> UdpFlow {
         let target = SocketAddr::new(ip(address), port);
         let source = SocketAddr::new(unspecified(target), source_port);
         let socket = self.enter(|| UdpSocket::bind(source)).expect("a free UDP port");
@@ -126,7 +126,7 @@ impl Namespace {
 }
 
 /// A client.
-pub(crate) struct Asker<'a> {
+pub struct Asker<'a> {
     namespace: &'a Namespace,
     source: Option<SocketAddr>,
 }
@@ -134,7 +134,7 @@ pub(crate) struct Asker<'a> {
 impl Asker<'_> {
     /// A question that must be answered.
     #[track_caller]
-    pub(crate) fn reach(&self, transport: Transport, address: &str, port: u16) -> Reply {
+    pub fn reach(&self, transport: Transport, address: &str, port: u16) -> Reply {
         let target = SocketAddr::new(ip(address), port);
         let asked = self.describe(transport, target);
         read_reply(&asked, self.ask(transport, target, PATIENCE))
@@ -142,7 +142,7 @@ impl Asker<'_> {
 
     /// A question that nobody may answer.
     #[track_caller]
-    pub(crate) fn cannot_reach(&self, transport: Transport, address: &str, port: u16) {
+    pub fn cannot_reach(&self, transport: Transport, address: &str, port: u16) {
         let target = SocketAddr::new(ip(address), port);
         if let Ok(answer) = self.ask(transport, target, SILENCE) {
             panic!("{}: answered by {answer:?}", self.describe(transport, target));
@@ -164,7 +164,7 @@ impl Asker<'_> {
 }
 
 /// One TCP connection to an echo server.
-pub(crate) struct TcpFlow {
+pub struct TcpFlow {
     stream: TcpStream,
     target: SocketAddr,
 }
@@ -172,7 +172,7 @@ pub(crate) struct TcpFlow {
 impl TcpFlow {
     /// Something over this connection that must come back.
     #[track_caller]
-    pub(crate) fn echo(&mut self) {
+    pub fn echo(&mut self) {
         let mut answer = [0];
         let outcome =
             self.stream.write_all(b"?").and_then(|()| self.stream.read_exact(&mut answer));
@@ -182,7 +182,7 @@ impl TcpFlow {
 }
 
 /// One UDP flow.
-pub(crate) struct UdpFlow {
+pub struct UdpFlow {
     socket: UdpSocket,
     target: SocketAddr,
     name: String,
@@ -191,13 +191,13 @@ pub(crate) struct UdpFlow {
 impl UdpFlow {
     /// A question over this flow that must be answered.
     #[track_caller]
-    pub(crate) fn reach(&self) -> Reply {
+    pub fn reach(&self) -> Reply {
         read_reply(&self.describe(), ask_udp(&self.socket, self.target, PATIENCE))
     }
 
     /// A question over this flow; `None` if it, or its answer, was lost.
     #[track_caller]
-    pub(crate) fn try_reach(&self) -> Option<Reply> {
+    pub fn try_reach(&self) -> Option<Reply> {
         let answer = ask_udp(&self.socket, self.target, PATIENCE);
         let lost = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         if answer.as_ref().is_err_and(lost) {
@@ -208,7 +208,7 @@ impl UdpFlow {
 
     /// A question over this flow that nobody may answer.
     #[track_caller]
-    pub(crate) fn cannot_reach(&self) {
+    pub fn cannot_reach(&self) {
         if let Ok(answer) = ask_udp(&self.socket, self.target, SILENCE) {
             panic!("{}: answered by {answer:?}", self.describe());
         }

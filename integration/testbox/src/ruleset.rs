@@ -2,19 +2,20 @@
 
 use serde_json::Value;
 
-use super::TestBox;
-use super::tool::{feed, run, tool};
+use crate::TestBox;
+use crate::tool::{feed, run, tool};
 
 /// One mapping in our table.
 #[derive(Debug)]
-pub(crate) struct Element {
+pub struct Element {
     /// The map it is in.
-    pub(crate) map: String,
-    /// Its key and data as nft writes them in JSON.
-    pub(crate) key: Vec<Value>,
-    pub(crate) data: Vec<Value>,
+    pub map: String,
+    /// Its key as nft writes it in JSON.
+    pub key: Vec<Value>,
+    /// What it maps to, as nft writes it in JSON.
+    pub data: Vec<Value>,
     /// The owner tag in its comment.
-    pub(crate) owner: String,
+    pub owner: String,
 }
 
 impl Element {
@@ -31,18 +32,16 @@ impl Element {
 }
 
 /// Values of a concatenation in nft's words.
-pub(crate) fn concatenation(values: &[Value]) -> String {
+pub fn concatenation(values: &[Value]) -> String {
     let words = values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
     words.collect::<Vec<_>>().join(" . ")
 }
 
 /// The table of our nftables backend.
-pub(crate) const PORTMAP_TABLE: &str = "cni_portmap";
-
-#[expect(clippy::unused_self, reason = "a `TestBox` is the proof of being inside one")]
+pub const PORTMAP_TABLE: &str = "cni_portmap";
 impl TestBox {
     /// Everything netfilter holds, without counters and handles, for byte-wise comparison.
-    pub(crate) fn ruleset(&self) -> String {
+    pub fn ruleset(&self) -> String {
         let mut nft = run(tool("nft").args(["list", "ruleset"]));
         if self.implementation.backend() == Some("iptables") {
             // The same rules as below, in an order that depends on which chain came first.
@@ -56,7 +55,7 @@ impl TestBox {
     }
 
     /// `nft -j list ruleset`'s objects of one kind (`map`, `chain`, …) in a table.
-    pub(crate) fn nft_objects(&self, kind: &str, table: &str) -> Vec<Value> {
+    pub fn nft_objects(&self, kind: &str, table: &str) -> Vec<Value> {
         let text = run(tool("nft").args(["-j", "list", "ruleset"]));
         let all: Value = serde_json::from_str(&text).expect("nft prints JSON");
         let objects = all["nftables"].as_array().into_iter().flatten();
@@ -68,7 +67,7 @@ impl TestBox {
     }
 
     /// Every mapping in our table, as `nft` reads it.
-    pub(crate) fn portmap_elements(&self) -> Vec<Element> {
+    pub fn portmap_elements(&self) -> Vec<Element> {
         let maps = self.nft_objects("map", PORTMAP_TABLE);
         let elements = maps.iter().flat_map(|map| {
             let pairs = map["elem"].as_array().cloned().unwrap_or_default();
@@ -79,28 +78,28 @@ impl TestBox {
 
     /// Runs nft commands.
     #[track_caller]
-    pub(crate) fn nft(&self, commands: &str) -> String {
+    pub fn nft(&self, commands: &str) -> String {
         feed(tool("nft").args(["-f", "-"]), commands)
     }
 
     /// Everything in nftables, iptables-nft's tables among it.
-    pub(crate) fn nft_list_all(&self) -> String {
+    pub fn nft_list_all(&self) -> String {
         run(tool("nft").args(["list", "ruleset"]))
     }
 
     /// A table as nft lists it.
-    pub(crate) fn nft_list(&self, table: &str) -> String {
+    pub fn nft_list(&self, table: &str) -> String {
         let words = table.split(' ');
         run(tool("nft").args(["list", "table"]).args(words))
     }
 
     /// Makes the host forget link-layer addresses, when an address moves to another container.
-    pub(crate) fn forget_neighbours(&self) {
+    pub fn forget_neighbours(&self) {
         run(tool("ip").args(["neigh", "flush", "all"]));
     }
 
     /// `conntrack -L` of a protocol and family: one line per flow.
-    pub(crate) fn flows(&self, family: &str, protocol: &str) -> Vec<String> {
+    pub fn flows(&self, family: &str, protocol: &str) -> Vec<String> {
         let text = run(tool("conntrack").args(["-L", "-f", family, "-p", protocol]));
         text.lines().map(str::to_owned).collect()
     }

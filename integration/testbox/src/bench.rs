@@ -1,0 +1,130 @@
+//! What the benchmarks share: the CPU time and the instructions of a call, and the limits that the
+//! project promises to keep.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
+use crate::Call;
+
+/// Compares each ratio with what the project promises.
+#[derive(Debug, Default)]
+pub struct Limits {
+    missed: u32,
+}
+
+impl Limits {
+    /// Prints a value beside its limit.
+    pub fn line(&mut self, what: &str, value: f64, limit: f64, unit: &str) {
+        let verdict = if value <= limit { "ok" } else { "MISSED" };
+        self.missed += u32::from(value > limit);
+        println!("  {what:<58} {value:>8.3}{unit}  (limit {limit:.3}{unit})  {verdict}");
+    }
+
+    /// With `--enforce`, makes a missed limit the exit status.
+    pub fn conclude(&self) {
+        if self.missed > 0 && std::env::args().any(|argument| argument == "--enforce") {
+            std::process::exit(1);
+        }
+    }
+}
+
+/// A call for interface `eth0` of the container namespace `c1`.
+pub fn call(plugin: &str, container: &str, stdin: &str) -> Call {
+    Call::bare(plugin)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", "/run/netns/c1")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/usr/lib/cni")
+        .stdin(stdin)
+}
+
+/// Runs a plugin, which must succeed; its CPU time and that of its children.
+pub fn cpu(call: &Call, plugin: &Path, command: &str) -> Duration {
+    let mut process = call.clone().command(command).process(plugin);
+    process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let before = children_cpu();
+    let status = call.feed(process.spawn().expect("the plugin starts")).wait().expect("wait");
+    assert!(status.success(), "{} {command} failed", plugin.display());
+    children_cpu().saturating_sub(before)
+}
+
+/// The CPU time of ADD and DEL together.
+pub fn cpu_of_add_and_delete(call: &Call, plugin: &Path) -> Duration {
+    cpu(call, plugin, "ADD") + cpu(call, plugin, "DEL")
+}
+
+/// Prints how many instructions each command takes in user space. Counted, not timed: the same on
+/// a busy machine.
+pub fn print_instructions(call: &Call, plugin: &Path) {
+    println!("Instructions in user space (valgrind)");
+    let _warm = cpu_of_add_and_delete(call, plugin);
+    for command in ["VERSION", "ADD", "CHECK", "DEL"] {
+        match instructions(call, plugin, command) {
+            Some(count) => println!("  {command:<8} {count:>9}"),
+            None => {
+                println!("  {command:<8} not counted: valgrind (apt package valgrind) is missing");
+            }
+        }
+    }
+}
+
+/// The instructions of one call in user space, which must succeed; none without valgrind.
+pub fn instructions(call: &Call, plugin: &Path, command: &str) -> Option<u64> {
+    let mut process = call.clone().command(command).process(Path::new("valgrind"));
+    process.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(plugin);
+    process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = call.feed(process.spawn().ok()?).wait_with_output().ok()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    // A call that fails has nothing to count.
+    assert!(output.status.success(), "{command} fails under valgrind: {text}");
+    let line = text.lines().find(|line| line.contains("Collected"))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+fn children_cpu() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("getrusage");
+    let micros = |time: TimeVal| {
+        u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).expect("CPU time")
+    };
+    Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
+}
+
+/// In microseconds.
+pub fn mean(samples: &[Duration]) -> f64 {
+    let count = u32::try_from(samples.len()).expect("count");
+    (samples.iter().sum::<Duration>() / count).as_secs_f64() * 1e6
+}
+
+/// CPU of ADD and DEL together, ours against the Go plugin with the same call.
+pub fn against_go(limits: &mut Limits, call: &Call, ours: &Path, go: &Path, limit: f64) {
+    let cost = |plugin| cpu_of_add_and_delete(call, plugin);
+    compare(limits, || cost(ours), || cost(go), Some(limit));
+}
+
+/// The CPU time of what ours does and of what the Go plugin does, turn by turn; without a limit,
+/// it is only told.
+pub fn compare(
+    limits: &mut Limits,
+    ours: impl Fn() -> Duration,
+    go: impl Fn() -> Duration,
+    limit: Option<f64>,
+) {
+    const ROUNDS: usize = 60;
+    println!("ADD+DEL, ours and Debian's Go plugin ({ROUNDS} interleaved rounds)");
+    let (mut our_samples, mut go_samples) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        our_samples.push(ours());
+        go_samples.push(go());
+    }
+    let (ours, go) = (mean(&our_samples), mean(&go_samples));
+    println!("  ours {ours:.0} us, Go {go:.0} us: Go costs {:.1} times as much", go / ours);
+    match limit {
+        Some(limit) => limits.line("ours / Go", ours / go, limit, "x"),
+        None => println!("  ours / Go {:.3}", ours / go),
+    }
+}
