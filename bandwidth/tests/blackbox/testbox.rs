@@ -166,6 +166,10 @@ impl Container {
         format!("10.9.{}.2", self.number)
     }
 
+    pub(crate) fn own_v6(&self) -> String {
+        format!("fd00:9:{}::2", self.number)
+    }
+
     pub(crate) fn netns(&self) -> String {
         format!("/run/netns/{}", self.id)
     }

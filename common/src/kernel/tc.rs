@@ -122,13 +122,28 @@ pub enum Side {
 }
 
 /// The packets that a filter means.
+///
+/// Linux takes the tag off a frame that it receives and keeps it beside the packet. For filters,
+/// the tag's `EtherType` is then the protocol, though what they see is what the tag was put on.
+/// u32 cannot see the tag itself, so its VLAN ID and priority may be any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
     /// Every frame of every protocol.
     Everything,
-    /// Packets with an address in this subnet.
+    /// Every frame of this `EtherType`, which may be that of a tag.
+    EtherType(u16),
+    /// Untagged packets with an address in this subnet.
     Subnet(Side, IpNet),
+    /// Packets with an address in this subnet that have one 802.1Q tag.
+    TaggedSubnet(Side, IpNet),
+    /// Frames with an 802.1Q tag that was put on a frame of this `EtherType`.
+    TaggedEtherType(u16),
 }
+
+/// The `EtherType` of an 802.1Q tag, which makes a VLAN, or with VLAN ID 0 only a priority.
+pub const ETH_P_8021Q: u16 = 0x8100;
+/// The `EtherType` of an 802.1ad tag (a provider's VLAN).
+pub const ETH_P_8021AD: u16 = 0x88a8;
 
 /// What a filter does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,10 +315,12 @@ impl Match {
     /// The `EtherType` of the packets.
     #[must_use]
     pub fn protocol(self) -> u16 {
+        const ETH_P_ALL: u16 = 0x0003;
         match self {
-            Self::Everything => 0x0003,
-            Self::Subnet(_, IpNet::V4(_)) => 0x0800,
-            Self::Subnet(_, IpNet::V6(_)) => 0x86dd,
+            Self::Everything => ETH_P_ALL,
+            Self::EtherType(ethertype) => ethertype,
+            Self::Subnet(_, subnet) => ethertype(subnet),
+            Self::TaggedSubnet(..) | Self::TaggedEtherType(_) => ETH_P_8021Q,
         }
     }
 
@@ -311,22 +328,46 @@ impl Match {
     #[must_use]
     pub fn words(self) -> Vec<Word> {
         const ANYTHING: Word = Word { mask: 0, value: 0, offset: 0 };
-        let Self::Subnet(side, subnet) = self else { return vec![ANYTHING] };
-        let (offset, mask, value) = match (subnet.netmask(), subnet.network()) {
-            (IpAddr::V4(mask), IpAddr::V4(value)) => {
-                (if side == Side::Source { 12 } else { 16 }, words_v4(mask), words_v4(value))
+        let words = match self {
+            Self::Everything | Self::EtherType(_) => Vec::new(),
+            Self::Subnet(side, subnet) => address_words(side, subnet),
+            Self::TaggedSubnet(side, subnet) => {
+                let mut words = vec![ethertype_word(ethertype(subnet))];
+                words.extend(address_words(side, subnet));
+                words
             }
-            (mask, value) => {
-                (if side == Side::Source { 8 } else { 24 }, words_v6(mask), words_v6(value))
-            }
+            Self::TaggedEtherType(ethertype) => vec![ethertype_word(ethertype)],
         };
-        let words = (0..).step_by(4).zip(mask.into_iter().zip(value));
-        let words: Vec<Word> = words
-            .map(|(at, (mask, value))| Word { mask, value, offset: offset + at })
-            .filter(|word| word.mask != 0)
-            .collect();
         if words.is_empty() { vec![ANYTHING] } else { words }
     }
+}
+
+fn ethertype(subnet: IpNet) -> u16 {
+    match subnet {
+        IpNet::V4(_) => 0x0800,
+        IpNet::V6(_) => 0x86dd,
+    }
+}
+
+/// The last two bytes before the network header, and two of the sender's hardware address.
+fn ethertype_word(ethertype: u16) -> Word {
+    Word { mask: 0xffff, value: ethertype.into(), offset: -4 }
+}
+
+fn address_words(side: Side, subnet: IpNet) -> Vec<Word> {
+    let (offset, mask, value) = match (subnet.netmask(), subnet.network()) {
+        (IpAddr::V4(mask), IpAddr::V4(value)) => {
+            (if side == Side::Source { 12 } else { 16 }, words_v4(mask), words_v4(value))
+        }
+        (mask, value) => {
+            (if side == Side::Source { 8 } else { 24 }, words_v6(mask), words_v6(value))
+        }
+    };
+    let words = (0..).step_by(4).zip(mask.into_iter().zip(value));
+    words
+        .map(|(at, (mask, value))| Word { mask, value, offset: offset + at })
+        .filter(|word| word.mask != 0)
+        .collect()
 }
 
 fn words_v4(address: Ipv4Addr) -> Vec<u32> {
@@ -491,7 +532,7 @@ fn filter_request(link: u32, hook: Hook, filter: &Filter) -> Request {
 fn selector(words: &[Word]) -> TcU32Selector {
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
-    // At most four: an IPv6 address.
+    // At most five: an `EtherType` and an IPv6 address.
     selector.nkeys = u8::try_from(words.len()).unwrap_or(u8::MAX);
     selector.keys = words.iter().map(key).collect();
     selector

@@ -132,6 +132,38 @@ fn filters_are_sent_as_by_tc() {
             subnet(Side::Source, "fd00:1:2::/47"),
             redirect,
         ),
+        (
+            Hook::Ingress,
+            "filter add dev v0 ingress protocol 802.1Q prio 48382 u32 match u32 0x0800 0xffff at -4 \
+             match ip dst 10.0.0.0/8 flowid 1:1 action mirred egress redirect dev i0",
+            48382,
+            Match::TaggedSubnet(Side::Destination, net("10.0.0.0/8")),
+            redirect,
+        ),
+        (
+            Hook::Egress,
+            "filter add dev v0 egress protocol 802.1Q prio 48398 u32 match u32 0x86dd 0xffff at -4 \
+             match ip6 src fd00:1:2::/47 flowid 1:1",
+            48398,
+            Match::TaggedSubnet(Side::Source, net("fd00:1:2::/47")),
+            Action::Pass,
+        ),
+        (
+            Hook::Ingress,
+            "filter add dev v0 ingress protocol 802.1Q prio 48382 u32 match u32 0x88a8 0xffff at -4 \
+             flowid 1:1 action mirred egress redirect dev i0",
+            48382,
+            Match::TaggedEtherType(ETH_P_8021AD),
+            redirect,
+        ),
+        (
+            Hook::Ingress,
+            "filter add dev v0 ingress protocol 802.1ad prio 48383 u32 match u32 0 0 flowid 1:1 \
+             action mirred egress redirect dev i0",
+            48383,
+            Match::EtherType(ETH_P_8021AD),
+            redirect,
+        ),
     ] {
         let filter = Filter { priority, matches, action, class_minor: 1 };
         assert_same(&filter_request(V0, hook, &filter), &sent_by_tc(command));
@@ -155,6 +187,10 @@ fn a_filter_survives_the_way_to_the_kernel_and_back() {
         (Match::Subnet(Side::Source, net("10.0.0.0/8")), Action::Pass),
         (Match::Subnet(Side::Destination, net("2001:db8::1/128")), Action::Redirect(9)),
         (Match::Subnet(Side::Source, net("::/0")), Action::Pass),
+        (Match::TaggedSubnet(Side::Destination, net("2001:db8::1/128")), Action::Redirect(9)),
+        (Match::TaggedSubnet(Side::Source, net("0.0.0.0/0")), Action::Pass),
+        (Match::TaggedEtherType(ETH_P_8021Q), Action::Redirect(9)),
+        (Match::EtherType(ETH_P_8021AD), Action::Redirect(9)),
     ] {
         let filter = Filter { priority: 7, matches, action, class_minor: 2 };
         let mut request = filter_request(V0, Hook::Ingress, &filter).message;

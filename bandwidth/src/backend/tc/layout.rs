@@ -2,7 +2,8 @@
 
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::tc::{
-    Action, Filter, Hook, InstalledFilter, Match, Qdisc, QdiscKind, Side, Tbf,
+    Action, ETH_P_8021AD, ETH_P_8021Q, Filter, Hook, InstalledFilter, Match, Qdisc, QdiscKind,
+    Side, Tbf,
 };
 use ipnet::IpNet;
 
@@ -21,7 +22,7 @@ pub(super) const CLSACT_IS_OURS: u16 = 1;
 /// If it was there before.
 pub(super) const CLSACT_IS_FOREIGN: u16 = 2;
 
-/// The priorities of our filters begin here, one for each hook and protocol. Nothing else has a
+/// The priorities of our filters are around this, one for each hook and protocol. Nothing else has a
 /// reason to be there: they come after whatever asks for a priority, and what does not ask is put
 /// in front of them. The hooks do not share any, because u32 lists what has the same priority
 /// at either hook as one.
@@ -35,19 +36,20 @@ fn base(hook: Hook) -> u16 {
 }
 
 fn priority(hook: Hook, matches: Match) -> u16 {
-    base(hook)
-        + match matches {
-            Match::Subnet(_, IpNet::V4(_)) => 1,
-            Match::Subnet(_, IpNet::V6(_)) => 2,
-            Match::Everything => 3,
-        }
+    let base = base(hook);
+    match matches {
+        Match::TaggedSubnet(..) | Match::TaggedEtherType(_) => base - 2,
+        Match::EtherType(_) => base - 1,
+        Match::Subnet(_, IpNet::V4(_)) => base + 1,
+        Match::Subnet(_, IpNet::V6(_)) => base + 2,
+        Match::Everything => base + 3,
+    }
 }
 
 /// Whether a filter at a hook is one of this plugin's.
 pub(super) fn is_our_filter(hook: Hook, filter: &InstalledFilter) -> bool {
-    filter.kind == "u32"
-        && (1..=3).any(|protocol| filter.priority == base(hook) + protocol)
-        && filter.action.is_some()
+    let ours = base(hook) - 2..=base(hook) + 3;
+    filter.kind == "u32" && ours.contains(&filter.priority) && filter.action.is_some()
 }
 
 /// Those that are this plugin's: a veth end has one attachment, so they are the attachment's.
@@ -121,25 +123,43 @@ impl Redirect<'_> {
             class_minor,
         };
         let each = |subnets: &[IpNet], action| {
-            let mut filters: Vec<Filter> = subnets
+            let matches = |subnet: &IpNet| {
+                let remote = self.remote();
+                [Match::Subnet(remote, *subnet), Match::TaggedSubnet(remote, *subnet)]
+            };
+            subnets
                 .iter()
-                .map(|subnet| filter(Match::Subnet(self.remote(), *subnet), action))
-                .collect();
-            // The kernel lists them so; within one priority the order does not matter.
-            filters.sort_by_key(|filter| filter.priority);
-            filters
+                .flat_map(matches)
+                .map(|matches| filter(matches, action))
+                .collect::<Vec<_>>()
         };
-        match self.subnets {
+        let mut filters = match self.subnets {
             Subnets::All => vec![filter(Match::Everything, redirect)],
-            Subnets::Only(subnets) => each(subnets, redirect),
+            Subnets::Only(subnets) => {
+                let mut filters = each(subnets, redirect);
+                filters.extend(UNSEEN.map(|matches| filter(matches, redirect)));
+                filters
+            }
             Subnets::Except(subnets) => {
                 let mut filters = each(subnets, Action::Pass);
                 filters.push(filter(Match::Everything, redirect));
                 filters
             }
-        }
+        };
+        // The kernel lists them so; within one priority the order does not matter.
+        filters.sort_by_key(|filter| filter.priority);
+        filters
     }
 }
+
+/// Frames in which the addresses are not where a filter looks for them: those with an 802.1ad tag
+/// or with more than one tag. Linux takes any number of tags of VLAN 0 off a packet that it
+/// receives, so whoever sends one could choose not to be limited if these were let through.
+const UNSEEN: [Match; 3] = [
+    Match::TaggedEtherType(ETH_P_8021Q),
+    Match::TaggedEtherType(ETH_P_8021AD),
+    Match::EtherType(ETH_P_8021AD),
+];
 
 #[cfg(test)]
 mod tests {
@@ -185,15 +205,34 @@ mod tests {
             let filters = redirect(&plan, hook).expect("a redirect").filters(7, 1);
             let told: Vec<_> = filters.iter().map(|f| (f.priority, f.matches, f.action)).collect();
             let subnet = |text: &str| Match::Subnet(side, text.parse().expect("a subnet"));
+            let tagged = |text: &str| Match::TaggedSubnet(side, text.parse().expect("a subnet"));
             assert_eq!(
                 told,
                 [
+                    (base - 2, tagged("fd00::/8"), Action::Pass),
+                    (base - 2, tagged("10.0.0.0/8"), Action::Pass),
                     (base + 1, subnet("10.0.0.0/8"), Action::Pass),
                     (base + 2, subnet("fd00::/8"), Action::Pass),
                     (base + 3, Match::Everything, Action::Redirect(7)),
                 ]
             );
         }
+    }
+
+    /// Only what certainly leads elsewhere is let through.
+    #[test]
+    fn tags_that_hide_an_address_are_shaped() {
+        let plan = plan(Subnets::Only(vec!["10.0.0.0/8".parse().expect("a subnet")]));
+        let filters = redirect(&plan, Hook::Ingress).expect("a redirect").filters(7, 1);
+        assert!(filters.iter().all(|filter| filter.action == Action::Redirect(7)));
+        for matches in UNSEEN {
+            assert!(filters.iter().any(|filter| filter.matches == matches), "{matches:?}");
+        }
+        // All of one priority have one protocol.
+        let mut protocols: Vec<_> =
+            filters.iter().map(|filter| (filter.priority, filter.matches.protocol())).collect();
+        protocols.dedup();
+        assert_eq!(protocols, [(0xbcfe, 0x8100), (0xbcff, 0x88a8), (0xbd01, 0x0800)]);
     }
 
     #[test]
