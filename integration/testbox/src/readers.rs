@@ -103,6 +103,13 @@ pub mod tc {
         tbf(link)?["rate"].as_u64()
     }
 
+    /// The names of all IFBs.
+    #[track_caller]
+    pub fn ifbs() -> Vec<String> {
+        let links = listed("ip -j link show type ifb");
+        links.iter().filter_map(|link| Some(link["ifname"].as_str()?.to_owned())).collect()
+    }
+
     /// The filters at a hook (`ingress`, `egress`) of a link.
     #[track_caller]
     pub fn filters(link: &str, hook: &str) -> Vec<Value> {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use crate::testbox::{Container, listed};
+use cni_testbox::{Attachment, link};
 
 /// `EtherType` of a tag.
 pub(crate) const TAG_8021Q: u16 = 0x8100;
@@ -18,23 +18,23 @@ pub(crate) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    pub(crate) fn new(container: &Container, remote: &str, tags: &'a [u16]) -> Self {
+    pub(crate) fn new(container: &Attachment, remote: &str, tags: &'a [u16]) -> Self {
         let remote: IpAddr = remote.parse().expect("an address");
-        let own = if remote.is_ipv4() { container.own_v4() } else { container.own_v6() };
+        let own = if remote.is_ipv4() { container.v4() } else { container.v6() };
         Self { container: own.parse().expect("an address"), remote, tags }
     }
 
     /// From the remote address, by the host's end.
-    pub(crate) fn send_into(&self, container: &Container, times: usize) {
-        let frame = self.bytes(&mac(&container.veth, ""), &inner_mac(container), false);
-        send(Command::new("socat"), &container.veth, &frame, times);
+    pub(crate) fn send_into(&self, container: &Attachment, times: usize) {
+        let frame = self.bytes(&mac("", &container.host_end()), &inner_mac(container), false);
+        send(Command::new("socat"), &container.host_end(), &frame, times);
     }
 
     /// To the remote address, by the container's end.
-    pub(crate) fn send_out_of(&self, container: &Container, times: usize) {
-        let frame = self.bytes(&inner_mac(container), &mac(&container.veth, ""), true);
+    pub(crate) fn send_out_of(&self, container: &Attachment, times: usize) {
+        let frame = self.bytes(&inner_mac(container), &mac("", &container.host_end()), true);
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &container.id, "socat"]);
+        command.args(["netns", "exec", &container.container.id, "socat"]);
         send(command, &container.ifname, &frame, times);
     }
 
@@ -82,13 +82,13 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     (!u16::try_from(folded).expect("few words")).to_be_bytes()
 }
 
-fn inner_mac(container: &Container) -> Vec<u8> {
-    mac(&container.ifname, &format!("-n {}", container.id))
+fn inner_mac(attachment: &Attachment) -> Vec<u8> {
+    mac(&attachment.container.id, &attachment.ifname)
 }
 
-fn mac(interface: &str, options: &str) -> Vec<u8> {
-    let link = listed(&format!("ip {options} -j link show dev {interface}")).remove(0);
-    let text = link["address"].as_str().expect("an address").to_owned();
+fn mac(namespace: &str, interface: &str) -> Vec<u8> {
+    let link = link(namespace, interface).expect("an interface");
+    let text = link["address"].as_str().expect("an address");
     text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex digits")).collect()
 }
 

@@ -2,15 +2,18 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cni_common::kernel::netns::Netns;
+use cni_testbox::{Attachment, TestBox, bandwidth, cases};
 
-use crate::testbox::{Call, Container, Plugin, boxed, fails_on_go_only};
+use crate::support::{container_of, fails_on_go_only, host_v4};
 
-boxed! { the_limit_holds_from_the_start a_small_bucket_passes_tcp a_large_bucket_passes_tcp }
+cases! {
+    the_limit_holds_from_the_start, ours;
+    a_small_bucket_passes_tcp, ours;
+    a_large_bucket_passes_tcp, ours;
+}
 
 const RATE: u64 = 10_000_000;
 const CONTAINERD: u64 = 4_294_967_295;
@@ -23,17 +26,16 @@ enum Direction {
 }
 
 /// Bytes of TCP that arrive in the first three seconds.
-fn arrived(container: &Container, direction: Direction) -> u64 {
-    let inside = Netns::open(Path::new(&container.netns())).expect("the namespace");
-    let outside = Netns::own().expect("own namespace");
+fn arrived(b: &TestBox, container: &Attachment, direction: Direction) -> u64 {
+    let (inside, outside) = (&*container.container.netns, &b.host);
     let (sender, receiver, address) = match direction {
-        Direction::Into => (&outside, &inside, container.own_v4()),
-        Direction::OutOf => (&inside, &outside, container.host_v4()),
+        Direction::Into => (outside, inside, container.v4()),
+        Direction::OutOf => (inside, outside, host_v4(container)),
     };
     let address: SocketAddr = format!("{address}:5001").parse().expect("an address");
-    let listener = receiver.run(|| TcpListener::bind(address)).expect("enter").expect("bind");
+    let listener = receiver.enter(|| TcpListener::bind(address)).expect("bind");
     let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(5));
-    let mut source = sender.run(connect).expect("enter").expect("connect");
+    let mut source = sender.enter(connect).expect("connect");
     let (mut sink, _) = listener.accept().expect("accept");
     let (done, finished) = mpsc::channel::<()>();
     let writing = std::thread::spawn(move || {
@@ -53,15 +55,15 @@ fn arrived(container: &Container, direction: Direction) -> u64 {
 }
 
 /// The placeholder burst that containerd sends lets the Go plugin's limit begin after 500 MB.
-fn the_limit_holds_from_the_start() {
-    fails_on_go_only(|plugin: Plugin| {
-        let container = Container::of(plugin);
-        let call = Call::new("ADD", &container);
-        call.ingress(RATE, CONTAINERD).egress(RATE, CONTAINERD).run(plugin).success();
+fn the_limit_holds_from_the_start(b: &TestBox) {
+    fails_on_go_only(|implementation| {
+        let container = container_of(b, implementation);
+        let call = bandwidth("ADD", &container);
+        call.ingress(RATE, CONTAINERD).egress(RATE, CONTAINERD).run_as(implementation).success();
         for direction in [Direction::Into, Direction::OutOf] {
             let limit = RATE / 8 * WINDOW.as_secs();
-            let bytes = arrived(&container, direction);
-            println!("{plugin:?} {direction:?}: {bytes} bytes, the limit is {limit}");
+            let bytes = arrived(b, &container, direction);
+            println!("{implementation:?} {direction:?}: {bytes} bytes, the limit is {limit}");
             assert!(bytes <= limit + limit / 10, "{direction:?}: {bytes} bytes");
             assert!(bytes >= limit - limit / 5, "{direction:?}: {bytes} bytes");
         }
@@ -69,21 +71,21 @@ fn the_limit_holds_from_the_start() {
 }
 
 /// Segments larger than the bucket, which must be cut up and pass.
-fn a_small_bucket_passes_tcp() {
-    let container = Container::new("c1", 1);
-    Call::new("ADD", &container).ingress(RATE, 8 * 3000).egress(RATE, 8 * 3000).ok();
+fn a_small_bucket_passes_tcp(b: &TestBox) {
+    let container = b.pair("c1", 1);
+    bandwidth("ADD", &container).ingress(RATE, 8 * 3000).egress(RATE, 8 * 3000).run(b).success();
     for direction in [Direction::Into, Direction::OutOf] {
-        let bytes = arrived(&container, direction);
+        let bytes = arrived(b, &container, direction);
         assert!(bytes >= RATE / 8, "{direction:?}: {bytes} bytes in {WINDOW:?}");
     }
 }
 
 /// Segments that fit into the bucket and are queued in one piece, headers of all their frames included.
-fn a_large_bucket_passes_tcp() {
-    let container = Container::new("c1", 1);
-    Call::new("ADD", &container).ingress(RATE, 5_000_000).egress(RATE, 5_000_000).ok();
+fn a_large_bucket_passes_tcp(b: &TestBox) {
+    let container = b.pair("c1", 1);
+    bandwidth("ADD", &container).ingress(RATE, 5_000_000).egress(RATE, 5_000_000).run(b).success();
     for direction in [Direction::Into, Direction::OutOf] {
-        let bytes = arrived(&container, direction);
+        let bytes = arrived(b, &container, direction);
         assert!(bytes >= RATE / 8 * 2, "{direction:?}: {bytes} bytes in {WINDOW:?}");
     }
 }
