@@ -119,6 +119,13 @@ impl Stale {
         OwnerTag::belongs_to(comment, &self.network)
             && !self.valid.contains(&OwnerTag(comment.to_owned()))
     }
+
+    /// Whether any attachment of the container is valid.
+    #[must_use]
+    pub fn spares_container(&self, container_id: &str) -> bool {
+        let container = fit(container_id, CONTAINER_LEN);
+        self.valid.iter().any(|tag| tag.0.split('/').nth(1) == Some(container.as_str()))
+    }
 }
 
 /// A name of 12 hex digits for objects that belong to a network.
@@ -188,6 +195,7 @@ mod tests {
         assert!(!stale.includes("net/c/eth0"));
         assert!(stale.includes("net/c/eth1") && stale.includes("net/d/eth0"));
         assert!(!stale.includes("other/d/eth0") && !stale.includes("by hand"));
+        assert!(stale.spares_container("c") && !stale.spares_container("d"));
     }
 
     #[test]
