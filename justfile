@@ -13,12 +13,6 @@ test *args:
 lint:
     ./dev lint
 
-fuzz *args:
-    ./dev fuzz {{ args }}
-
-counts *args:
-    ./dev counts {{ args }}
-
 bench *args:
     ./dev bench {{ args }}
 

@@ -9,18 +9,17 @@ use std::io;
 use std::net::IpAddr;
 
 use cni_common::cni::log::Log;
-use cni_common::kernel::IpVersion;
 use cni_common::kernel::conntrack::{Conntrack, Flow};
 use cni_common::kernel::nft::L4Protocol;
 use cni_common::kernel::route::Routes;
 
-use crate::plan::Mapping;
+use crate::plan::ActiveMapping;
 
 /// More ports than this are cheaper to find in one dump of all UDP flows.
 const PORTS_PER_DUMP: usize = 4;
 
 /// After ADD: deletes flows to the mapped ports that lead anywhere but to the container.
-pub(crate) fn forget_stale(mappings: &[Mapping], log: &Log) {
+pub fn forget_stale(mappings: &[ActiveMapping], log: &Log) {
     let mut local = LocalAddresses::default();
     report(
         log,
@@ -34,7 +33,7 @@ pub(crate) fn forget_stale(mappings: &[Mapping], log: &Log) {
 }
 
 /// After DEL: deletes flows that still lead to the container through a mapping that is gone.
-pub(crate) fn forget_removed(mappings: &[Mapping], log: &Log) {
+pub fn forget_removed(mappings: &[ActiveMapping], log: &Log) {
     report(
         log,
         forget(mappings, |mapping, flow| {
@@ -44,7 +43,7 @@ pub(crate) fn forget_removed(mappings: &[Mapping], log: &Log) {
     );
 }
 
-fn leads_to(flow: &Flow, mapping: &Mapping) -> bool {
+fn leads_to(flow: &Flow, mapping: &ActiveMapping) -> bool {
     (flow.reply.source, flow.reply.source_port) == (mapping.container, mapping.container_port)
 }
 
@@ -61,28 +60,30 @@ fn report(log: &Log, outcome: io::Result<usize>) {
 }
 
 fn forget(
-    mappings: &[Mapping],
-    mut is_stale: impl FnMut(&Mapping, &Flow) -> bool,
+    mappings: &[ActiveMapping],
+    mut is_stale: impl FnMut(&ActiveMapping, &Flow) -> bool,
 ) -> io::Result<usize> {
     let mut count = 0;
-    for version in IpVersion::ALL {
-        let udp: Vec<&Mapping> = mappings
+    for v4 in [true, false] {
+        let udp: Vec<&ActiveMapping> = mappings
             .iter()
-            .filter(|mapping| mapping.protocol == L4Protocol::Udp && mapping.version() == version)
+            .filter(|mapping| {
+                mapping.protocol == L4Protocol::Udp && mapping.container.is_ipv4() == v4
+            })
             .collect();
         if udp.is_empty() {
             continue;
         }
-        let mut by_port: HashMap<u16, Vec<&Mapping>> = HashMap::new();
+        let mut by_port: HashMap<u16, Vec<&ActiveMapping>> = HashMap::new();
         for mapping in udp {
             by_port.entry(mapping.host_port).or_default().push(mapping);
         }
         let mut conntrack = Conntrack::open()?;
-        let mut stale = candidates(&mut conntrack, version, &by_port)?;
+        let mut stale = candidates(&mut conntrack, v4, &by_port)?;
         stale.retain(|flow| {
             let mappings = by_port.get(&flow.original.destination_port);
             // A mapping on the flow's own address is the one that counts.
-            let exact = |m: &&&Mapping| m.host_address == Some(flow.original.destination);
+            let exact = |m: &&&ActiveMapping| m.host_address == Some(flow.original.destination);
             let mapping = mappings.and_then(|list| {
                 list.iter().find(exact).or_else(|| list.iter().find(|m| m.host_address.is_none()))
             });
@@ -96,17 +97,22 @@ fn forget(
 
 fn candidates(
     conntrack: &mut Conntrack,
-    version: IpVersion,
-    by_port: &HashMap<u16, Vec<&Mapping>>,
+    v4: bool,
+    by_port: &HashMap<u16, Vec<&ActiveMapping>>,
 ) -> io::Result<Vec<Flow>> {
     if by_port.len() > PORTS_PER_DUMP {
-        let mut flows = conntrack.flows(version, L4Protocol::Udp, None)?;
+        let mut flows =
+            conntrack.flows(cni_common::kernel::IpVersion::if_v4(v4), L4Protocol::Udp, None)?;
         flows.retain(|flow| by_port.contains_key(&flow.original.destination_port));
         return Ok(flows);
     }
     let mut flows = Vec::new();
     for port in by_port.keys() {
-        flows.extend(conntrack.flows(version, L4Protocol::Udp, Some(*port))?);
+        flows.extend(conntrack.flows(
+            cni_common::kernel::IpVersion::if_v4(v4),
+            L4Protocol::Udp,
+            Some(*port),
+        )?);
     }
     Ok(flows)
 }

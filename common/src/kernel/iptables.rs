@@ -12,9 +12,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::flock::lock_within;
 use super::ip::IpVersion;
 use super::retry::{Again, Retry};
 
@@ -320,12 +319,18 @@ impl Lock {
         let mut options = File::options();
         options.create(true).write(true).truncate(false).mode(0o600);
         let file = options.open(LOCK).map_err(io)?;
-        match lock_within(&file, OWN_WAIT) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(IptablesError::Locked(LOCK.to_owned()))
+        let patience = Instant::now() + OWN_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(std::fs::TryLockError::WouldBlock) => {
+                    return Err(IptablesError::Locked(LOCK.to_owned()));
+                }
+                Err(std::fs::TryLockError::Error(error)) => return Err(io(error)),
             }
-            Err(error) => Err(io(error)),
         }
     }
 }

@@ -38,9 +38,9 @@ pub(crate) enum Command {
     Del(AttachmentOptions),
     /// Verify that an attachment still is as `add` left it
     Check(AttachmentOptions),
-    /// Delete a network's attachments except those to keep, and what lost ones left behind
+    /// Delete a network's attachments whose containers are gone
     Gc(GcOptions),
-    /// Ask whether the network's plugins could serve `add`
+    /// Ask each of a network's plugins whether it could serve `add`
     Status(StatusOptions),
     /// Give running containers back what a flushed firewall or a deleted qdisc took from them
     Restore(RestoreOptions),
@@ -116,7 +116,8 @@ pub(crate) struct AttachmentOptions {
     #[arg(long, short = 'i', value_name = "NAME", env = "CNI_IFNAME", hide_env_values = true)]
     pub(crate) ifname: Option<String>,
 
-    /// Container ID [default: computed from the namespace's path, as cnitool does it]
+    /// Container ID; for check and del, its beginning is enough [default: computed from the
+    /// namespace's path, as cnitool does it]
     #[arg(long, value_name = "ID")]
     pub(crate) container_id: Option<String>,
 
@@ -144,9 +145,15 @@ pub(crate) struct AttachmentOptions {
 /// What GC keeps.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every attachment to the network that is remembered in the cache directory and not kept is deleted,
-whoever added it. The plugins are then asked to remove what nobody remembers: with --keep or
---keep-none they are told which attachments are valid; with neither, as by cnitool, they are not.")]
+Of the attachments to the network that the cache directory remembers, whoever added them, those are
+deleted whose container is gone: there is no namespace at the path, or not with that interface. One
+whose container is there stays, unless --delete names it.
+
+With --keep or --keep-none the plugins are also asked to remove what nobody remembers, as a runtime
+does it: they remove whatever of the network is not kept. A container that is there and was
+forgotten in the list ends the command before anything is deleted.
+
+Exit status: 0 success, 1 something could not be looked at or deleted, 2 wrong usage.")]
 pub(crate) struct GcOptions {
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
@@ -155,13 +162,22 @@ pub(crate) struct GcOptions {
     #[arg(hide = true)]
     pub(crate) netns: Option<String>,
 
-    /// Keep this attachment; repeat it for more
+    /// Keep this attachment, and have the plugins remove all others; repeat it for more
     #[arg(long, value_name = "CONTAINERID/IFNAME", value_parser = attachment)]
     pub(crate) keep: Vec<ValidAttachment>,
 
-    /// Tell the plugins that no attachment of the network is valid
+    /// Have the plugins remove everything of the network
     #[arg(long, conflicts_with = "keep")]
     pub(crate) keep_none: bool,
+
+    /// Delete this attachment although its container is there, which loses its network; repeat it
+    /// for more
+    #[arg(long, value_name = "CONTAINERID/IFNAME", value_parser = attachment)]
+    pub(crate) delete: Vec<ValidAttachment>,
+
+    /// Say what would be deleted and change nothing
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
 }
 
 /// What STATUS needs.
@@ -187,13 +203,14 @@ The main plugin never runs: what it made, such as a bridge's ipMasq rules, is no
 that are not cni-chain's are left alone. A host port stays with the container that was added last.
 It may run at any time, and more than once at the same time.
 
-Exit status: 0 success, 1 something is missing and could not be restored, 2 wrong usage.")]
+Exit status: 0 success, 1 something is missing and could not be restored, 2 wrong usage, and with
+--exit-code 3 if something was missing.")]
 pub(crate) struct RestoreOptions {
     /// Only attachments to this network
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
 
-    /// Only attachments of this container
+    /// Only attachments of this container; the beginning of its ID is enough
     #[arg(long, value_name = "ID")]
     pub(crate) container_id: Option<String>,
 
@@ -202,13 +219,12 @@ pub(crate) struct RestoreOptions {
     #[arg(long = "plugin", value_name = "PLUGIN")]
     pub(crate) plugins: Vec<MetaPlugin>,
 
-    /// Say what would be restored and change nothing
+    /// Say what is missing and change nothing
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
 
-    /// Print what was restored and what failed, and nothing else
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) telling: TellingOptions,
 
     /// Stay, and restore whenever firewalld was reloaded or restarted or an nftables table was
     /// deleted; prints like --quiet
@@ -220,6 +236,18 @@ pub(crate) struct RestoreOptions {
 
     #[command(flatten)]
     pub(crate) cache: CacheOptions,
+}
+
+/// How `restore` tells what it found.
+#[derive(Debug, Args)]
+pub(crate) struct TellingOptions {
+    /// Exit with status 3 if something was missing, restored or not
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) exit_code: bool,
+
+    /// Print what was restored and what failed, and nothing else
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }
 
 /// How to run the demo.

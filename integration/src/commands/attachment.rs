@@ -8,8 +8,10 @@ use cni_common::cni::protocol::args;
 use cni_common::cni::protocol::json::{Json, Object};
 use sha2::{Digest, Sha512};
 
-use super::{given, load, runner};
+use super::network::{Network, container_id, load};
+use super::{given, runner};
 use crate::cli::AttachmentOptions;
+use crate::runner::faults::Faults;
 use crate::runner::{NetworkList, Runner, RuntimeConf};
 
 const NETNS_DIR: &str = "/run/netns";
@@ -36,18 +38,21 @@ pub(super) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
 
 /// DEL.
 pub(super) fn del(options: &AttachmentOptions) -> anyhow::Result<()> {
-    let list = load(&options.network)?;
-    let runner = runner(&options.network);
-    let conf = as_added(&runner, &list, options)?;
+    let (runner, list, conf) = as_added(options)?;
     Ok(runner.del(&list, &conf)?)
 }
 
 /// CHECK.
 pub(super) fn check(options: &AttachmentOptions) -> anyhow::Result<()> {
-    let list = load(&options.network)?;
-    let runner = runner(&options.network);
-    let conf = as_added(&runner, &list, options)?;
-    Ok(runner.check(&list, &conf)?)
+    let (runner, list, conf) = as_added(options)?;
+    let Err(error) = runner.check(&list, &conf) else { return Ok(()) };
+    match error.cni_error().map(Faults::of) {
+        Some(Faults { claim, groups, remedy }) if !groups.is_empty() => {
+            let separator = if remedy.is_empty() { "" } else { "; " };
+            bail!("{claim}{separator}{remedy}\n    {}", groups.join("\n    "))
+        }
+        _ => Err(error.into()),
+    }
 }
 
 fn attachment(options: &AttachmentOptions) -> anyhow::Result<RuntimeConf> {
@@ -71,24 +76,29 @@ fn attachment(options: &AttachmentOptions) -> anyhow::Result<RuntimeConf> {
     })
 }
 
-/// The attachment with the arguments that ADD was given, where this call gives none: plugins
-/// must see the same in DEL and CHECK.
-fn as_added(
-    runner: &Runner,
-    list: &NetworkList,
-    options: &AttachmentOptions,
-) -> anyhow::Result<RuntimeConf> {
+/// An attachment that was added before, with the arguments that ADD was given where this call gives
+/// none: plugins must see the same in DEL and CHECK.
+fn as_added(options: &AttachmentOptions) -> anyhow::Result<(Runner, NetworkList, RuntimeConf)> {
+    let runner = runner(&options.network);
+    let cache = runner.cache();
+    let network = Network::find(&options.network, &cache)?;
     let mut conf = attachment(options)?;
-    // CHECK reports an unreadable cache itself, and DEL has to do without.
-    if let Ok(Some(added)) = runner.cache().attachment(&list.name, &conf) {
-        if options.publish.is_empty() && given(options.cap_args.as_ref()).is_none() {
-            conf.capability_args = added.conf.capability_args;
-        }
-        if given(options.args.as_ref()).is_none() {
-            conf.args = added.conf.args;
-        }
+    // An unreadable cache is CHECK's to report, and DEL has to do without.
+    let mut added = cache.attachment(&network.name, &conf).unwrap_or_default();
+    if added.is_none() && options.container_id.is_some() {
+        let remembered = cache.attachments(None).unwrap_or_default();
+        conf.container_id = container_id(&conf.container_id, &remembered, Some(&network.name))?;
+        added = cache.attachment(&network.name, &conf).unwrap_or_default();
     }
-    Ok(conf)
+    let Some(added) = added else { return Ok((runner, load(&options.network)?, conf)) };
+    let list = network.list_for(&added)?;
+    if options.publish.is_empty() && given(options.cap_args.as_ref()).is_none() {
+        conf.capability_args = added.conf.capability_args;
+    }
+    if given(options.args.as_ref()).is_none() {
+        conf.args = added.conf.args;
+    }
+    Ok((runner, list, conf))
 }
 
 fn netns_path(text: &str) -> anyhow::Result<String> {

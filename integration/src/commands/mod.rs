@@ -3,6 +3,8 @@
 mod attachment;
 mod demo;
 mod gc;
+mod network;
+mod privilege;
 mod restore;
 mod status;
 mod version;
@@ -11,13 +13,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Parser as _;
 use cni_common::cni::protocol::Plugin as _;
 
 use crate::cli::{Cli, Command, NetworkOptions};
 use crate::demo::bridge::DemoBridge;
-use crate::runner::{ConfError, NetworkList, Runner, plugins};
+use crate::runner::{Runner, plugins};
 
 /// The command, or, under its name, the demo's main plugin.
 #[must_use]
@@ -26,7 +28,7 @@ pub fn main() -> ExitCode {
         return cni_common::cni::run(&DemoBridge);
     }
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("cni-chain: {error:#}");
             ExitCode::FAILURE
@@ -35,21 +37,26 @@ pub fn main() -> ExitCode {
 }
 
 /// A further subcommand is an arm here, a variant of [`Command`] and a module.
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Add(options) => print(&attachment::add(&options)?),
-        Command::Del(options) => attachment::del(&options),
-        Command::Check(options) => attachment::check(&options),
-        Command::Gc(options) => gc::gc(&options),
-        Command::Status(options) => status::status(&options),
-        Command::Restore(options) => restore::run(&options),
-        Command::Version(options) => print(&version::report(&options)),
-        Command::Demo(options) => demo::demo(&options),
+        Command::Add(options) => print(&attachment::add(&options)?)?,
+        Command::Del(options) => attachment::del(&options)?,
+        Command::Check(options) => attachment::check(&options)?,
+        Command::Gc(options) => gc::gc(&options)?,
+        Command::Status(options) => status::status(&options)?,
+        Command::Restore(options) => return restore::run(&options),
+        Command::Version(options) => print(&version::report(&options))?,
+        Command::Demo(options) => demo::demo(&options)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
+}
+
+fn say(line: &str) -> anyhow::Result<()> {
+    print(&format!("{line}\n"))
 }
 
 /// Whether this program was started under the given name.
@@ -58,27 +65,8 @@ fn called_as(name: &str) -> bool {
     Path::new(&program).file_name().is_some_and(|file| file == name)
 }
 
-const DEFAULT_CONF_DIR: &str = "/etc/cni/net.d";
-
 fn runner(options: &NetworkOptions) -> Runner {
     Runner::new(plugins::search_path(&options.plugin_dirs.dirs), options.cache.dir.clone())
-}
-
-/// A path has a slash or a configuration file's extension; anything else is a name.
-fn load(options: &NetworkOptions) -> anyhow::Result<NetworkList> {
-    let network = options.network.as_str();
-    let is_path = network.contains('/')
-        || [".conflist", ".conf", ".json"].iter().any(|extension| network.ends_with(extension));
-    if is_path {
-        return Ok(NetworkList::from_file(Path::new(network))?);
-    }
-    let dir = Path::new(given(options.conf_dir.as_ref()).unwrap_or(DEFAULT_CONF_DIR));
-    match NetworkList::load(dir, network) {
-        Err(error @ (ConfError::NoConfigs(_) | ConfError::NotFound(..))) => {
-            bail!("{error}; choose the directory with --conf-dir or NETCONFPATH, or name a file")
-        }
-        list => Ok(list?),
-    }
 }
 
 /// An empty variable counts as unset, as it does for every CNI program.

@@ -1,40 +1,52 @@
 //! `cni-chain restore`: from options to a restorer, and its reports on the screen.
 
-use std::io::Write as _;
+use std::process::ExitCode;
 
+use anyhow::bail;
+
+use super::network::container_id;
+use super::say;
 use crate::cli::RestoreOptions;
 use crate::restore::watch::watch;
 use crate::restore::{Outcome, Restorer, Summary};
 use crate::runner::{CacheError, Runner, plugins};
-use anyhow::{Context as _, bail};
+
+/// The exit status by which `--exit-code` tells.
+const SOMETHING_MISSED: u8 = 3;
 
 /// Restores once, or with `--watch` whenever there is a reason to.
-pub(super) fn run(options: &RestoreOptions) -> anyhow::Result<()> {
-    let restorer = restorer(options);
+pub(super) fn run(options: &RestoreOptions) -> anyhow::Result<ExitCode> {
+    let restorer = restorer(options)?;
     if options.watch {
-        return Ok(watch(|reason| restore_because(reason, &restorer))?);
+        watch(|reason| restore_because(reason, &restorer))?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let summary = restore(&restorer, options.quiet)?;
-    if !options.quiet || summary.is_news() {
+    let summary = restore(&restorer, options.telling.quiet)?;
+    if !options.telling.quiet || summary.is_news() {
         say(&summary.to_string())?;
     }
     match summary.failed() {
-        0 => Ok(()),
+        0 if options.telling.exit_code && summary.is_news() => Ok(ExitCode::from(SOMETHING_MISSED)),
+        0 => Ok(ExitCode::SUCCESS),
         1 => bail!("1 attachment could not be restored; its line says why"),
         failed => bail!("{failed} attachments could not be restored; their lines say why"),
     }
 }
 
-fn restorer(options: &RestoreOptions) -> Restorer {
+fn restorer(options: &RestoreOptions) -> anyhow::Result<Restorer> {
     let plugin_dirs = plugins::search_path(&options.plugin_dirs.dirs);
     let mut restorer = Restorer::new(Runner::new(plugin_dirs, options.cache.dir.clone()));
     restorer.network.clone_from(&options.network);
-    restorer.container_id.clone_from(&options.container_id);
+    if let Some(id) = &options.container_id {
+        let remembered = restorer.runner.cache().attachments(None)?;
+        let network = options.network.as_deref();
+        restorer.container_id = Some(container_id(id, &remembered, network)?);
+    }
     restorer.dry_run = options.dry_run;
     if !options.plugins.is_empty() {
         restorer.plugins.clone_from(&options.plugins);
     }
-    restorer
+    Ok(restorer)
 }
 
 /// One round, a line for each attachment as it is done.
@@ -62,8 +74,4 @@ fn restore_because(reason: &str, restorer: &Restorer) -> bool {
             false
         }
     }
-}
-
-fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
 }

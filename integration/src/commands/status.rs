@@ -1,10 +1,73 @@
-//! `cni-chain status`.
+//! `cni-chain status`: could the network's plugins serve ADD.
 
-use super::{load, runner};
+use anyhow::bail;
+use cni_common::cni::protocol::CniVersion;
+
+use super::network::load;
+use super::privilege::may_administer_network;
+use super::{runner, say};
 use crate::cli::StatusOptions;
+use crate::runner::asking::Asked;
+use crate::runner::plugins::MetaPlugin;
+use crate::runner::{NetworkList, PluginConf, Runner};
 
-/// STATUS.
+/// What became of the question.
+enum Answer {
+    /// ADD could be served.
+    Yes,
+    /// The same, of a plugin that no runtime would ask.
+    YesInNewerVersion,
+    /// The plugin was not asked, and why.
+    None(String),
+    /// ADD would fail, and why.
+    No(String),
+}
+
+/// STATUS: a line for each plugin.
 pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
     let list = load(&options.network)?;
-    Ok(runner(&options.network).status(&list)?)
+    let runner = runner(&options.network);
+    let mut failed = 0;
+    for plugin in &list.plugins {
+        let answer = match ask(&runner, &list, plugin) {
+            Answer::Yes => "ok".to_owned(),
+            Answer::YesInNewerVersion => format!(
+                "ok, though runtimes do not ask: the list's cniVersion is {:?}, and STATUS came with {}",
+                list.cni_version,
+                CniVersion::V1_1_0
+            ),
+            Answer::None(why) => format!("not asked: {why}"),
+            Answer::No(why) => {
+                failed += 1;
+                format!("failed: {why}")
+            }
+        };
+        say(&format!("{}: {answer}", plugin.plugin_type))?;
+    }
+    match failed {
+        0 => Ok(()),
+        failed => bail!(
+            "{failed} of the {} plugins of network {} could not serve add",
+            list.plugins.len(),
+            list.name
+        ),
+    }
+}
+
+fn ask(runner: &Runner, list: &NetworkList, plugin: &PluginConf) -> Answer {
+    let (list, newer) = match Asked::of(plugin, list, CniVersion::V1_1_0, runner) {
+        Ok(Asked::As(list)) => (list, false),
+        Ok(Asked::AsNewer(list)) => (list, true),
+        Ok(Asked::Not(why)) => return Answer::None(why),
+        Err(error) => return Answer::No(error.to_string()),
+    };
+    let needs_privilege = MetaPlugin::by_type(&plugin.plugin_type).is_some();
+    if needs_privilege && !may_administer_network() {
+        return Answer::No("only root can tell: run this command with sudo".to_owned());
+    }
+    match runner.ask_status(&list, plugin) {
+        Ok(()) if newer => Answer::YesInNewerVersion,
+        Ok(()) => Answer::Yes,
+        Err(error) => Answer::No(error.to_string()),
+    }
 }

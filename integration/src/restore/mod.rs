@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cni_common::cni::protocol::json::{Json, Object};
-use cni_common::cni::protocol::version::NumericVersion;
 use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
 
 use crate::runner::cache::{CacheEntry, Remembered};
@@ -203,6 +202,9 @@ impl Restorer {
         for conf in &candidate.list.plugins {
             let Some(plugin) = MetaPlugin::by_type(&conf.plugin_type) else { continue };
             if !self.plugins.contains(&plugin) {
+                if let Some(what) = self.drift(candidate, plugin, conf, identifier) {
+                    steps.push((plugin, Step::Drifted(what)));
+                }
                 continue;
             }
             let (step, path) = match identifier.identify(&conf.plugin_type) {
@@ -234,13 +236,13 @@ impl Restorer {
         claims: &Claims,
     ) -> Step {
         let allotment = (plugin == MetaPlugin::Portmap).then(|| claims.allotment(&candidate.name));
-        match self.is_sound(candidate, conf, path, allotment.as_ref()) {
-            Ok(true) => return Step::Sound,
-            Ok(false) => {}
+        let missing = match self.mismatch(candidate, conf, path, allotment.as_ref()) {
+            Ok(None) => return Step::Sound,
+            Ok(Some(missing)) => missing,
             Err(reason) => return Step::Failed(reason),
-        }
+        };
         if self.dry_run {
-            return Step::Missing;
+            return Step::Missing(missing);
         }
         // The runtime may have deleted it since.
         if !candidate.entry.is_current() {
@@ -257,27 +259,48 @@ impl Restorer {
         }
     }
 
-    /// CHECK, of what was asked for, or else of what others left of it.
-    fn is_sound(
+    /// What CHECK finds, of what was asked for, or else of what others left of it.
+    fn mismatch(
         &self,
         candidate: &Candidate,
         conf: &PluginConf,
         path: &std::path::Path,
         allotment: Option<&Allotment>,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<Vec<String>>, String> {
         let mut list = candidate.list.clone();
-        let version = NumericVersion::parse(&list.cni_version)?;
-        if !version.at_least(CHECK_SINCE) {
+        if !list.at_least(CHECK_SINCE)? {
             // libcni would not ask; our plugins mean the same by every version.
-            CHECK_SINCE.as_str().clone_into(&mut list.cni_version);
+            list = list.raised_to(CHECK_SINCE);
         }
         let request = candidate.request(conf, &list)?;
-        let sound =
-            |request: &Object| self.call(Command::Check, path, request, &candidate.conf).is_ok();
+        let check = |request: &Object| {
+            let outcome = self.call(Command::Check, path, request, &candidate.conf);
+            outcome.err().map(|error| report::what_check_found(&error))
+        };
         let partial = allotment.filter(|allotment| allotment.is_partial());
-        Ok(partial.is_some_and(Allotment::is_nothing)
-            || sound(&request)
-            || partial.is_some_and(|allotment| sound(&allotment.apply(request))))
+        if partial.is_some_and(Allotment::is_nothing) {
+            return Ok(None);
+        }
+        Ok(check(&request).and_then(|found| match partial {
+            Some(allotment) => check(&allotment.apply(request)),
+            None => Some(found),
+        }))
+    }
+
+    /// What is not restored unless it is asked for, but belongs into an answer to what is amiss.
+    fn drift(
+        &self,
+        candidate: &Candidate,
+        plugin: MetaPlugin,
+        conf: &PluginConf,
+        identifier: &Identifier,
+    ) -> Option<Vec<String>> {
+        let is_of_interest = self.dry_run && self.plugins == DEFAULT_PLUGINS;
+        if !is_of_interest || plugin != MetaPlugin::Tuning {
+            return None;
+        }
+        let path = identifier.identify(&conf.plugin_type).ok()?;
+        self.mismatch(candidate, conf, &path, None).ok()?
     }
 
     fn call(

@@ -4,14 +4,15 @@
 //! was written. The kernel cannot tell any more after a flush. So an older attachment is restored
 //! without the ports that a newer one has, instead of taking them away for a moment.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniResult, NetworkConfig};
 use cni_common::kernel::nft::L4Protocol;
-use cni_portmap::Mapping;
+use cni_portmap::config::Config;
+use cni_portmap::plan::{ActiveMapping, Addresses, Plan};
 
 use crate::runner::plugins::MetaPlugin;
 use crate::runner::{NetworkList, RuntimeConf, request};
@@ -30,7 +31,7 @@ pub(super) struct Claims {
 #[derive(Debug)]
 struct Claim {
     container_id: String,
-    wanted: Vec<Mapping>,
+    wanted: Vec<ActiveMapping>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ struct Claimant {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Allotment {
     /// What newer attachments left; `None` if that is all of it.
-    left: Option<Vec<Mapping>>,
+    left: Option<Vec<ActiveMapping>>,
     /// Whether an older attachment wants some of it as well, and may have it in the kernel.
     contested: bool,
 }
@@ -77,31 +78,37 @@ impl Claims {
         Allotment { left: (!is_all).then_some(left), contested }
     }
 
-    /// What to tell about ports that newer attachments have.
+    /// What to tell about ports that newer attachments have: a note for each owner and protocol.
     pub(super) fn notes(&self, name: &str) -> Vec<String> {
         let Some(claim) = self.by_attachment.get(name) else { return Vec::new() };
-        let note = |mapping: &Mapping| {
-            let owner = self.newer_owner(name, claim, mapping)?;
-            Some(format!(
-                "host port {}/{} is {owner}'s, which is newer",
-                mapping.host_port, mapping.protocol
-            ))
+        let mut lost: Vec<(&str, L4Protocol, BTreeSet<u16>)> = Vec::new();
+        for mapping in &claim.wanted {
+            let Some(owner) = self.newer_owner(name, claim, mapping) else { continue };
+            let known = lost
+                .iter_mut()
+                .find(|(other, protocol, _)| (*other, *protocol) == (owner, mapping.protocol));
+            match known {
+                Some((_, _, ports)) => _ = ports.insert(mapping.host_port),
+                None => lost.push((owner, mapping.protocol, [mapping.host_port].into())),
+            }
+        }
+        let note = |(owner, protocol, ports): &(&str, L4Protocol, BTreeSet<u16>)| {
+            let (noun, verb) = if ports.len() == 1 { ("port", "is") } else { ("ports", "are") };
+            format!("host {noun} {}/{protocol} {verb} {owner}'s, which is newer", ranges(ports))
         };
-        let mut notes: Vec<String> = claim.wanted.iter().filter_map(note).collect();
-        notes.dedup();
-        notes
+        lost.iter().map(note).collect()
     }
 
     /// A newer attachment of another container. Within one container the first keeps the port,
     /// which portmap itself sees to.
-    fn newer_owner(&self, name: &str, claim: &Claim, mapping: &Mapping) -> Option<&str> {
+    fn newer_owner(&self, name: &str, claim: &Claim, mapping: &ActiveMapping) -> Option<&str> {
         let claimants = self.by_key.get(&key(mapping))?;
         let newer = claimants.iter().rev().take_while(|claimant| claimant.name != name);
         let mut others = newer.filter(|claimant| claimant.container_id != claim.container_id);
         others.next().map(|claimant| claimant.name.as_str())
     }
 
-    fn is_contested(&self, claim: &Claim, mapping: &Mapping) -> bool {
+    fn is_contested(&self, claim: &Claim, mapping: &ActiveMapping) -> bool {
         self.by_key.get(&key(mapping)).is_some_and(|claimants| {
             claimants.iter().any(|claimant| claimant.container_id != claim.container_id)
         })
@@ -134,7 +141,22 @@ impl Allotment {
     }
 }
 
-fn set_mappings(request: &mut Object, mappings: &[Mapping]) {
+/// As in `80, 8000-8009`.
+fn ranges(ports: &BTreeSet<u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for &port in ports {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == port => *last = port,
+            _ => ranges.push((port, port)),
+        }
+    }
+    let text = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn set_mappings(request: &mut Object, mappings: &[ActiveMapping]) {
     let mut runtime = match request.get("runtimeConfig") {
         Some(Json::Object(runtime)) => runtime.clone(),
         _ => Object::default(),
@@ -144,7 +166,7 @@ fn set_mappings(request: &mut Object, mappings: &[Mapping]) {
 }
 
 /// The entry that stands for a mapping in its own family only.
-fn mapping_entry(mapping: &Mapping) -> Json {
+fn mapping_entry(mapping: &ActiveMapping) -> Json {
     let any = if mapping.container.is_ipv4() { "0.0.0.0" } else { "::" };
     let mut entry = Object::default();
     entry.push("hostPort", u64::from(mapping.host_port));
@@ -154,13 +176,13 @@ fn mapping_entry(mapping: &Mapping) -> Json {
     entry.into()
 }
 
-fn key(mapping: &Mapping) -> Key {
+fn key(mapping: &ActiveMapping) -> Key {
     (mapping.container.is_ipv4(), mapping.host_address, mapping.protocol, mapping.host_port)
 }
 
 /// What the chain's portmap is asked for, in its own reading. A configuration that it would
 /// refuse claims nothing.
-fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Mapping> {
+fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<ActiveMapping> {
     let is_portmap =
         |plugin_type: &str| MetaPlugin::by_type(plugin_type) == Some(MetaPlugin::Portmap);
     let portmaps = list.plugins.iter().filter(|plugin| is_portmap(&plugin.plugin_type));
@@ -169,12 +191,13 @@ fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Map
         container_id: conf.container_id.clone(),
         ifname: conf.ifname.clone(),
     };
-    let claims = portmaps.filter_map(|plugin| {
+    let addresses = Addresses::select(result, &conf.ifname);
+    let plans = portmaps.filter_map(|plugin| {
         let request = request::for_attachment(list, plugin, None, conf).to_string();
         let config = NetworkConfig::from_stdin(request.as_bytes()).ok()?;
-        cni_portmap::claims(&config, &attachment, result).ok()
+        Plan::new(&attachment, &Config::read(&config).ok()?, addresses).ok()
     });
-    claims.flatten().collect()
+    plans.flat_map(|plan| plan.active).collect()
 }
 
 #[cfg(test)]
@@ -271,6 +294,24 @@ mod tests {
         assert!(asks_for(&claims, "a").contains(r#""hostIP":"::""#));
         assert!(!asks_for(&claims, "a").contains(r#""hostIP":"0.0.0.0""#));
         assert!(!claims.allotment("a").is_nothing());
+    }
+
+    #[test]
+    fn many_ports_of_one_owner_are_one_note() {
+        let mapping = |port: u16, protocol: &str| {
+            format!(r#"{{"hostPort":{port},"containerPort":1,"protocol":"{protocol}"}}"#)
+        };
+        let mut all: Vec<String> = (8000..8004).map(|port| mapping(port, "tcp")).collect();
+        all.extend([mapping(53, "udp"), mapping(80, "tcp")]);
+        let all = format!("[{}]", all.join(","));
+        let claims = claims(&[("a", "a", &all, &DUAL), ("b", "b", &all, &DUAL)]);
+        assert_eq!(
+            claims.notes("a"),
+            [
+                "host ports 80, 8000-8003/tcp are b's, which is newer",
+                "host port 53/udp is b's, which is newer",
+            ]
+        );
     }
 
     #[test]

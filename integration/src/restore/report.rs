@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::runner::ExecError;
+use crate::runner::faults::Faults;
 use crate::runner::plugins::MetaPlugin;
 
 /// What became of one attachment.
@@ -57,8 +59,10 @@ pub enum Step {
     Sound,
     /// Something was missing, and is not any more.
     Restored,
-    /// Something is missing, and was left so (dry run).
-    Missing,
+    /// This is missing, one thing a line, and was left so (dry run).
+    Missing(Vec<String>),
+    /// This differs from what was set, and is only restored if that is asked for (dry run).
+    Drifted(Vec<String>),
     /// It was left alone.
     Skipped(String),
     /// It cannot be restored.
@@ -72,7 +76,7 @@ impl Report {
         self.has_failed()
             || match &self.outcome {
                 Outcome::Looked { steps, .. } => {
-                    steps.iter().any(|(_, step)| matches!(step, Step::Restored | Step::Missing))
+                    steps.iter().any(|(_, step)| matches!(step, Step::Restored | Step::Missing(_)))
                 }
                 Outcome::TakenBack { .. } => true,
                 _ => false,
@@ -91,14 +95,9 @@ impl Report {
             _ => false,
         }
     }
-
-    fn all_of(&self, wanted: &Step) -> Vec<MetaPlugin> {
-        let Outcome::Looked { steps, .. } = &self.outcome else { return Vec::new() };
-        steps.iter().filter(|(_, step)| step == wanted).map(|(plugin, _)| *plugin).collect()
-    }
 }
 
-/// One line.
+/// One line, and indented ones for what is missing.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.name)?;
@@ -111,7 +110,7 @@ impl fmt::Display for Report {
                 write!(f, "gone: {why}; unless its runtime cleans up, `{remedy}` does")
             }
             Outcome::Unusable(why) => write!(f, "failed: {why}"),
-            Outcome::Looked { steps, notes, .. } => f.write_str(&self.words(steps, notes)),
+            Outcome::Looked { steps, notes, .. } => f.write_str(&words(steps, notes)),
             Outcome::TakenBack { plugins, failed } => {
                 write!(f, "deleted meanwhile; removed again: {}", names(plugins))?;
                 failed.iter().try_for_each(|(plugin, why)| write!(f, "; {plugin} failed: {why}"))
@@ -120,28 +119,50 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
-    fn words(&self, steps: &[(MetaPlugin, Step)], notes: &[String]) -> String {
-        let mut parts = Vec::new();
-        for (word, wanted) in [("restored", Step::Restored), ("would restore", Step::Missing)] {
-            let plugins = self.all_of(&wanted);
-            if !plugins.is_empty() {
-                parts.push(format!("{word} {}", names(&plugins)));
-            }
+fn words(steps: &[(MetaPlugin, Step)], notes: &[String]) -> String {
+    let all = |wanted: fn(&Step) -> bool| -> Vec<MetaPlugin> {
+        steps.iter().filter(|(_, step)| wanted(step)).map(|(plugin, _)| *plugin).collect()
+    };
+    let mut parts = Vec::new();
+    for (word, plugins) in [
+        ("restored", all(|step| *step == Step::Restored)),
+        ("would restore", all(|step| matches!(step, Step::Missing(_)))),
+    ] {
+        if !plugins.is_empty() {
+            parts.push(format!("{word} {}", names(&plugins)));
         }
-        for (plugin, step) in steps {
-            match step {
-                Step::Failed(why) => parts.push(format!("{plugin} failed: {why}")),
-                Step::Skipped(why) => parts.push(format!("{plugin} skipped: {why}")),
-                _ => {}
-            }
-        }
-        if parts.is_empty() {
-            parts.push("nothing missing".to_owned());
-        }
-        parts.extend_from_slice(notes);
-        parts.join("; ")
     }
+    let mut found = Vec::new();
+    for (plugin, step) in steps {
+        match step {
+            Step::Failed(why) => parts.push(format!("{plugin} failed: {why}")),
+            Step::Skipped(why) => parts.push(format!("{plugin} skipped: {why}")),
+            Step::Missing(what) => found.push(indented(*plugin, what)),
+            Step::Drifted(what) => found.push(format!(
+                "{}\n        left alone; `cni-chain restore --plugin {plugin}` sets it again",
+                indented(*plugin, what)
+            )),
+            Step::Sound | Step::Restored => {}
+        }
+    }
+    if parts.is_empty() {
+        parts.push("nothing missing".to_owned());
+    }
+    parts.extend_from_slice(notes);
+    parts.join("; ") + &found.concat()
+}
+
+/// A plugin's answer to CHECK without its remedy, which is either running or a report's to name.
+pub(super) fn what_check_found(error: &ExecError) -> Vec<String> {
+    let Some(error) = error.cni_error() else { return vec![error.to_string()] };
+    let Faults { claim, groups, .. } = Faults::of(error);
+    std::iter::once(claim).chain(groups).collect()
+}
+
+fn indented(plugin: MetaPlugin, what: &[String]) -> String {
+    let deeper = what.iter().skip(1).map(|line| format!("\n        {line}"));
+    let first = what.first().map_or("", String::as_str);
+    format!("\n    {plugin}: {first}{}", deeper.collect::<String>())
 }
 
 fn names(plugins: &[MetaPlugin]) -> String {
@@ -175,14 +196,14 @@ impl Summary {
             Outcome::Foreign => &mut self.skipped,
             Outcome::Gone { .. } => &mut self.gone,
             Outcome::TakenBack { .. } => &mut self.taken_back,
-            _ if has(|step| *step == Step::Missing) => &mut self.missing,
+            _ if has(|step| matches!(step, Step::Missing(_))) => &mut self.missing,
             _ if has(|step| *step == Step::Restored) => &mut self.restored,
             _ if has(|step| matches!(step, Step::Skipped(_))) => &mut self.skipped,
             _ => &mut self.sound,
         };
         *counter += 1;
         if let Outcome::Looked { network, masquerade: true, .. } = &report.outcome
-            && has(|step| matches!(step, Step::Restored | Step::Missing))
+            && has(|step| matches!(step, Step::Restored | Step::Missing(_)))
         {
             self.masquerading.insert(network.clone());
         }

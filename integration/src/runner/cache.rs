@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion};
 
-use super::conflist::NetworkList;
+use super::conflist::{ConfError, NetworkList};
 use super::request::RuntimeConf;
 
 /// The `kind` that marks a file as this format.
@@ -46,6 +46,18 @@ pub(crate) struct CacheEntry {
     pub written: SystemTime,
     /// The attachment; `None` in a file of another kind.
     pub content: Result<Option<Remembered>, CacheError>,
+}
+
+impl CachedAttachment {
+    /// `network/containerID/ifname`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}/{}", self.network, self.conf.container_id, self.conf.ifname)
+    }
+
+    /// The list that ADD ran.
+    pub(crate) fn list(&self) -> Result<NetworkList, ConfError> {
+        NetworkList::from_bytes(&self.config)
+    }
 }
 
 /// An attachment and what its ADD returned.

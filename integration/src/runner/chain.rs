@@ -9,7 +9,6 @@ use cni_common::cni::protocol::environment::{
     validate_container_id, validate_ifname, validate_network_name,
 };
 use cni_common::cni::protocol::json::Json;
-use cni_common::cni::protocol::version::NumericVersion;
 use cni_common::cni::protocol::{CniError, CniVersion, Command, ErrorCode, ValidAttachment};
 
 use super::cache::{Cache, CachedAttachment};
@@ -96,7 +95,7 @@ impl Runner {
     pub fn del(&self, list: &NetworkList, conf: &RuntimeConf) -> Result<(), RunError> {
         let cache = self.cache();
         let mut prev_result = None;
-        if at_least(list, CniVersion::V0_4_0).map_err(RunError::Version)? {
+        if list.at_least(CniVersion::V0_4_0).map_err(RunError::Version)? {
             prev_result = cache.result(&list.name, conf, &list.cni_version).unwrap_or_else(|_| {
                 // As libcni: what cannot be read now never will be.
                 let _ = cache.remove(&list.name, conf);
@@ -115,7 +114,7 @@ impl Runner {
 
     /// CHECK: forward through the list, each plugin with the remembered result.
     pub fn check(&self, list: &NetworkList, conf: &RuntimeConf) -> Result<(), RunError> {
-        if !at_least(list, CniVersion::V0_4_0).map_err(RunError::Version)? {
+        if !list.at_least(CniVersion::V0_4_0).map_err(RunError::Version)? {
             return Err(RunError::CheckUnsupported(list.cni_version.clone()));
         }
         if list.disable_check {
@@ -158,16 +157,24 @@ impl Runner {
             .filter(|found| found.network == list.name && !is_valid(&found.conf))
             .filter_map(|stale| self.delete_stale(list, stale).err())
             .collect();
-        if at_least(list, CniVersion::V1_1_0) == Ok(true) {
+        if list.at_least(CniVersion::V1_1_0) == Ok(true) {
             errors.extend(list.plugins.iter().filter_map(|plugin| {
-                let stdin = request::for_gc(list, plugin, valid);
-                let plugin_type = plugin.plugin_type.clone();
-                self.call(Command::Gc, plugin, &stdin, &RuntimeConf::default())
-                    .map_err(|error| RunError::Gc(plugin_type, error))
-                    .err()
+                let failed = |error| RunError::Gc(plugin.plugin_type.clone(), error);
+                self.ask_gc(list, plugin, valid).map_err(failed).err()
             }));
         }
         RunError::all(errors)
+    }
+
+    /// Asks one plugin to remove what no valid attachment owns.
+    pub(crate) fn ask_gc(
+        &self,
+        list: &NetworkList,
+        plugin: &PluginConf,
+        valid: Option<&[ValidAttachment]>,
+    ) -> Result<(), ExecError> {
+        let stdin = request::for_gc(list, plugin, valid);
+        self.call(Command::Gc, plugin, &stdin, &RuntimeConf::default())
     }
 
     fn delete_stale(&self, list: &NetworkList, stale: CachedAttachment) -> Result<(), RunError> {
@@ -180,15 +187,22 @@ impl Runner {
     /// STATUS: forward through the list (from 1.1.0 on; before, success); the first failure is
     /// the answer.
     pub fn status(&self, list: &NetworkList) -> Result<(), RunError> {
-        if at_least(list, CniVersion::V1_1_0) != Ok(true) {
+        if list.at_least(CniVersion::V1_1_0) != Ok(true) {
             return Ok(());
         }
-        for plugin in &list.plugins {
-            let stdin = request::for_status(list, plugin);
-            self.call(Command::Status, plugin, &stdin, &RuntimeConf::default())
-                .map_err(RunError::Exec)?;
-        }
-        Ok(())
+        list.plugins
+            .iter()
+            .try_for_each(|plugin| self.ask_status(list, plugin).map_err(RunError::Exec))
+    }
+
+    /// Asks one plugin whether it could serve ADD.
+    pub(crate) fn ask_status(
+        &self,
+        list: &NetworkList,
+        plugin: &PluginConf,
+    ) -> Result<(), ExecError> {
+        let stdin = request::for_status(list, plugin);
+        self.call(Command::Status, plugin, &stdin, &RuntimeConf::default())
     }
 
     /// Whether every plugin is there and supports the list's version. Returns the capabilities
@@ -270,8 +284,4 @@ fn validate_input(list: &NetworkList, conf: &RuntimeConf) -> Result<(), CniError
     validate_container_id(&conf.container_id)?;
     validate_network_name(&list.name)?;
     validate_ifname(&conf.ifname)
-}
-
-fn at_least(list: &NetworkList, version: CniVersion) -> Result<bool, String> {
-    NumericVersion::parse(&list.cni_version).map(|number| number.at_least(version))
 }

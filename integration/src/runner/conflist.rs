@@ -130,6 +130,16 @@ impl NetworkList {
         &self.bytes
     }
 
+    /// Whether the list's version is this one or newer. Its text may be no version.
+    pub(crate) fn at_least(&self, version: CniVersion) -> Result<bool, String> {
+        NumericVersion::parse(&self.cni_version).map(|number| number.at_least(version))
+    }
+
+    /// The same list, in a version that has the command asked about.
+    pub(crate) fn raised_to(&self, version: CniVersion) -> Self {
+        Self { cni_version: version.as_str().to_owned(), ..self.clone() }
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let json = Json::parse(bytes).map_err(|error| error.to_string())?;
         let top = json

@@ -5,11 +5,13 @@
 //! where libcni remembers it ([`cache`]), and runs whole lists ([`Runner`]). Either side can
 //! delete what the other added. [`plugins`] are the four of this collection.
 
+pub(crate) mod asking;
 pub(crate) mod cache;
 mod chain;
 pub(crate) mod conflist;
 mod error;
 pub mod exec;
+pub(crate) mod faults;
 pub(crate) mod plugins;
 pub(crate) mod request;
 

@@ -9,6 +9,7 @@
 //! the Debian packages `containernetworking-plugins`, `iproute2`, `nftables`, `iptables`,
 //! `conntrack`, `strace`, `dbus`, `firewalld`. A missing one fails the test by its name.
 
+mod command;
 mod firewall_firewalld;
 mod firewall_forward_chains;
 mod firewall_hosts;

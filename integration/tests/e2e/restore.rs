@@ -28,22 +28,22 @@ cases! {
     the_watch_heals_after_a_flush_without_a_bus, ours;
 }
 
-const PORT: u16 = 8080;
-const NAME: &str = "podnet";
+pub(crate) const PORT: u16 = 8080;
+pub(crate) const NAME: &str = "podnet";
 
 /// A node: a network of bridge and three plugins, and the cache that a runtime would write.
-struct Node<'a> {
+pub(crate) struct Node<'a> {
     b: &'a TestBox,
     plugin_dirs: Vec<PathBuf>,
     list: NetworkList,
 }
 
 impl<'a> Node<'a> {
-    fn new(b: &'a TestBox) -> Self {
+    pub(crate) fn new(b: &'a TestBox) -> Self {
         Self::with(b, b.implementation, b.implementation.backend())
     }
 
-    fn with(b: &'a TestBox, plugins: Implementation, backend: Option<&str>) -> Self {
+    pub(crate) fn with(b: &'a TestBox, plugins: Implementation, backend: Option<&str>) -> Self {
         let meta = plugins.plugin("portmap").parent().expect("a directory").to_owned();
         let mut portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
         let mut firewall = json!({ "type": "firewall" });
@@ -64,12 +64,12 @@ impl<'a> Node<'a> {
         Self { b, plugin_dirs: vec![meta, GO_PLUGINS.into()], list }
     }
 
-    fn runner(&self) -> Runner {
+    pub(crate) fn runner(&self) -> Runner {
         Runner::new(self.plugin_dirs.clone(), "/var/lib/cni".into())
     }
 
     /// A new container that serves as `id` behind `port`.
-    fn add(&self, id: &str, port: u16) -> (Container, RuntimeConf) {
+    pub(crate) fn add(&self, id: &str, port: u16) -> (Container, RuntimeConf) {
         let container = self.b.container(id);
         container.netns.serve(id, 80);
         let conf = RuntimeConf {
@@ -83,20 +83,24 @@ impl<'a> Node<'a> {
         (container, conf)
     }
 
-    fn is_sound(&self, conf: &RuntimeConf) -> bool {
+    pub(crate) fn is_sound(&self, conf: &RuntimeConf) -> bool {
         let outcome = self.runner().check(&self.list, conf);
         println!("CHECK of {}: {outcome:?}", conf.container_id);
         outcome.is_ok()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn cni_chain(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cni-chain"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CNI_")) {
             command.env_remove(name);
         }
         let path = std::env::join_paths(&self.plugin_dirs).expect("no colons");
-        command.arg("restore").args(arguments).env("CNI_PATH", path).stdin(Stdio::null());
+        command.args(arguments).env("CNI_PATH", path).stdin(Stdio::null());
         command
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        self.cni_chain(&[&["restore"], arguments].concat())
     }
 
     /// Restores successfully; what it printed.
@@ -109,7 +113,7 @@ impl<'a> Node<'a> {
 
     /// What everybody sees of a container that has everything.
     #[track_caller]
-    fn serves(&self, id: &str, port: u16) {
+    pub(crate) fn serves(&self, id: &str, port: u16) {
         for transport in Transport::ALL {
             self.b.out.reach(transport, HOST_V4, port).by(id).seen_as(OUT_V4);
             self.b.out.reach(transport, HOST_V6, port).by(id);

@@ -86,9 +86,8 @@ fn rs51_a_life_of_an_attachment() {
     assert!(printed.ends_with("}\n"), "{printed}");
     assert_eq!(serde_json::from_str::<Value>(&printed).expect("JSON"), result);
     assert_eq!(stage.remembered(), ["net-cnitool-77383ca0a0715733ca6f-eth0"]);
-    for subcommand in ["check", "status"] {
-        assert_eq!(succeed(&mut command(&stage, &[subcommand, "net", netns])), "");
-    }
+    assert_eq!(succeed(&mut command(&stage, &["check", "net", netns])), "");
+    assert_eq!(succeed(&mut command(&stage, &["status", "net", netns])), "a: ok\nb: ok\n");
     assert_eq!(succeed(&mut command(&stage, &["del", "net", netns])), "");
     assert!(stage.remembered().is_empty());
     assert_eq!(
@@ -253,21 +252,160 @@ fn gc_keeps_what_it_is_told_to_keep() {
         succeed(&mut command(&stage, &["add", "net", "x", "--container-id", id]));
     }
     stage.forget_calls();
-    succeed(&mut command(&stage, &["gc", "net", "--keep", "c2/eth0"]));
+    let printed = succeed(&mut command(&stage, &["gc", "net", "--keep", "c2/eth0"]));
+    let why = "there is no network namespace at /run/netns/x";
+    assert_eq!(printed, format!("net/c1/eth0: deleted: {why}\nnetwork net: 1 deleted, 1 kept\n"));
     assert_eq!(stage.remembered(), ["net-c2-eth0"]);
     assert_eq!(stage.order(), ["b DEL", "a DEL", "a GC", "b GC"]);
     let kept = json!([{"containerID": "c2", "ifname": "eth0"}]);
     assert_eq!(stage.calls()[2].stdin()["cni.dev/valid-attachments"], kept);
 
     stage.forget_calls();
+    let would = succeed(&mut command(&stage, &["gc", "net", "--dry-run"]));
+    assert_eq!(would, format!("net/c2/eth0: would delete: {why}\nnetwork net: 1 to delete\n"));
+    assert!(stage.order().is_empty());
     succeed(&mut command(&stage, &["gc", "net", "/run/netns/ignored"]));
     assert!(stage.remembered().is_empty());
-    assert_eq!(stage.calls()[2].stdin().get("cni.dev/valid-attachments"), None);
+    assert_eq!(stage.order(), ["b DEL", "a DEL"], "nobody said what is valid");
 
     stage.forget_calls();
+    let would = succeed(&mut command(&stage, &["gc", "net", "--keep-none", "-n"]));
+    assert!(would.starts_with("a: would be asked to remove all that is not kept\n"), "{would}");
     succeed(&mut command(&stage, &["gc", "net", "--keep-none"]));
     assert_eq!(stage.order(), ["a GC", "b GC"]);
     assert_eq!(stage.calls()[0].stdin()["cni.dev/valid-attachments"], json!([]));
+}
+
+#[test]
+fn gc_goes_on_after_a_failure_and_tells_everything() {
+    let stage = stage();
+    for id in ["c1", "c2"] {
+        succeed(&mut command(&stage, &["add", "net", "x", "--container-id", id]));
+    }
+    let unreadable = stage.remember("net-c3-eth0", "{");
+    stage.tell("a", &json!({"DEL": fails(11, "busy")}));
+    let (status, stdout, stderr) = run(&mut command(&stage, &["gc", "net"]));
+    assert_eq!(status, Some(1));
+    let lines: Vec<&str> = stdout.lines().collect();
+    for (line, start) in lines.iter().zip([
+        "net/c1/eth0: failed: plugin type=\"a\" failed (delete): busy",
+        "net/c2/eth0: failed: plugin type=\"a\" failed (delete): busy",
+        &format!("{}: kept, but not looked at: ", unreadable.display()),
+        "network net: 3 failed",
+    ]) {
+        assert!(line.starts_with(start), "{stdout}");
+    }
+    assert_eq!(lines.len(), 4);
+    assert!(stderr.starts_with("cni-chain: not everything could be"), "{stderr}");
+    assert_eq!(stage.remembered().len(), 3);
+}
+
+#[test]
+fn gc_that_is_disabled_deletes_nothing() {
+    let stage = stage();
+    succeed(&mut command(&stage, &["add", "net", "x", "--container-id", "c1"]));
+    let list = json!({"cniVersion": "1.1.0", "name": "net", "disableGC": true,
+        "plugins": [{"type": "a"}]});
+    stage.configure("net.conflist", &list.to_string());
+    let printed = succeed(&mut command(&stage, &["gc", "net"]));
+    assert_eq!(printed, "network net has \"disableGC\": nothing is deleted\n");
+    assert_eq!(stage.remembered().len(), 1);
+}
+
+#[test]
+fn what_to_delete_must_be_there() {
+    let stage = stage();
+    let error = fail(&mut command(&stage, &["gc", "net", "--delete", "c1/eth0"]));
+    assert!(error.contains("--delete c1/eth0: no such attachment to network net"), "{error}");
+}
+
+#[test]
+fn without_its_configuration_the_cache_has_it() {
+    let stage = stage();
+    for id in ["3f2a9c", "3f77"] {
+        succeed(&mut command(&stage, &["add", "net", "x", "--container-id", id]));
+    }
+    fs::remove_file(stage.conf_dir().join("net.conflist")).expect("a configuration");
+    stage.forget_calls();
+    succeed(&mut command(&stage, &["check", "net", "x", "--container-id", "3f2"]));
+    succeed(&mut command(&stage, &["del", "net", "", "--container-id", "3f2"]));
+    assert_eq!(stage.remembered(), ["net-3f77-eth0"]);
+    assert_eq!(stage.order(), ["a CHECK", "b CHECK", "b DEL", "a DEL"]);
+    assert_eq!(stage.calls()[0].env["CNI_CONTAINERID"], "3f2a9c");
+
+    let printed = succeed(&mut command(&stage, &["gc", "net", "--keep", "3f77/eth0"]));
+    assert_eq!(
+        printed,
+        "the plugins were not asked: the network's configuration is not there\n\
+         network net: 1 kept\n"
+    );
+    succeed(&mut command(&stage, &["gc", "net"]));
+    assert!(stage.remembered().is_empty());
+    let error = fail(&mut command(&stage, &["del", "net", "x"]));
+    assert!(error.contains("no net configurations found"), "{error}");
+}
+
+#[test]
+fn an_id_that_begins_two_is_refused() {
+    let stage = stage();
+    for id in ["3f2a9c", "3f77"] {
+        succeed(&mut command(&stage, &["add", "net", "x", "--container-id", id]));
+    }
+    stage.forget_calls();
+    for arguments in [
+        &["del", "net", "", "--container-id", "3f"][..],
+        &["check", "net", "", "--container-id", "3f"],
+        &["gc", "net", "--keep", "3f/eth0"],
+        &["restore", "--container-id", "3f"],
+    ] {
+        let error = fail(&mut command(&stage, arguments));
+        assert!(error.contains("2 container IDs begin with \"3f\": 3f2a9c, 3f77"), "{error}");
+    }
+    assert!(stage.order().is_empty());
+    // A runtime may name a container that nobody remembers.
+    succeed(&mut command(&stage, &["del", "net", "", "--container-id", "9"]));
+    assert_eq!(stage.calls()[0].env["CNI_CONTAINERID"], "9");
+}
+
+#[test]
+fn status_tells_of_every_plugin() {
+    let stage = Stage::new(&["a", "b", "portmap"]);
+    let ours = "CNI portmap plugin v2.0.0\nPart of cni-chain\n";
+    stage.tell("portmap", &json!({"": {"stdout": ours}}));
+    stage.tell("b", &json!({"STATUS": fails(50, "no backend")}));
+    let list = |version: &str| {
+        let plugins =
+            json!([{"type": "a"}, {"type": "b"}, {"type": "nobody"}, {"type": "portmap"}]);
+        let list = json!({"cniVersion": version, "name": "net", "plugins": plugins});
+        stage.configure("net.conflist", &list.to_string());
+    };
+    list("1.1.0");
+    let (status, stdout, stderr) = run(&mut command(&stage, &["status", "net"]));
+    assert_eq!(status, Some(1));
+    let missing = format!(
+        "nobody: failed: failed to find plugin \"nobody\" in path [{}]\n",
+        stage.plugin_dir().display()
+    );
+    assert_eq!(stdout, format!("a: ok\nb: failed: no backend\n{missing}portmap: ok\n"));
+    assert_eq!(stderr, "cni-chain: 2 of the 4 plugins of network net could not serve add\n");
+
+    list("1.0.0");
+    stage.forget_calls();
+    let (status, stdout, _) = run(&mut command(&stage, &["status", "net"]));
+    assert_eq!(status, Some(1));
+    let why = "that needs cniVersion 1.1.0, and the list has 1.0.0";
+    assert_eq!(
+        stdout,
+        format!(
+            "a: not asked: {why}\nb: not asked: {why}\n{missing}portmap: ok, though runtimes do not \
+             ask: the list's cniVersion is \"1.0.0\", and STATUS came with 1.1.0\n"
+        )
+    );
+    let asked: Vec<String> =
+        stage.order().into_iter().filter(|call| call.contains("STATUS")).collect();
+    assert_eq!(asked, ["portmap STATUS"]);
+    let call = stage.calls().pop().expect("a call");
+    assert_eq!(call.stdin()["cniVersion"], "1.1.0");
 }
 
 #[test]

@@ -543,9 +543,54 @@ fn a_dry_run_asks_and_adds_nothing() {
     miss(&stage, "portmap");
     miss(&stage, "bandwidth");
     let (lines, summary) = run(&Restorer { dry_run: true, ..restorer(&stage) });
-    assert_eq!(lines, ["net/c1/eth0: would restore portmap, bandwidth"]);
+    assert_eq!(
+        lines,
+        ["net/c1/eth0: would restore portmap, bandwidth\n    portmap: it is not there\n    \
+          bandwidth: it is not there"]
+    );
     assert_eq!(summary.to_string(), "attachments: 1 to restore");
-    assert_eq!(calls(&stage), ["portmap CHECK c1", "bandwidth CHECK c1", "firewall CHECK c1"]);
+    assert_eq!(
+        calls(&stage),
+        ["portmap CHECK c1", "bandwidth CHECK c1", "tuning CHECK c1", "firewall CHECK c1"]
+    );
+}
+
+#[test]
+fn a_dry_run_tells_what_only_an_option_restores() {
+    let stage = stage();
+    remember(&stage, "net-c1-eth0", &cached("net", "c1", 8080), 1);
+    miss(&stage, "tuning");
+    let (lines, summary) = run(&Restorer { dry_run: true, ..restorer(&stage) });
+    assert_eq!(
+        lines,
+        [
+            "net/c1/eth0: nothing missing\n    tuning: it is not there\n        left alone; `cni-chain \
+          restore --plugin tuning` sets it again"
+        ]
+    );
+    assert_eq!(summary.to_string(), "attachments: 1 with nothing missing");
+    assert!(run(&restorer(&stage)).0 == ["net/c1/eth0: nothing missing"], "and no other run asks");
+    let dry = Restorer { dry_run: true, plugins: vec![MetaPlugin::Portmap], ..restorer(&stage) };
+    assert_eq!(run(&dry).0, ["net/c1/eth0: nothing missing"]);
+}
+
+#[test]
+fn advice_to_run_what_runs_is_left_out() {
+    let stage = stage();
+    remember(&stage, "net-c1-eth0", &cached("net", "c1", 8080), 1);
+    let found = "2 mappings are missing: element { a } is missing from map m (and 1 more); run \
+                 cni-chain restore to put them back";
+    let details = "element { b } is missing from map m";
+    let error = json!({"code": 100, "msg": found, "details": details}).to_string();
+    stage.tell("portmap", &answers("portmap", &json!({"CHECK": {"stdout": error, "exit": 1}})));
+    let (lines, _) = run(&Restorer { dry_run: true, ..restorer(&stage) });
+    assert_eq!(
+        lines,
+        [
+            "net/c1/eth0: would restore portmap\n    portmap: 2 mappings are missing\n        missing \
+          from map m: a, b"
+        ]
+    );
 }
 
 #[test]
@@ -654,6 +699,9 @@ fn the_command_says_what_it_did_by_lines_and_status() {
     assert!(stdout.starts_with(&format!("{}: failed: ", bad.display())), "{stdout}");
     assert!(stdout.ends_with("attachments: 1 failed, 1 gone\n"), "{stdout}");
     assert_eq!(stderr, "cni-chain: 1 attachment could not be restored; its line says why\n");
+
+    fs::remove_file(&bad).expect("a file");
+    assert_eq!(restore(&["-q", "--exit-code"]).0, Some(0), "nothing is missing");
 
     let (status, _, stderr) = restore(&["--plugin", "bridge"]);
     assert_eq!(status, Some(2));

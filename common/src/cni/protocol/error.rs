@@ -1,5 +1,6 @@
 //! The error every command can end with: one JSON object on stdout (CNI spec, "Error").
 
+use std::collections::HashSet;
 use std::fmt;
 
 use super::json::{Json, Object};
@@ -124,15 +125,18 @@ impl CniError {
 /// `msg` or `msg; details`, as every Go runtime prints it.
 impl CniError {
     /// The outcome of a CHECK: an error (code 100) if it found faults. The message has the first, the
-    /// details the first twenty.
+    /// details up to twenty others; each is told once.
     pub fn unless_sound(claim: &str, faults: &[String], remedy: &str) -> Result<(), Self> {
         const MOST: usize = 20;
-        let Some(first) = faults.first() else { return Ok(()) };
-        let more = match faults.len() - 1 {
+        let mut told = HashSet::new();
+        let mut distinct = faults.iter().map(String::as_str).filter(|fault| told.insert(*fault));
+        let Some(first) = distinct.next() else { return Ok(()) };
+        let others: Vec<&str> = distinct.collect();
+        let more = match others.len() {
             0 => String::new(),
             more => format!(" (and {more} more)"),
         };
-        let details = faults[..faults.len().min(MOST)].join("; ");
+        let details = others[..others.len().min(MOST)].join("; ");
         let msg = format!("{claim}: {first}{more}; {remedy}");
         Err(Self::new(ErrorCode::CheckFailed, msg).with_details(details))
     }
@@ -149,3 +153,21 @@ impl fmt::Display for CniError {
 }
 
 impl std::error::Error for CniError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_tells_each_fault_once() {
+        let faults = ["a is gone", "b is gone", "a is gone"].map(str::to_owned);
+        let error = CniError::unless_sound("two are wrong", &faults, "put them back");
+        assert_eq!(
+            error.expect_err("faults").to_string(),
+            "two are wrong: a is gone (and 1 more); put them back; b is gone"
+        );
+        let error = CniError::unless_sound("one is wrong", &faults[..1], "put it back");
+        assert_eq!(error.expect_err("a fault").to_string(), "one is wrong: a is gone; put it back");
+        assert_eq!(CniError::unless_sound("all is well", &[], ""), Ok(()));
+    }
+}
