@@ -84,6 +84,8 @@ impl Environment {
         let attachment = matches!(command, Ok(Command::Add | Command::Check | Command::Del));
         let netns = matches!(command, Ok(Command::Add | Command::Check));
         let path = matches!(command, Ok(c) if c != Command::Version);
+        // DEL removes whatever another plugin made, under whatever name.
+        let ifname_rule = if netns { validate_new_ifname } else { validate_ifname };
 
         let mut missing = Vec::new();
         let mut require =
@@ -102,7 +104,7 @@ impl Environment {
         let environment = Self {
             container_id: require("CNI_CONTAINERID", attachment, validate_container_id)?,
             netns: require("CNI_NETNS", netns, any)?,
-            ifname: require("CNI_IFNAME", attachment, validate_ifname)?,
+            ifname: require("CNI_IFNAME", attachment, ifname_rule)?,
             args: require("CNI_ARGS", false, any)?,
             path: require("CNI_PATH", path, any)?,
             netns_override: matches!(
@@ -166,6 +168,25 @@ pub fn validate_ifname(name: &str) -> Result<(), CniError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Interface names whose attachment gets an owner tag: without what Linux permits and no ruleset
+/// can hold. nft cannot load a comment with a quote again, and with it the whole saved ruleset;
+/// iptables shows control characters as something else than what they are.
+fn validate_new_ifname(name: &str) -> Result<(), CniError> {
+    validate_ifname(name)?;
+    if !name.contains(|c: char| c == '"' || c.is_control()) {
+        return Ok(());
+    }
+    let details = format!(
+        "{name:?} is a name that Linux takes, but nftables and iptables cannot keep it in a comment: \
+         call the interface otherwise"
+    );
+    Err(CniError::new(
+        ErrorCode::InvalidEnvironment,
+        "interface name contains a quote or a control character",
+    )
+    .with_details(details))
 }
 
 #[cfg(test)]
@@ -263,6 +284,22 @@ mod tests {
             ["", "1234567890123456", "éééééééé", ".", "..", "a/b", "a:b", "a b", "a\u{a0}b", "a\n"]
         {
             assert!(validate_ifname(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_no_ruleset_can_hold() {
+        for name in ["a\"b", "\"", "a\u{1}b", "\u{1b}[31m", "a\u{7f}", "a\u{9b}m"] {
+            for command in ["ADD", "CHECK"] {
+                let (code, text) =
+                    read(&[("CNI_COMMAND", command), ("CNI_IFNAME", name)]).expect_err(name);
+                assert!(code == 4 && text.contains("a quote or a control character"), "{text}");
+                assert!(!text.contains(char::is_control), "{text:?}");
+            }
+            assert!(read(&[("CNI_COMMAND", "DEL"), ("CNI_IFNAME", name)]).is_ok(), "{name:?}");
+        }
+        for name in ["a'b", "a\\b", "é", "a$b`", "a*"] {
+            assert!(read(&[("CNI_IFNAME", name)]).is_ok(), "{name}");
         }
     }
 
