@@ -13,6 +13,12 @@ test *args:
 lint:
     ./dev lint
 
+fuzz *args:
+    ./dev fuzz {{ args }}
+
+counts *args:
+    ./dev counts {{ args }}
+
 bench *args:
     ./dev bench {{ args }}
 

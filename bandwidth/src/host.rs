@@ -29,6 +29,10 @@ impl Host {
         self.links.by_name(name).map_err(refused(|| format!("look for {name}")))
     }
 
+    pub(crate) fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, CniError> {
+        self.links.by_index(index).map_err(refused(|| format!("look for the interface {index}")))
+    }
+
     /// Writes an owner to an interface; an empty one takes it away.
     pub(crate) fn set_alias(&mut self, link: &Link, owner: &str) -> Result<(), CniError> {
         let change = LinkChange { alias: Some(owner.to_owned()), ..LinkChange::default() };

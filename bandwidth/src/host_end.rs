@@ -43,7 +43,8 @@ impl HostEnd {
     ) -> Result<Option<Self>, CniError> {
         let all = host.all_links()?;
         let found = all.into_iter().find(|link| {
-            link.kind.as_deref() == Some(VETH) && link.alias.as_deref() == Some(owner.as_str())
+            link.kind.as_deref() == Some(VETH)
+                && link.alias.as_deref().is_some_and(|alias| owner.is_same_attachment(alias))
         });
         found.map(|link| Self::look(host, link)).transpose()
     }
@@ -75,7 +76,7 @@ impl HostEnd {
 
     /// Whether its alias names this owner.
     pub(crate) fn names(&self, owner: &OwnerTag) -> bool {
-        self.link.alias.as_deref() == Some(owner.as_str())
+        self.link.alias.as_deref().is_some_and(|alias| owner.is_same_attachment(alias))
     }
 
     /// What has to fit through a token bucket.

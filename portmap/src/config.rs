@@ -4,45 +4,57 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cni_common::cni::protocol::result::unmapped;
 use cni_common::cni::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
+use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::L4Protocol;
 
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     /// The backend it names, or that its options need; `None` leaves the choice to us.
-    pub backend: Option<Backend>,
+    pub(crate) backend: Option<BackendName>,
     /// iptables: somebody else's chain that marks packets for masquerading.
-    pub external_set_mark_chain: Option<String>,
+    pub(crate) external_set_mark_chain: Option<String>,
     /// Masquerade what would otherwise never find its way back: hairpin and loopback sources.
-    pub snat: bool,
+    pub(crate) snat: bool,
     /// Masquerade every source; external clients' addresses are lost.
-    pub masq_all: bool,
-    /// The bit of the packet mark that says "came through a mapped port" on the way from
-    /// prerouting to postrouting; 0 to 31.
-    pub mark_bit: u8,
-    /// nft words that packets to this network's IPv4 mappings must match as well.
-    pub conditions_v4: Vec<String>,
-    /// The same for IPv6.
-    pub conditions_v6: Vec<String>,
-    /// What to do about a host port that another attachment holds.
-    pub on_conflict: OnConflict,
-    /// The mappings, without exact duplicates.
-    pub mappings: Vec<PortMapping>,
+    pub(crate) masq_all: bool,
+    /// 0 to 31
+    pub(crate) mark_bit: u8,
+    pub(crate) conditions: Conditions,
+    pub(crate) on_conflict: OnConflict,
+    /// Exact repetitions are still among them.
+    pub(crate) mappings: Vec<PortMapping>,
+}
+
+/// What packets to a network's mappings must match as well, in the words of its backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Conditions {
+    pub(crate) v4: Vec<String>,
+    pub(crate) v6: Vec<String>,
+}
+
+impl Conditions {
+    pub(crate) fn of(&self, version: IpVersion) -> &[String] {
+        match version {
+            IpVersion::V4 => &self.v4,
+            IpVersion::V6 => &self.v6,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
 }
 
 /// What carries out the mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// `nf_tables`, by netlink.
+pub(crate) enum BackendName {
     Nftables,
-    /// iptables, by its programs.
     Iptables,
 }
 
-impl Backend {
-    /// The name in configurations.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+impl BackendName {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
@@ -51,11 +63,11 @@ impl Backend {
 }
 
 /// The default of `markMasqBit`: Go portmap's.
-pub const DEFAULT_MARK_BIT: u8 = 13;
+pub(crate) const DEFAULT_MARK_BIT: u8 = 13;
 
 /// What ADD does about a host port that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnConflict {
+pub(crate) enum OnConflict {
     /// The newest attachment gets it; a stale entry must not black-hole a new container.
     Replace,
     /// ADD fails and names the owner.
@@ -64,20 +76,16 @@ pub enum OnConflict {
 
 /// One host port that leads to one container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortMapping {
-    /// The port on the host.
-    pub host_port: u16,
-    /// The port in the container.
-    pub container_port: u16,
-    /// The transport protocol.
-    pub protocol: L4Protocol,
-    /// The host's addresses that the mapping answers to.
-    pub host: HostAddress,
+pub(crate) struct PortMapping {
+    pub(crate) host_port: u16,
+    pub(crate) container_port: u16,
+    pub(crate) protocol: L4Protocol,
+    pub(crate) host: HostAddress,
 }
 
 /// Which of the host's addresses a mapping answers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostAddress {
+pub(crate) enum HostAddress {
     /// Any, in both families.
     Any,
     /// Any IPv4 address (`0.0.0.0`).
@@ -90,20 +98,35 @@ pub enum HostAddress {
 
 impl HostAddress {
     /// Whether a container address of this family can be behind it.
-    #[must_use]
-    pub fn serves(self, v4: bool) -> bool {
+    pub(crate) fn serves(self, version: IpVersion) -> bool {
         match self {
             Self::Any => true,
-            Self::AnyV4 => v4,
-            Self::AnyV6 => !v4,
-            Self::One(address) => address.is_ipv4() == v4,
+            Self::AnyV4 => version == IpVersion::V4,
+            Self::AnyV6 => version == IpVersion::V6,
+            Self::One(address) => IpVersion::of(address) == version,
+        }
+    }
+}
+
+/// What a configuration without any of the keys asks for.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            external_set_mark_chain: None,
+            snat: true,
+            masq_all: false,
+            mark_bit: DEFAULT_MARK_BIT,
+            conditions: Conditions::default(),
+            on_conflict: OnConflict::Replace,
+            mappings: Vec::new(),
         }
     }
 }
 
 impl Config {
-    /// Reads the whole configuration for ADD and CHECK.
-    pub fn read(network: &NetworkConfig) -> Result<Self, CniError> {
+    /// Reads the whole configuration for ADD, CHECK and STATUS.
+    pub(crate) fn read(network: &NetworkConfig) -> Result<Self, CniError> {
         network.with_fields(|top| {
             let mark_bit_field = top.field("markMasqBit");
             let mark_bit = mark_bit_field.integer(0..=31)?;
@@ -120,8 +143,10 @@ impl Config {
                 snat: top.field("snat").boolean()?.unwrap_or(true),
                 masq_all: top.field("masqAll").boolean()?.unwrap_or(false),
                 mark_bit: mark_bit.and_then(|bit| bit.try_into().ok()).unwrap_or(DEFAULT_MARK_BIT),
-                conditions_v4: words(&top.field("conditionsV4"))?,
-                conditions_v6: words(&top.field("conditionsV6"))?,
+                conditions: Conditions {
+                    v4: words(&top.field("conditionsV4"))?,
+                    v6: words(&top.field("conditionsV6"))?,
+                },
                 on_conflict: on_conflict(&top.field("onConflict"))?,
                 mappings: mappings(top)?,
             };
@@ -133,30 +158,32 @@ impl Config {
         })
     }
 
-    /// The mappings alone, for DEL: they tell which keys to look at first. An invalid list is as
-    /// good as none, because DEL must clean up whatever the configuration says today.
-    #[must_use]
-    pub fn mappings_if_valid(network: &NetworkConfig) -> Vec<PortMapping> {
-        network.with_fields(mappings).unwrap_or_default()
+    /// Reads what DEL can use, which must clean up whatever the configuration says today: if any of
+    /// it is invalid, the mappings alone, and if those are, nothing.
+    pub(crate) fn read_leniently(network: &NetworkConfig) -> Self {
+        Self::read(network).unwrap_or_else(|_| Self {
+            mappings: network.with_fields(mappings).unwrap_or_default(),
+            ..Self::default()
+        })
     }
 }
 
 /// The backend that is named, or that options need which only one of them has.
-fn backend(field: &Field<'_>, config: &Config) -> Result<Option<Backend>, CniError> {
+fn backend(field: &Field<'_>, config: &Config) -> Result<Option<BackendName>, CniError> {
     let unsupported = |msg: String| Err(CniError::new(ErrorCode::UnsupportedField, msg));
     let named = match field.string()? {
         None => None,
-        Some("nftables") => Some(Backend::Nftables),
-        Some("iptables") => Some(Backend::Iptables),
+        Some("nftables") => Some(BackendName::Nftables),
+        Some("iptables") => Some(BackendName::Iptables),
         Some(other) => {
             return unsupported(format!(
                 "unrecognized backend {other:?}: use \"nftables\" or \"iptables\", or remove the key"
             ));
         }
     };
-    let iptables = options_of(Backend::Iptables, config);
-    let nftables = options_of(Backend::Nftables, config);
-    let refuse = |chosen: Backend, other: Backend, options: &[&str]| {
+    let iptables = options_of(BackendName::Iptables, config);
+    let nftables = options_of(BackendName::Nftables, config);
+    let refuse = |chosen: BackendName, other: BackendName, options: &[&str]| {
         unsupported(format!(
             "{} backend was requested but configuration contains {}-specific options [{}]: \
              remove them, or write conditions in the words of {}",
@@ -167,32 +194,32 @@ fn backend(field: &Field<'_>, config: &Config) -> Result<Option<Backend>, CniErr
         ))
     };
     match named {
-        Some(Backend::Nftables) if !iptables.is_empty() => {
-            refuse(Backend::Nftables, Backend::Iptables, &iptables)
+        Some(BackendName::Nftables) if !iptables.is_empty() => {
+            refuse(BackendName::Nftables, BackendName::Iptables, &iptables)
         }
-        Some(Backend::Iptables) if !nftables.is_empty() => {
-            refuse(Backend::Iptables, Backend::Nftables, &nftables)
+        Some(BackendName::Iptables) if !nftables.is_empty() => {
+            refuse(BackendName::Iptables, BackendName::Nftables, &nftables)
         }
         Some(named) => Ok(Some(named)),
         None if iptables.is_empty() && nftables.is_empty() => Ok(None),
-        None if iptables.is_empty() => Ok(Some(Backend::Nftables)),
-        None if nftables.is_empty() => Ok(Some(Backend::Iptables)),
-        None => refuse(Backend::Iptables, Backend::Nftables, &nftables),
+        None if iptables.is_empty() => Ok(Some(BackendName::Nftables)),
+        None if nftables.is_empty() => Ok(Some(BackendName::Iptables)),
+        None => refuse(BackendName::Iptables, BackendName::Nftables, &nftables),
     }
 }
 
 /// Options that only this backend can honour. The first character of conditions tells whose
 /// words they are.
-fn options_of(backend: Backend, config: &Config) -> Vec<&'static str> {
+fn options_of(backend: BackendName, config: &Config) -> Vec<&'static str> {
     let mut options = Vec::new();
-    if backend == Backend::Iptables && config.external_set_mark_chain.is_some() {
+    if backend == BackendName::Iptables && config.external_set_mark_chain.is_some() {
         options.push("externalSetMarkChain");
     }
     for (name, words) in
-        [("conditionsV4", &config.conditions_v4), ("conditionsV6", &config.conditions_v6)]
+        [("conditionsV4", &config.conditions.v4), ("conditionsV6", &config.conditions.v6)]
     {
         let of_iptables = words.first().map(|word| word.starts_with(['-', '!']));
-        if of_iptables == Some(backend == Backend::Iptables) {
+        if of_iptables == Some(backend == BackendName::Iptables) {
             options.push(name);
         }
     }
@@ -278,12 +305,12 @@ fn host_address(field: &Field<'_>) -> Result<HostAddress, CniError> {
 fn reject_contradictions(mappings: &[PortMapping]) -> Result<(), CniError> {
     let mut seen = std::collections::HashMap::new();
     for (index, mapping) in mappings.iter().enumerate() {
-        for v4 in [true, false].into_iter().filter(|v4| mapping.host.serves(*v4)) {
+        for version in IpVersion::ALL.into_iter().filter(|version| mapping.host.serves(*version)) {
             let address = match mapping.host {
                 HostAddress::One(address) => Some(address),
                 _ => None,
             };
-            let key = (v4, address, mapping.protocol, mapping.host_port);
+            let key = (version, address, mapping.protocol, mapping.host_port);
             let (first, port) = *seen.entry(key).or_insert((index, mapping.container_port));
             if port != mapping.container_port {
                 return Err(CniError::config(format!(
@@ -382,17 +409,17 @@ mod tests {
     #[test]
     fn backends_and_their_options() {
         let chosen = |text: &str| read(text).map(|config| config.backend);
-        assert_eq!(chosen(r#""backend":"nftables""#), Ok(Some(Backend::Nftables)));
-        assert_eq!(chosen(r#""backend":"iptables""#), Ok(Some(Backend::Iptables)));
+        assert_eq!(chosen(r#""backend":"nftables""#), Ok(Some(BackendName::Nftables)));
+        assert_eq!(chosen(r#""backend":"iptables""#), Ok(Some(BackendName::Iptables)));
         assert_eq!(chosen(r#""backend":null"#), Ok(None));
         assert_eq!(
             chosen(r#""conditionsV4":["ip","saddr","1.2.3.4"]"#),
-            Ok(Some(Backend::Nftables))
+            Ok(Some(BackendName::Nftables))
         );
-        assert_eq!(chosen(r#""conditionsV6":["!","-d","::1"]"#), Ok(Some(Backend::Iptables)));
+        assert_eq!(chosen(r#""conditionsV6":["!","-d","::1"]"#), Ok(Some(BackendName::Iptables)));
         assert_eq!(
             chosen(r#""externalSetMarkChain":"KUBE-MARK-MASQ""#),
-            Ok(Some(Backend::Iptables))
+            Ok(Some(BackendName::Iptables))
         );
         for bad in ["foo", "", "IPTABLES"] {
             let (code, msg) = chosen(&format!(r#""backend":"{bad}""#)).expect_err(bad);

@@ -9,17 +9,18 @@ use std::io;
 use std::net::IpAddr;
 
 use cni_common::cni::log::Log;
+use cni_common::kernel::IpVersion;
 use cni_common::kernel::conntrack::{Conntrack, Flow};
 use cni_common::kernel::nft::L4Protocol;
 use cni_common::kernel::route::Routes;
 
-use crate::plan::ActiveMapping;
+use crate::plan::Mapping;
 
 /// More ports than this are cheaper to find in one dump of all UDP flows.
 const PORTS_PER_DUMP: usize = 4;
 
 /// After ADD: deletes flows to the mapped ports that lead anywhere but to the container.
-pub fn forget_stale(mappings: &[ActiveMapping], log: &Log) {
+pub(crate) fn forget_stale(mappings: &[Mapping], log: &Log) {
     let mut local = LocalAddresses::default();
     report(
         log,
@@ -33,7 +34,7 @@ pub fn forget_stale(mappings: &[ActiveMapping], log: &Log) {
 }
 
 /// After DEL: deletes flows that still lead to the container through a mapping that is gone.
-pub fn forget_removed(mappings: &[ActiveMapping], log: &Log) {
+pub(crate) fn forget_removed(mappings: &[Mapping], log: &Log) {
     report(
         log,
         forget(mappings, |mapping, flow| {
@@ -43,7 +44,7 @@ pub fn forget_removed(mappings: &[ActiveMapping], log: &Log) {
     );
 }
 
-fn leads_to(flow: &Flow, mapping: &ActiveMapping) -> bool {
+fn leads_to(flow: &Flow, mapping: &Mapping) -> bool {
     (flow.reply.source, flow.reply.source_port) == (mapping.container, mapping.container_port)
 }
 
@@ -60,30 +61,28 @@ fn report(log: &Log, outcome: io::Result<usize>) {
 }
 
 fn forget(
-    mappings: &[ActiveMapping],
-    mut is_stale: impl FnMut(&ActiveMapping, &Flow) -> bool,
+    mappings: &[Mapping],
+    mut is_stale: impl FnMut(&Mapping, &Flow) -> bool,
 ) -> io::Result<usize> {
     let mut count = 0;
-    for v4 in [true, false] {
-        let udp: Vec<&ActiveMapping> = mappings
+    for version in IpVersion::ALL {
+        let udp: Vec<&Mapping> = mappings
             .iter()
-            .filter(|mapping| {
-                mapping.protocol == L4Protocol::Udp && mapping.container.is_ipv4() == v4
-            })
+            .filter(|mapping| mapping.protocol == L4Protocol::Udp && mapping.version() == version)
             .collect();
         if udp.is_empty() {
             continue;
         }
-        let mut by_port: HashMap<u16, Vec<&ActiveMapping>> = HashMap::new();
+        let mut by_port: HashMap<u16, Vec<&Mapping>> = HashMap::new();
         for mapping in udp {
             by_port.entry(mapping.host_port).or_default().push(mapping);
         }
         let mut conntrack = Conntrack::open()?;
-        let mut stale = candidates(&mut conntrack, v4, &by_port)?;
+        let mut stale = candidates(&mut conntrack, version, &by_port)?;
         stale.retain(|flow| {
             let mappings = by_port.get(&flow.original.destination_port);
             // A mapping on the flow's own address is the one that counts.
-            let exact = |m: &&&ActiveMapping| m.host_address == Some(flow.original.destination);
+            let exact = |m: &&&Mapping| m.host_address == Some(flow.original.destination);
             let mapping = mappings.and_then(|list| {
                 list.iter().find(exact).or_else(|| list.iter().find(|m| m.host_address.is_none()))
             });
@@ -97,22 +96,17 @@ fn forget(
 
 fn candidates(
     conntrack: &mut Conntrack,
-    v4: bool,
-    by_port: &HashMap<u16, Vec<&ActiveMapping>>,
+    version: IpVersion,
+    by_port: &HashMap<u16, Vec<&Mapping>>,
 ) -> io::Result<Vec<Flow>> {
     if by_port.len() > PORTS_PER_DUMP {
-        let mut flows =
-            conntrack.flows(cni_common::kernel::IpVersion::if_v4(v4), L4Protocol::Udp, None)?;
+        let mut flows = conntrack.flows(version, L4Protocol::Udp, None)?;
         flows.retain(|flow| by_port.contains_key(&flow.original.destination_port));
         return Ok(flows);
     }
     let mut flows = Vec::new();
     for port in by_port.keys() {
-        flows.extend(conntrack.flows(
-            cni_common::kernel::IpVersion::if_v4(v4),
-            L4Protocol::Udp,
-            Some(*port),
-        )?);
+        flows.extend(conntrack.flows(version, L4Protocol::Udp, Some(*port))?);
     }
     Ok(flows)
 }

@@ -1,60 +1,161 @@
-//! From a configuration and the container's addresses to the elements that must exist. Pure.
+//! From a configuration and the container's addresses to what must be. Pure, and in no backend's words.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cni_common::cni::protocol::{CniError, CniResult};
-use cni_common::cni::{Attachment, OwnerTag};
-use cni_common::kernel::nft::{Element, L4Protocol, Set, Value};
-use ipnet::{IpNet, Ipv4Net};
+use cni_common::cni::Attachment;
+use cni_common::cni::protocol::CniResult;
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::L4Protocol;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::conditions;
-use crate::config::{Config, DEFAULT_MARK_BIT, HostAddress, PortMapping};
-use crate::layout::{self, Scope};
+use crate::config::{Conditions, Config, HostAddress, OnConflict, PortMapping};
 
-/// The desired state of one attachment.
+/// 127.0.0.0/8: sources whose packets never leave the host by themselves.
+pub(crate) const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+
+/// What must be for one attachment.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// Who owns it.
-    pub tag: OwnerTag,
-    /// The maps and chains that its elements live in.
-    pub scope: Scope,
-    /// Elements by set, without the one in `attachments`. Empty when nothing is mapped.
-    pub elements: Vec<(Set, Vec<Element>)>,
-    /// Families and prefix lengths of the masquerade sets in use.
-    pub prefixes: Vec<(bool, u8)>,
-    /// The mappings in force, by container address.
-    pub active: Vec<ActiveMapping>,
+pub(crate) struct Plan {
+    pub(crate) attachment: Attachment,
+    pub(crate) addresses: Addresses,
+    /// One for each family that can serve it.
+    pub(crate) mappings: Vec<Mapping>,
+    pub(crate) masquerade: Masquerade,
+    /// The bit of the packet mark that says "came through a mapped port" on the way from
+    /// prerouting to postrouting; 0 to 31.
+    pub(crate) mark_bit: u8,
+    /// Somebody else's chain that marks packets for masquerading, in place of our own.
+    pub(crate) set_mark_chain: Option<String>,
+    pub(crate) conditions: Conditions,
+    pub(crate) on_conflict: OnConflict,
+    /// Whether the host reaches the container through 127.0.0.0/8, which then has to be guarded.
+    pub(crate) loopback: bool,
 }
 
-/// A mapping as the kernel carries it out for one family.
+/// A host port that leads to a container's port, in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ActiveMapping {
+pub struct Mapping {
     /// The host address it answers to; any when `None`.
     pub host_address: Option<IpAddr>,
-    /// The host port.
+    /// The port on the host.
     pub host_port: u16,
-    /// The transport protocol.
+    /// The transport protocol, the same on both sides.
     pub protocol: L4Protocol,
-    /// The container's address.
+    /// The container's address, whose family is the mapping's.
     pub container: IpAddr,
-    /// The container's port.
+    /// The port in the container.
     pub container_port: u16,
 }
 
-/// The container's addresses, at most one of each family.
+/// The container's addresses with their prefix lengths, at most one of each family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// IPv4, with its prefix length.
-    pub v4: Option<IpNet>,
-    /// IPv6, with its prefix length.
-    pub v6: Option<IpNet>,
+pub(crate) struct Addresses {
+    pub(crate) v4: Option<IpNet>,
+    pub(crate) v6: Option<IpNet>,
+}
+
+/// Whose connections through a mapping get the host's address as their source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Masquerade {
+    Nobody,
+    /// Those that would otherwise never find their way back: the container itself and its
+    /// neighbours, and 127.0.0.0/8.
+    Hairpin,
+    Everybody,
+}
+
+impl Plan {
+    pub(crate) fn new(attachment: &Attachment, config: &Config, addresses: Addresses) -> Self {
+        let masquerade = match (config.snat, config.masq_all) {
+            (false, _) => Masquerade::Nobody,
+            (true, false) => Masquerade::Hairpin,
+            (true, true) => Masquerade::Everybody,
+        };
+        let mappings = mappings(&config.mappings, addresses);
+        let loopback = config.snat && Mapping::reached_by_loopback(&mappings).is_some();
+        Self {
+            attachment: attachment.clone(),
+            addresses,
+            mappings,
+            masquerade,
+            mark_bit: config.mark_bit,
+            set_mark_chain: config.external_set_mark_chain.clone(),
+            conditions: config.conditions.clone(),
+            on_conflict: config.on_conflict,
+            loopback,
+        }
+    }
+
+    /// What to tell about configured mappings that will not answer.
+    pub(crate) fn warnings(&self, config: &Config) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for mapping in &config.mappings {
+            let port = format!("host port {}/{}", mapping.host_port, mapping.protocol);
+            if !self.mappings.iter().any(|active| mapping.host.serves(active.version())) {
+                warnings.push(format!(
+                    "{port} is not mapped: the container has no address of hostIP's family"
+                ));
+            }
+            if mapping.host == HostAddress::One(Ipv6Addr::LOCALHOST.into()) {
+                warnings.push(format!(
+                    "{port} on ::1 will not answer: Linux does not translate packets to ::1"
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// Whether nothing is to be mapped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mappings.is_empty()
+    }
+
+    pub(crate) fn mappings_of(&self, version: IpVersion) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter().filter(move |mapping| mapping.version() == version)
+    }
+
+    /// The container's address in one family, if anything is mapped to it.
+    pub(crate) fn container(&self, version: IpVersion) -> Option<IpNet> {
+        self.addresses.of(version).filter(|_| self.mappings_of(version).next().is_some())
+    }
+
+    /// Each source network that is masqueraded on its way to a container address.
+    pub(crate) fn masqueraded(&self) -> Vec<(IpNet, IpAddr)> {
+        let containers = IpVersion::ALL.into_iter().filter_map(|version| self.container(version));
+        let sources = containers.flat_map(|container| {
+            let sources = self.masquerade.sources(container);
+            sources.into_iter().map(move |source| (source, container.addr()))
+        });
+        sources.collect()
+    }
+}
+
+impl Masquerade {
+    /// The source networks that are masqueraded on their way to a container with this address.
+    pub(crate) fn sources(self, container: IpNet) -> Vec<IpNet> {
+        let own = container.trunc();
+        match self {
+            Self::Nobody => Vec::new(),
+            Self::Everybody => vec![everything(IpVersion::of(container.addr()))],
+            // A container may live on 127.0.0.0/8 itself.
+            Self::Hairpin if container.addr().is_ipv4() && own != LOOPBACK => vec![own, LOOPBACK],
+            Self::Hairpin => vec![own],
+        }
+    }
+}
+
+fn everything(version: IpVersion) -> IpNet {
+    match version {
+        IpVersion::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+        IpVersion::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+    }
 }
 
 impl Addresses {
     /// Picks the first address of each family that belongs to the container: one whose interface
     /// is not named, or is the attachment's interface inside a sandbox.
-    #[must_use]
-    pub fn select(result: &CniResult, ifname: &str) -> Self {
+    pub(crate) fn select(result: &CniResult, ifname: &str) -> Self {
         let belongs = |index: Option<i64>| {
             let interface = index
                 .and_then(|index| usize::try_from(index).ok())
@@ -62,17 +163,23 @@ impl Addresses {
             interface
                 .is_none_or(|interface| interface.name == ifname && interface.sandbox.is_some())
         };
-        let first = |v4: bool| {
+        let first = |version: IpVersion| {
             let mut eligible =
                 result.ips.iter().filter(|ip| belongs(ip.interface)).map(|ip| ip.address);
-            eligible.find(|address| address.addr().is_ipv4() == v4)
+            eligible.find(|address| IpVersion::of(address.addr()) == version)
         };
-        Self { v4: first(true), v6: first(false) }
+        Self { v4: first(IpVersion::V4), v6: first(IpVersion::V6) }
     }
 
-    /// The addresses alone.
-    #[must_use]
-    pub fn bare(self) -> Vec<IpAddr> {
+    pub(crate) fn of(self, version: IpVersion) -> Option<IpNet> {
+        match version {
+            IpVersion::V4 => self.v4,
+            IpVersion::V6 => self.v6,
+        }
+    }
+
+    /// The addresses without their prefix lengths.
+    pub(crate) fn bare(self) -> Vec<IpAddr> {
         self.each().map(|address| address.addr()).collect()
     }
 
@@ -81,206 +188,59 @@ impl Addresses {
     }
 }
 
-impl Plan {
-    /// The plan for an attachment. Errors come from conditions only.
-    pub fn new(
-        attachment: &Attachment,
-        config: &Config,
-        addresses: Addresses,
-    ) -> Result<Self, CniError> {
-        let scope = scope(&attachment.network, config)?;
-        let mut plan = Self {
-            tag: attachment.tag(),
-            scope,
-            elements: Vec::new(),
-            prefixes: Vec::new(),
-            active: active_mappings(&config.mappings, addresses),
-        };
-        plan.map_ports();
-        if config.snat {
-            plan.masquerade(config.masq_all, addresses);
-        }
-        Ok(plan)
-    }
-
-    /// Whether nothing is to be mapped.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.active.is_empty()
-    }
-
-    /// The element that says that the attachment has mappings, and how many elements in all.
-    #[must_use]
-    pub fn owner_element(&self) -> Element {
-        let count: usize = self.elements.iter().map(|(_, elements)| elements.len()).sum();
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        Element::new(owner_key(&self.tag), vec![Value::Mark(count)], self.tag.as_str())
-    }
-
-    /// The plan without the port mappings at these keys, which stay with somebody else.
-    #[must_use]
-    pub fn without(&self, taken: &[Element]) -> Self {
-        let is_taken = |element: &Element| {
-            !element.data.is_empty() && taken.iter().any(|taken| taken.key == element.key)
-        };
-        let mut plan = self.clone();
-        for (_, elements) in &mut plan.elements {
-            elements.retain(|element| !is_taken(element));
-        }
-        let mapped: Vec<_> = plan.elements.iter().flat_map(|(_, elements)| elements).collect();
-        let mapped: Vec<_> = mapped.into_iter().filter_map(ActiveMapping::from_element).collect();
-        plan.active.retain(|mapping| mapped.contains(mapping));
-        plan
-    }
-
-    fn map_ports(&mut self) {
-        let mut groups: [(Set, Vec<Element>); 4] = [
-            (self.scope.by_address(true), Vec::new()),
-            (self.scope.by_port(true), Vec::new()),
-            (self.scope.by_address(false), Vec::new()),
-            (self.scope.by_port(false), Vec::new()),
-        ];
-        for mapping in &self.active {
-            let index = usize::from(mapping.container.is_ipv6()) * 2
-                + usize::from(mapping.host_address.is_none());
-            groups[index].1.push(port_element(mapping, &self.tag));
-        }
-        self.elements.extend(groups.into_iter().filter(|(_, elements)| !elements.is_empty()));
-    }
-
-    fn masquerade(&mut self, all: bool, addresses: Addresses) {
-        let container =
-            |address: IpNet| self.active.iter().any(|mapping| mapping.container == address.addr());
-        let mut sources = Vec::new();
-        for address in addresses.each().filter(|address| container(*address)) {
-            if all {
-                let everything = if address.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-                sources.extend(everything.parse::<IpNet>().map(|source| (source, address.addr())));
-                continue;
-            }
-            let own = address.trunc();
-            sources.push((own, address.addr()));
-            let loopback = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
-            // The kernel takes an element once: a container may live on 127.0.0.0/8 itself.
-            if address.addr().is_ipv4() && own != loopback {
-                sources.push((loopback, address.addr()));
-            }
-        }
-        for (source, container) in sources {
-            let (v4, prefix_len) = (container.is_ipv4(), source.prefix_len());
-            let key = vec![Value::Address(source.addr()), Value::Address(container)];
-            let element = Element::new(key, Vec::new(), self.tag.as_str());
-            if let Some(known) = self.prefixes.iter().position(|known| *known == (v4, prefix_len)) {
-                // Masquerade sets follow the port maps, in the order of `prefixes`.
-                let first = self.elements.len() - self.prefixes.len();
-                self.elements[first + known].1.push(element);
-            } else {
-                self.prefixes.push((v4, prefix_len));
-                self.elements.push((self.scope.masquerade(v4, prefix_len), vec![element]));
-            }
-        }
-    }
-}
-
-/// The key of an attachment's element in `attachments`.
-#[must_use]
-pub fn owner_key(tag: &OwnerTag) -> Vec<Value> {
-    vec![Value::Name(tag.short_name())]
-}
-
-fn scope(network: &str, config: &Config) -> Result<Scope, CniError> {
-    if config.conditions_v4.is_empty()
-        && config.conditions_v6.is_empty()
-        && config.mark_bit == DEFAULT_MARK_BIT
-    {
-        return Ok(Scope::shared());
-    }
-    Ok(Scope::of_network(
-        network,
-        conditions::compile(&config.conditions_v4, true)?,
-        conditions::compile(&config.conditions_v6, false)?,
-        config.mark_bit,
-    ))
-}
-
 /// The mappings that addresses of the container can serve.
-pub(crate) fn active_mappings(
-    mappings: &[PortMapping],
-    addresses: Addresses,
-) -> Vec<ActiveMapping> {
-    let mut active = Vec::new();
+fn mappings(configured: &[PortMapping], addresses: Addresses) -> Vec<Mapping> {
+    let mut mappings = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for mapping in mappings {
-        for container in addresses.each().map(|address| address.addr()) {
-            if !mapping.host.serves(container.is_ipv4()) {
+    for port in configured {
+        for container in addresses.bare() {
+            if !port.host.serves(IpVersion::of(container)) {
                 continue;
             }
-            let host_address = match mapping.host {
+            let host_address = match port.host {
                 HostAddress::One(address) => Some(address),
                 _ => None,
             };
             // `hostIP` absent and `0.0.0.0` may name the same port twice.
-            if seen.insert((host_address, mapping.protocol, mapping.host_port, container)) {
-                active.push(ActiveMapping {
+            if seen.insert((host_address, port.protocol, port.host_port, container)) {
+                mappings.push(Mapping {
                     host_address,
-                    host_port: mapping.host_port,
-                    protocol: mapping.protocol,
+                    host_port: port.host_port,
+                    protocol: port.protocol,
                     container,
-                    container_port: mapping.container_port,
+                    container_port: port.container_port,
                 });
             }
         }
     }
-    active
+    mappings
 }
 
-fn port_element(mapping: &ActiveMapping, tag: &OwnerTag) -> Element {
-    let mut key: Vec<Value> = mapping.host_address.map(Value::Address).into_iter().collect();
-    key.extend([Value::Protocol(mapping.protocol), Value::Port(mapping.host_port)]);
-    let data = vec![Value::Address(mapping.container), Value::Port(mapping.container_port)];
-    Element::new(key, data, tag.as_str())
-}
-
-impl ActiveMapping {
-    /// The mapping that an element of a port map stands for.
+impl Mapping {
+    /// The family it is in.
     #[must_use]
-    pub fn from_element(element: &Element) -> Option<Self> {
-        let (host_address, rest) = match element.key.as_slice() {
-            [Value::Address(address), rest @ ..] => (Some(*address), rest),
-            rest => (None, rest),
+    pub fn version(&self) -> IpVersion {
+        IpVersion::of(self.container)
+    }
+
+    /// The container's address, if 127.0.0.0/8 leads to it by one of these.
+    pub(crate) fn reached_by_loopback(mappings: &[Self]) -> Option<IpAddr> {
+        let is_reached = |mapping: &&Self| {
+            mapping.container.is_ipv4()
+                && mapping.host_address.is_none_or(|host| host.is_loopback())
         };
-        match (rest, element.data.as_slice()) {
-            (
-                [Value::Protocol(protocol), Value::Port(host_port)],
-                [Value::Address(container), Value::Port(container_port)],
-            ) => Some(Self {
-                host_address,
-                host_port: *host_port,
-                protocol: *protocol,
-                container: *container,
-                container_port: *container_port,
-            }),
-            _ => None,
-        }
+        mappings.iter().find(is_reached).map(|mapping| mapping.container)
     }
 }
 
 /// As in `192.0.2.1:8080/tcp -> 10.0.0.2:80`.
-impl std::fmt::Display for ActiveMapping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = match self.host_address {
-            Some(address) => std::net::SocketAddr::new(address, self.host_port).to_string(),
+            Some(address) => SocketAddr::new(address, self.host_port).to_string(),
             None => format!("*:{}", self.host_port),
         };
-        let container = std::net::SocketAddr::new(self.container, self.container_port);
+        let container = SocketAddr::new(self.container, self.container_port);
         write!(f, "{host}/{} -> {container}", self.protocol)
     }
-}
-
-/// Everything a re-made table needs for this plan.
-#[must_use]
-pub fn scaffold(plan: &Plan) -> cni_common::kernel::nft::Transaction {
-    let mut transaction = cni_common::kernel::nft::Transaction::new();
-    layout::build(&mut transaction, &plan.scope, &plan.prefixes);
-    transaction
 }

@@ -1,10 +1,11 @@
 //! The node's list of sysctls that networks may set.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::file;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::key::{Key, Reading};
@@ -63,18 +64,30 @@ impl Allowlist {
 
 /// `None` if there is no file.
 fn read(path: &Path) -> Result<Option<Vec<Regex>>, CniError> {
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&text).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(CniError::new(
-            ErrorCode::IoFailure,
+    let text = match file::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_dangling(path) => {
+            return Ok(None);
+        }
+        Err(error) => Err(error),
+    };
+    let text = text.map_err(|error| {
+        CniError::new(
+            code_of(&error, ErrorCode::IoFailure),
             format!(
                 "cannot read the sysctl allowlist {}: make it a text file that root can read, or remove it",
                 path.display()
             ),
         )
-        .with_details(error.to_string())),
-    }
+        .with_details(error.to_string())
+    })?;
+    parse(&text).map(Some)
+}
+
+/// Whether a path that leads to nothing leads there by a symbolic link: somebody wants a list.
+fn is_dangling(path: &Path) -> bool {
+    let nearest = path.ancestors().find_map(|part| part.symlink_metadata().ok());
+    nearest.is_some_and(|metadata| metadata.is_symlink())
 }
 
 fn parse(text: &str) -> Result<Vec<Regex>, CniError> {
@@ -113,6 +126,8 @@ fn compile(line: &str) -> Result<Regex, regex::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
 
     fn allows(list: &str, key: &str) -> bool {
         let key = Key::parse(key, "eth0").expect("key");
@@ -170,5 +185,20 @@ mod tests {
         fs::write(&path, "").expect("write");
         assert!(read(&path).expect("empty").is_some());
         assert_eq!(read(dir.path()).expect_err("directory").code, ErrorCode::IoFailure);
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_no_missing_list() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = |name: &str| dir.path().join(name);
+        symlink("gone", at("list")).expect("symlink");
+        assert_eq!(read(&at("list")).expect_err("dangling").code, ErrorCode::IoFailure);
+        symlink("gone", at("tuning")).expect("symlink");
+        let error = read(&at("tuning/allowlist.conf")).expect_err("dangling directory");
+        assert_eq!(error.code, ErrorCode::IoFailure);
+        assert!(read(&at("none/allowlist.conf")).expect("no list").is_none());
+        // As Kubernetes mounts a ConfigMap.
+        fs::write(at("gone"), "net\\..*").expect("write");
+        assert!(read(&at("list")).expect("a list").is_some());
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cni_common::cni::protocol::json::Json;
-use cni_common::cni::protocol::{CniError, Field, Fields, NetworkConfig};
+use cni_common::cni::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
 
 use crate::args;
 use crate::key::Key;
@@ -173,6 +173,14 @@ fn sysctls(field: &Field<'_>, ifname: &str) -> Result<Vec<WantedSysctl>, CniErro
     let mut seen: Vec<Key> = Vec::new();
     let Some(fields) = field.object()? else { return Ok(sysctls) };
     for (text, value) in fields.members().iter() {
+        if Key::names_interface(text) && is_no_interface(ifname) {
+            return Err(CniError::new(
+                ErrorCode::InvalidEnvironment,
+                format!(
+                    "CNI_IFNAME {ifname:?} cannot stand for IFNAME in {text:?} of {field}: Linux has no interface of that name, but settings of all interfaces; name the container's interface"
+                ),
+            ));
+        }
         let key = Key::parse(text, ifname).ok_or_else(|| {
             CniError::config(format!(
                 "invalid net sysctl key: {text:?} in {field}: it must name a file below /proc/sys/net, \
@@ -192,6 +200,12 @@ fn sysctls(field: &Field<'_>, ifname: &str) -> Result<Vec<WantedSysctl>, CniErro
         }
     }
     Ok(sysctls)
+}
+
+/// What `/proc/sys/net` has beside the interfaces. An allowlist that lets networks set something of
+/// their own interface does not let them set it of every one.
+fn is_no_interface(ifname: &str) -> bool {
+    matches!(ifname, "all" | "default")
 }
 
 fn value_of(field: &Field<'_>, key: &str, value: &Json) -> Result<Option<String>, CniError> {

@@ -1,16 +1,19 @@
 //! The container's network namespace, and what one call opens in it.
 
-use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::{AttachmentRequest, CniError, ErrorCode};
 use cni_common::kernel::link::{Link, Links};
-use cni_common::kernel::netns::Netns;
+use cni_common::kernel::netns::{Identity, Netns};
 use cni_common::kernel::rtnetlink::RtnetlinkError;
+use nix::errno::Errno;
 
+use crate::key::SysctlPath;
+use crate::plan::Plan;
 use crate::setting::{LinkSetting, Setting};
-use crate::sysctls::Sysctls;
+use crate::sysctls::{Sysctls, kernel_failure};
 
 /// `CNI_NETNS` and the interface in it that a call is about.
 #[derive(Debug)]
@@ -23,13 +26,12 @@ pub(crate) struct Container<'a> {
 /// Sysctls and interface of the namespace that the calling thread is in.
 #[derive(Debug)]
 pub(crate) struct Host<'a> {
-    pub(crate) sysctls: Sysctls,
     pub(crate) ifname: &'a str,
     /// The interface, if there is one of that name.
     pub(crate) link: Option<Link>,
     links: Links,
-    /// Device and inode of the namespace.
-    pub(crate) namespace: (u64, u64),
+    pub(crate) sysctls: Sysctls,
+    container: &'a Container<'a>,
 }
 
 impl<'a> Container<'a> {
@@ -39,9 +41,37 @@ impl<'a> Container<'a> {
         Ok(Self { netns, path, ifname: &request.attachment.ifname })
     }
 
-    /// Whether it is the namespace of the plugin itself.
-    pub(crate) fn is_own(&self) -> bool {
-        Netns::own().is_ok_and(|own| own.is(&self.netns))
+    /// The same, or `None` if there is proof that the namespace is gone, or the runtime knows of
+    /// none any more.
+    pub(crate) fn open_if_there(request: &'a AttachmentRequest) -> Result<Option<Self>, CniError> {
+        let path = &request.netns;
+        let netns =
+            Netns::open_if_there(Path::new(path)).map_err(|error| no_entry(path, &error))?;
+        Ok(netns.map(|netns| Self { netns, path, ifname: &request.attachment.ifname }))
+    }
+
+    /// Whether it is the namespace of the plugin itself: the host's.
+    pub(crate) fn is_own(&self) -> Result<bool, CniError> {
+        let own = Netns::own().map_err(|error| {
+            let what = "cannot open the plugin's own network namespace";
+            kernel_failure(&error, what, "is /proc mounted?")
+        })?;
+        Ok(own.is(&self.netns))
+    }
+
+    /// An error if the plan is not for this namespace. `CNI_NETNS_OVERRIDE` lets a runtime mean the
+    /// host's interfaces; the host's sysctls are never for a network to set.
+    pub(crate) fn permit(&self, plan: &Plan<'_>) -> Result<(), CniError> {
+        if plan.sysctls.is_empty() || !self.is_own()? {
+            return Ok(());
+        }
+        Err(CniError::new(
+            ErrorCode::InvalidNetns,
+            format!(
+                "CNI_NETNS {:?} is the plugin's own network namespace, where tuning sets no sysctls: remove \"sysctl\", or name the container's namespace",
+                self.path
+            ),
+        ))
     }
 
     /// Runs `work` in the namespace, with what is to be read and changed there.
@@ -49,26 +79,27 @@ impl<'a> Container<'a> {
         &self,
         work: impl FnOnce(&mut Host<'_>) -> Result<T, CniError> + Send,
     ) -> Result<T, CniError> {
-        let enter =
-            || Host::open(self.ifname, self.netns.identity()).and_then(|mut host| work(&mut host));
+        let enter = || Host::open(self).and_then(|mut host| work(&mut host));
         self.netns.run(enter).map_err(|error| no_entry(self.path, &error))?
     }
 }
 
 impl<'a> Host<'a> {
-    fn open(ifname: &'a str, namespace: (u64, u64)) -> Result<Self, CniError> {
-        let failed = |error: &dyn Display| {
-            CniError::new(
-                ErrorCode::Kernel,
-                format!(
-                    "cannot look for interface {ifname}: is rtnetlink available to the plugin?"
-                ),
-            )
-            .with_details(error.to_string())
+    fn open(container: &'a Container<'a>) -> Result<Self, CniError> {
+        let ifname = container.ifname;
+        let failed = |error: RtnetlinkError| {
+            let what = format!("cannot look for interface {ifname}");
+            refused(&error, &what, "is rtnetlink available to the plugin?")
         };
-        let mut links = Links::open().map_err(|error| failed(&error))?;
-        let link = links.by_name(ifname).map_err(|error| failed(&error))?;
-        Ok(Self { sysctls: Sysctls::open()?, ifname, link, links, namespace })
+        let mut links = Links::open().map_err(|error| failed(error.into()))?;
+        let link = links.by_name(ifname).map_err(failed)?;
+        Ok(Self { sysctls: Sysctls::open()?, ifname, link, links, container })
+    }
+
+    /// What tells the namespace from those that come after it.
+    pub(crate) fn namespace(&self) -> Result<Identity, CniError> {
+        let Container { netns, path, .. } = self.container;
+        netns.identity_from_inside(Path::new(path)).map_err(|error| no_entry(path, &error))
     }
 
     /// The interface, which must be there.
@@ -84,34 +115,43 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// The property's present value; `None` if it cannot be read.
-    pub(crate) fn current(&self, setting: &Setting) -> Option<Setting> {
+    /// The property's present value; `None` if it has none that could be given back.
+    pub(crate) fn current(&self, setting: &Setting) -> Result<Option<Setting>, CniError> {
         match setting {
             Setting::Sysctl { path, .. } => {
-                let value = self.sysctls.read(path).ok()?;
-                Some(Setting::Sysctl { path: path.clone(), value })
+                let value = match self.sysctls.read(path) {
+                    Ok(value) => value,
+                    Err(error) if is_absence(path, &error) => None,
+                    Err(error) => {
+                        let what = format!("cannot read {path}");
+                        let remedy = "without its value DEL could not give it back: remove it from the configuration";
+                        return Err(kernel_failure(&error, &what, remedy));
+                    }
+                };
+                Ok(value.map(|value| Setting::Sysctl { path: path.clone(), value }))
             }
-            Setting::Link(setting) => setting.on(self.link.as_ref()?).map(Setting::Link),
+            Setting::Link(setting) => {
+                Ok(self.link.as_ref().and_then(|link| setting.on(link)).map(Setting::Link))
+            }
         }
     }
 
     /// Looks at the interface again, after changes.
-    pub(crate) fn look_again(&mut self) {
-        let index = self.link.as_ref().map(|link| link.index);
-        self.link = index.and_then(|index| self.links.by_index(index).ok().flatten());
+    pub(crate) fn look_again(&mut self) -> Result<(), CniError> {
+        let Some(link) = &self.link else { return Ok(()) };
+        self.link = self.links.by_index(link.index).map_err(|error| {
+            let what = format!("cannot look at interface {}", self.ifname);
+            refused(&error, &what, "is rtnetlink available to the plugin?")
+        })?;
+        Ok(())
     }
 
     /// Gives the property its value.
     pub(crate) fn set(&mut self, setting: &Setting) -> Result<(), CniError> {
         match setting {
             Setting::Sysctl { path, value } => self.sysctls.write(path, value).map_err(|error| {
-                CniError::new(
-                    ErrorCode::Kernel,
-                    format!(
-                        "cannot write {value:?} to {path}: give it a value that the kernel takes"
-                    ),
-                )
-                .with_details(error.to_string())
+                let what = format!("cannot write {value:?} to {path}");
+                kernel_failure(&error, &what, "give it a value that the kernel takes")
             }),
             Setting::Link(setting) => {
                 let index = self.require_link()?.index;
@@ -130,18 +170,34 @@ impl<'a> Host<'a> {
             LinkSetting::Mtu(_) => "choose one that the device and those it is stacked on allow",
             _ => "the device may not support it: remove it from the configuration",
         };
-        CniError::new(
-            ErrorCode::Kernel,
-            format!("cannot set {} of {} to {setting}: {remedy}", setting.name(), self.ifname),
-        )
-        .with_details(error.to_string())
+        let what = format!("cannot set {} of {} to {setting}", setting.name(), self.ifname);
+        refused(error, &what, remedy)
     }
 }
 
+/// Whether the error says that there is no value: the sysctl is gone, or has none yet, which
+/// `stable_secret` says in its own way.
+fn is_absence(path: &SysctlPath, error: &io::Error) -> bool {
+    let unset = || path.names().last().is_some_and(|name| name == "stable_secret");
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENOTDIR) => true,
+        Some(Errno::EIO) => unset(),
+        _ => false,
+    }
+}
+
+fn refused(error: &RtnetlinkError, what: &str, remedy: &str) -> CniError {
+    kernel_failure(&io::Error::from_raw_os_error(error.errno), what, remedy)
+        .with_details(error.to_string())
+}
+
 fn no_entry(path: &str, error: &io::Error) -> CniError {
-    CniError::new(
-        ErrorCode::InvalidNetns,
-        format!("cannot enter CNI_NETNS {path:?}: is the container still running, and is the plugin root?"),
-    )
-    .with_details(error.to_string())
+    let code = code_of(error, ErrorCode::InvalidNetns);
+    let remedy = if code == ErrorCode::TryAgainLater {
+        "try again later"
+    } else {
+        "is the container still running, and is the plugin root?"
+    };
+    CniError::new(code, format!("cannot enter CNI_NETNS {path:?}: {remedy}"))
+        .with_details(error.to_string())
 }

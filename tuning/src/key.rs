@@ -106,6 +106,11 @@ impl Key {
         (!readings.is_empty()).then(|| Self { text: text.to_owned(), readings })
     }
 
+    /// Whether `IFNAME` in a key stands for the interface.
+    pub(crate) fn names_interface(text: &str) -> bool {
+        text.contains(IFNAME)
+    }
+
     /// As it was written.
     pub(crate) fn text(&self) -> &str {
         &self.text

@@ -22,7 +22,6 @@ mod status;
 mod sysctls;
 mod value;
 
-use cni_common::cni::Attachment;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{
     AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
@@ -49,28 +48,20 @@ impl Plugin for Tuning {
             return Ok(result);
         }
         let allowlist = Allowlist::for_plan(&plan, config.allowlist_strict)?;
-        let store = Store::new(config.data_dir.clone(), &request.attachment);
-        let warnings = Container::open(request)?
-            .inside(|host| backend::add(host, &plan, &allowlist, &store))?;
+        let container = Container::open(request)?;
+        container.permit(&plan)?;
+        let (attachment, data_dir) = (&request.attachment, &config.data_dir);
+        let warnings =
+            container.inside(|host| backend::add(host, &plan, &allowlist, attachment, data_dir))?;
         warn(&request.log, warnings);
-        Ok(plan.reflect(result, &request.attachment.ifname))
+        Ok(plan.reflect(result, &attachment.ifname))
     }
 
     fn del(&self, request: &AttachmentRequest) -> Result<(), CniError> {
-        let config = Config::read_leniently(&request.config);
-        let store = Store::new(config.data_dir, &request.attachment);
-        // The rest of the chain must be torn down whatever cannot be done here.
-        let complain = |error: &CniError| request.log.warn(error.to_string());
-        let _lock = store.lock().inspect_err(complain);
-        // A namespace that is gone took its sysctls and interfaces with it.
-        if let Ok(container) = Container::open(request) {
-            match backend::restore(&container, &store) {
-                Ok(warnings) => warn(&request.log, warnings),
-                Err(error) => complain(&error),
-            }
-        }
-        for outcome in [store.remove(), store.remove_go()] {
-            let _ = outcome.inspect_err(complain);
+        let data_dir = Config::read_leniently(&request.config).data_dir;
+        // Without the directory no ADD kept anything.
+        if let Some(store) = Store::open(&data_dir, &request.attachment)? {
+            warn(&request.log, backend::restore(request, &store)?);
         }
         Ok(())
     }
@@ -79,8 +70,7 @@ impl Plugin for Tuning {
         let config = read(request)?;
         request.required_prev_result()?;
         let plan = Plan::new(&config);
-        let mismatches =
-            Container::open(request)?.inside(|host| Ok(backend::check(host, &plan)))?;
+        let mismatches = Container::open(request)?.inside(|host| backend::check(host, &plan))?;
         if mismatches.is_empty() {
             return Ok(());
         }
@@ -92,8 +82,7 @@ impl Plugin for Tuning {
 
     fn gc(&self, request: &GcRequest) -> Result<(), CniError> {
         let data_dir = Config::read_leniently(&request.config).data_dir;
-        let valid: Vec<Attachment> = request.valid_attachments().collect();
-        let removed = backend::forget_stale(data_dir, &request.config.name, &valid)?;
+        let removed = backend::forget_stale(&data_dir, &request.stale())?;
         request.log.debug(|| format!("{removed} stale files removed"));
         Ok(())
     }

@@ -30,5 +30,5 @@ fn data_dir(network: &NetworkConfig, config: &Config) -> Result<(), CniError> {
         // No interface can have this name, so the probe is nobody's file.
         ifname: "..".to_owned(),
     };
-    Store::new(config.data_dir.clone(), &probe).probe()
+    Store::create(&config.data_dir, &probe)?.probe()
 }

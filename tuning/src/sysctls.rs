@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
@@ -25,11 +26,8 @@ impl Sysctls {
     pub(crate) fn open() -> Result<Self, CniError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = open(ROOT, flags, Mode::empty()).map_err(|error| {
-            CniError::new(
-                ErrorCode::Kernel,
-                format!("cannot open {ROOT}: mount /proc where the plugin runs"),
-            )
-            .with_details(error.to_string())
+            let remedy = "mount /proc where the plugin runs";
+            kernel_failure(&error.into(), &format!("cannot open {ROOT}"), remedy)
         })?;
         Ok(Self { root })
     }
@@ -45,17 +43,18 @@ impl Sysctls {
                 Errno::EISDIR => "it is a directory of sysctls: name one of them",
                 _ => "remove it from the configuration",
             };
-            CniError::new(
-                ErrorCode::Kernel,
-                format!("cannot set sysctl {:?}: {remedy}", key.text()),
-            )
-            .with_details(format!("open {}: {error}", key.readings()[0].path()))
+            kernel_failure(&error.into(), &format!("cannot set sysctl {:?}", key.text()), remedy)
+                .with_details(format!("open {}: {error}", key.readings()[0].path()))
         })
     }
 
     /// Finds the first meaning of a key that exists.
-    pub(crate) fn find_any<'a>(&self, key: &'a Key) -> Option<&'a Reading> {
-        self.find(key, OFlag::O_PATH).ok()
+    pub(crate) fn find_any<'a>(&self, key: &'a Key) -> io::Result<Option<&'a Reading>> {
+        match self.find(key, OFlag::O_PATH) {
+            Ok(reading) => Ok(Some(reading)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn find<'a>(&self, key: &'a Key, access: OFlag) -> Result<&'a Reading, Errno> {
@@ -74,9 +73,14 @@ impl Sysctls {
         outcome
     }
 
-    /// The value without the newline at its end.
-    pub(crate) fn read(&self, path: &SysctlPath) -> io::Result<String> {
-        let mut file = self.open_beneath(path, OFlag::O_RDONLY)?;
+    /// The value without the newline at its end; `None` of a sysctl that can only be written, such
+    /// as `net.ipv4.route.flush`.
+    pub(crate) fn read(&self, path: &SysctlPath) -> io::Result<Option<String>> {
+        let mut file = match self.open_beneath(path, OFlag::O_RDONLY) {
+            Ok(file) => file,
+            Err(Errno::EACCES) if self.is_write_only(path)? => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
         // Two calls for nearly every sysctl; read_to_end would first ask for a size.
         loop {
@@ -86,7 +90,12 @@ impl Sysctls {
             }
         }
         let text = String::from_utf8(bytes).map_err(io::Error::other)?;
-        Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+        Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
+    }
+
+    fn is_write_only(&self, path: &SysctlPath) -> io::Result<bool> {
+        let metadata = self.open_beneath(path, OFlag::O_PATH)?.metadata()?;
+        Ok(metadata.permissions().mode() & 0o444 == 0)
     }
 
     /// Writes a value, in one piece as the kernel wants it.
@@ -121,4 +130,11 @@ impl Sysctls {
         let flags = access | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&directory, last.as_str(), flags, Mode::empty()).map(File::from)
     }
+}
+
+/// The error for something that the kernel did not do.
+pub(crate) fn kernel_failure(error: &io::Error, what: &str, remedy: &str) -> CniError {
+    let code = code_of(error, ErrorCode::Kernel);
+    let remedy = if code == ErrorCode::TryAgainLater { "try again later" } else { remedy };
+    CniError::new(code, format!("{what}: {remedy}")).with_details(error.to_string())
 }

@@ -1,8 +1,11 @@
 //! When two texts are the same value of a sysctl. No I/O.
 
+use std::net::Ipv6Addr;
+
 /// Whether the kernel, given `wanted`, may show `found`.
 ///
-/// It shows lists with tabs between their items, numbers in decimal, and sets of ports sorted.
+/// It shows lists with tabs between their items, numbers in decimal, sets of ports sorted, and IPv6
+/// addresses in full.
 pub(crate) fn same(wanted: &str, found: &str) -> bool {
     let mut found_words = found.split_whitespace();
     let words_match = wanted
@@ -14,8 +17,14 @@ pub(crate) fn same(wanted: &str, found: &str) -> bool {
 fn same_word(wanted: &str, found: &str) -> bool {
     wanted == found
         || matches!((number(wanted), number(found)), (Some(a), Some(b)) if a == b)
+        || matches!((address(wanted), address(found)), (Some(a), Some(b)) if a == b)
         || wanted.contains([',', '-'])
             && matches!((ranges(wanted), ranges(found)), (Some(a), Some(b)) if a == b)
+}
+
+/// An IPv6 address, which the kernel shows with every digit.
+fn address(text: &str) -> Option<Ipv6Addr> {
+    text.parse().ok()
 }
 
 /// A number as the kernel reads it: hexadecimal after `0x`, octal after `0`.
@@ -70,6 +79,7 @@ mod tests {
             ("010", "8"),
             ("-1", "-1"),
             ("cubic", "cubic"),
+            ("2001:db8::1", "2001:0db8:0000:0000:0000:0000:0000:0001"),
             ("", ""),
             ("3001,3000,4000-4002,4003", "3000-3001,4000-4003"),
         ] {
@@ -88,6 +98,7 @@ mod tests {
             ("10", "8"),
             ("-1", "1"),
             ("cubic", "reno"),
+            ("2001:db8::1", "2001:0db8:0000:0000:0000:0000:0000:0002"),
             ("3000-3002", "3000-3001"),
             ("0x", "0"),
             ("08", "8"),

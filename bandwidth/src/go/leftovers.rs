@@ -1,7 +1,7 @@
 //! What the Go plugin left for one attachment.
 //!
-//! Its IFB's name tells the network and the container but not the interface. What is taken for
-//! this attachment's is therefore what hangs on its veth.
+//! Its IFB's name tells the network, which may be renamed, and the container, but not the interface.
+//! What is taken for this attachment's is therefore what hangs on its veth.
 
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::CniError;
@@ -36,7 +36,13 @@ impl Leftovers {
         attachment: &Attachment,
         config: Option<&Config>,
     ) -> Result<Self, CniError> {
-        let ifb = host.link(&ifb_name(attachment))?.filter(is_ifb_of_go);
+        let mut ifb = host.link(&ifb_name(attachment))?.filter(is_ifb_of_go);
+        if ifb.is_none()
+            && let Some(target) = end.and_then(target_of_go)
+        {
+            // Its name would be another one, had the network had today's name at ADD.
+            ifb = host.link_by_index(target)?.filter(is_ifb_of_go);
+        }
         let mut found = Self {
             // A filter whose IFB is gone leads to 0 and drops everything.
             targets: ifb.iter().map(|ifb| ifb.index).chain([0]).collect(),
@@ -101,6 +107,16 @@ impl Leftovers {
 
 fn ingress_rate(config: Option<&Config>) -> Option<u64> {
     config.and_then(|config| config.ingress).map(|limit| limit.rate.0 / 8)
+}
+
+/// The interface that a host's end redirects to, if the Go plugin made it do so.
+fn target_of_go(end: &HostEnd) -> Option<u32> {
+    let theirs = end.filters(Hook::Ingress).iter().find(|filter| is_filter_of_go(filter))?;
+    match theirs.action {
+        // 0 is what the kernel says of one that is gone.
+        Some(Action::Redirect(to)) if to != 0 => Some(to),
+        _ => None,
+    }
 }
 
 /// The interfaces that filters of the Go plugin lead to.

@@ -10,6 +10,7 @@ cases! {
     gc_removes_ifbs_of_go_that_nothing_leads_to, ours;
     go_s_attachment_is_taken_over, ours;
     go_s_attachment_is_removed, ours;
+    go_s_attachment_is_removed_under_another_network_name, ours;
     go_s_other_attachment_is_left_alone, ours;
 }
 
@@ -82,6 +83,13 @@ fn go_s_attachment_is_removed(b: &TestBox) {
     assert!(!attempt("ip netns exec c1 ping -c 1 -W 1 10.9.1.1").status.success());
     limited("ADD", &container).run(b).success();
     inside(&container, "ping -c 1 -W 5 10.9.1.1");
+}
+
+fn go_s_attachment_is_removed_under_another_network_name(b: &TestBox) {
+    let container = b.pair("c1", 1);
+    limited("ADD", &container).run_as(Implementation::Go).success();
+    limited("DEL", &container).set("name", "renamed").run(b).success();
+    assert_clean(&container);
 }
 
 fn go_s_other_attachment_is_left_alone(b: &TestBox) {

@@ -14,6 +14,8 @@ cases! {
     gc_finds_limits_without_an_ifb, ours;
     an_ingress_limit_names_its_owner, ours;
     a_killed_add_is_adopted, ours;
+    del_finds_what_was_added_under_another_network_name, ours;
+    a_second_add_under_another_network_name_is_an_update, ours;
     status, ours;
 }
 
@@ -158,6 +160,52 @@ fn a_killed_add_is_adopted(b: &TestBox) {
     assert_eq!(tc::qdiscs(&container.host_end()).len(), 1);
     limited("DEL", &container).run(b).success();
     assert_eq!(tc::ifbs(), [name]);
+}
+
+fn del_finds_what_was_added_under_another_network_name(b: &TestBox) {
+    let container = b.pair("c1", 1);
+    for subnets in [json!([]), json!(["10.0.0.0/8"])] {
+        for add in [limited("ADD", &container), ingress_only("ADD", &container)] {
+            let add = add.set("shapedSubnets", subnets.clone());
+            add.run(b).success();
+            // GC stays with its network.
+            let gc = Call::of_network("bandwidth", "GC", "renamed");
+            gc.set("cni.dev/valid-attachments", json!([])).run(b).success();
+            add.clone().command("CHECK").run(b).success();
+            let del = bandwidth("DEL", &container).set("name", "renamed");
+            del.run(b).success();
+            assert_clean(&container);
+            add.run(b).success();
+            del.env("CNI_NETNS", "").run(b).success();
+            assert_clean(&container);
+        }
+    }
+    // Other interfaces and other containers are not the owner.
+    limited("ADD", &container).run(b).success();
+    let mut other = container.container.pair(2, "eth1");
+    bandwidth("DEL", &other).set("name", "renamed").run(b).success();
+    other.ifname = "eth0".into();
+    let stranger = bandwidth("DEL", &other).set("name", "renamed").env("CNI_CONTAINERID", "c2");
+    stranger.env("CNI_NETNS", "").run(b).success();
+    limited("CHECK", &container).run(b).success();
+}
+
+fn a_second_add_under_another_network_name_is_an_update(b: &TestBox) {
+    let container = b.pair("c1", 1);
+    for add in [limited("ADD", &container), ingress_only("ADD", &container)] {
+        add.run(b).success();
+        let before = tc::ifbs();
+        add.clone().set("name", "renamed").run(b).success();
+        assert_eq!(tc::ifbs(), before);
+        add.clone().set("name", "renamed").command("CHECK").run(b).success();
+        let named = before.first().map_or("veth1", String::as_str);
+        assert_eq!(alias(named).as_deref(), Some("renamed/c1/eth0"));
+        let gc = |network| Call::of_network("bandwidth", "GC", network);
+        gc("net").set("cni.dev/valid-attachments", json!([])).run(b).success();
+        add.set("name", "renamed").command("CHECK").run(b).success();
+        gc("renamed").set("cni.dev/valid-attachments", json!([])).run(b).success();
+        assert_clean(&container);
+    }
 }
 
 fn status(b: &TestBox) {

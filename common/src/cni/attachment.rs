@@ -69,6 +69,19 @@ impl OwnerTag {
         digits
     }
 
+    /// Who owns it, `containerID/ifname`: unique on a host, whatever the network is called.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        owner_of(&self.0).unwrap_or(&self.0)
+    }
+
+    /// Whether a comment is the tag of this container and interface. The network is not compared:
+    /// it may have been renamed since ADD.
+    #[must_use]
+    pub fn is_same_attachment(&self, comment: &str) -> bool {
+        owner_of(comment) == Some(self.owner())
+    }
+
     /// Whether a comment is the tag of another attachment of the same container.
     #[must_use]
     pub fn is_sibling(&self, comment: &str) -> bool {
@@ -119,6 +132,13 @@ impl Stale {
         OwnerTag::belongs_to(comment, &self.network)
             && !self.valid.contains(&OwnerTag(comment.to_owned()))
     }
+
+    /// Whether any attachment of the container is valid.
+    #[must_use]
+    pub fn spares_container(&self, container_id: &str) -> bool {
+        let container = fit(container_id, CONTAINER_LEN);
+        self.valid.iter().any(|tag| tag.0.split('/').nth(1) == Some(container.as_str()))
+    }
 }
 
 /// A name of 12 hex digits for objects that belong to a network.
@@ -127,6 +147,12 @@ pub fn network_short_name(network: &str) -> String {
     let mut digits = hex_digest(network);
     digits.truncate(12);
     digits
+}
+
+/// What follows the network in a tag, if the text is one.
+fn owner_of(tag: &str) -> Option<&str> {
+    let (_, owner) = tag.split_once('/')?;
+    (owner.matches('/').count() == 1).then_some(owner)
 }
 
 fn fit(part: &str, limit: usize) -> String {
@@ -188,6 +214,7 @@ mod tests {
         assert!(!stale.includes("net/c/eth0"));
         assert!(stale.includes("net/c/eth1") && stale.includes("net/d/eth0"));
         assert!(!stale.includes("other/d/eth0") && !stale.includes("by hand"));
+        assert!(stale.spares_container("c") && !stale.spares_container("d"));
     }
 
     #[test]
@@ -197,6 +224,23 @@ mod tests {
         assert!(
             !tag.is_sibling("net/c/eth0") && !tag.is_sibling("net/d/eth0") && !tag.is_sibling("c")
         );
+    }
+
+    #[test]
+    fn an_attachment_is_known_under_any_network() {
+        let tag = attachment("net", "c", "eth0").tag();
+        assert_eq!(tag.owner(), "c/eth0");
+        for same in ["net/c/eth0", "renamed/c/eth0"] {
+            assert!(tag.is_same_attachment(same), "{same}");
+        }
+        for other in ["net/c/eth1", "net/d/eth0", "c/eth0", "net/net/c/eth0", "eth0", ""] {
+            assert!(!tag.is_same_attachment(other), "{other}");
+        }
+        // Cut parts end in a digest of the whole.
+        let (long, longer) = ("c".repeat(100), "c".repeat(101));
+        let tag = attachment(&"n".repeat(100), &long, "eth0").tag();
+        assert!(tag.is_same_attachment(attachment("net", &long, "eth0").tag().as_str()));
+        assert!(!tag.is_same_attachment(attachment("net", &longer, "eth0").tag().as_str()));
     }
 
     proptest! {
@@ -209,6 +253,7 @@ mod tests {
             prop_assert!(one.tag().as_str().len() <= OwnerTag::MAX_LEN);
             prop_assert!(OwnerTag::belongs_to(one.tag().as_str(), &a));
             prop_assert_eq!(one == two, one.tag() == two.tag());
+            prop_assert_eq!((b, c) == (e, f), one.tag().is_same_attachment(two.tag().as_str()));
         }
     }
 

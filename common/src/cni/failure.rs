@@ -1,5 +1,9 @@
 //! What a runtime is told of an error of the kernel's: a code, and what the operator can do.
 
+use std::io;
+
+use nix::errno::Errno;
+
 use super::protocol::{CniError, ErrorCode};
 use crate::kernel::iptables::IptablesError;
 use crate::kernel::nft::NftError;
@@ -31,6 +35,27 @@ impl Failure for IptablesError {
         };
         CniError::new(code, format!("{doing}: {remedy}")).with_details(self.to_string())
     }
+}
+
+/// Code 11 for an error that says what the machine lacks at the moment, or that somebody else was
+/// not done in time; `otherwise` for every other.
+#[must_use]
+pub fn code_of(error: &io::Error, otherwise: ErrorCode) -> ErrorCode {
+    let passes = matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(
+            Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ENOMEM
+                | Errno::ENOBUFS
+                | Errno::EAGAIN
+                | Errno::EINTR
+        )
+    );
+    if passes || error.kind() == io::ErrorKind::TimedOut {
+        return ErrorCode::TryAgainLater;
+    }
+    otherwise
 }
 
 /// The error of a plugin that cannot use `nf_tables` at all.

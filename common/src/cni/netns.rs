@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::failure::code_of;
 use super::protocol::{CniError, ErrorCode};
 use crate::kernel::netns::Netns;
 
@@ -15,7 +16,7 @@ pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), Cn
         Err(_) if !required => return Ok(()),
         Err(error) => {
             return Err(CniError::new(
-                ErrorCode::InvalidNetns,
+                code_of(&error, ErrorCode::InvalidNetns),
                 format!(
                     "CNI_NETNS {path:?} is not a network namespace: is the container still running?"
                 ),
@@ -28,7 +29,7 @@ pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), Cn
     }
     let own = Netns::own().map_err(|error| {
         CniError::new(
-            ErrorCode::InvalidNetns,
+            code_of(&error, ErrorCode::InvalidNetns),
             "cannot open the plugin's own network namespace; is /proc mounted?",
         )
         .with_details(error.to_string())

@@ -1,39 +1,83 @@
 //! Small files that must outlive a plugin's process: what DEL needs to know of ADD.
 //!
-//! One file per attachment. A reader sees the old content or the new, never half of one: writes
-//! go to a temporary name and are renamed. Nothing is synced to disk, because the files describe
-//! kernel state that a crash of the machine takes with it.
+//! One file per owner, which is a container ID and an interface name. A reader sees the old
+//! content or the new, never half of one: writes go to a draft that is renamed. Nothing is synced
+//! to disk, because the files describe kernel state that a crash of the machine takes with it.
+//!
+//! No symbolic link is followed to the directory or in it, and what somebody else put there is
+//! not believed: the directory may be in a place that others can write to.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::cni::attachment::{Attachment, OwnerTag};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+
+use crate::cni::attachment::Attachment;
+use crate::kernel::file::read_regular;
+use crate::kernel::flock::lock_within;
 
 /// Ends the name of a file.
 const SUFFIX: &str = ".state";
 /// Ends the name of a file that is being written.
-const TEMPORARY_SUFFIX: &str = ".state.tmp";
-/// Stands for the `/` of the tag. Neither network names nor container IDs can hold it.
+const DRAFT_SUFFIX: &str = ".state.tmp";
+/// Stands for the `/` of the owner. A container ID cannot hold it.
 const SEPARATOR: &str = "@";
+/// How long a call waits for others. Hundreds of containers may start at once, and each holds the
+/// directory for some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A directory of such files.
-#[derive(Clone, Debug)]
-pub struct StateDir {
-    path: PathBuf,
+/// Where the state of the attachment's owner is, in any directory of such files. The network is
+/// not part of it: it may have another name at DEL.
+#[must_use]
+pub fn file_name(attachment: &Attachment) -> String {
+    format!("{}{SUFFIX}", attachment.tag().owner().replacen('/', SEPARATOR, 1))
 }
 
-/// Keeps other processes out of the directory until it is dropped.
+/// A directory of such files. Other processes are kept out of it until it is dropped.
 #[derive(Debug)]
-pub struct StateLock {
-    _directory: File,
+pub struct StateDir {
+    path: PathBuf,
+    directory: File,
 }
 
 impl StateDir {
-    /// The directory at `path`, which need not exist.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+    /// Opens the directory when no other process has it any more; `None` if there is none.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let directory = match openat(AT_FDCWD, path, flags, Mode::empty()) {
+            Ok(directory) => File::from(directory),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if !is_private(&directory.metadata()?) {
+            let text = "it belongs to another user, or everybody can write to it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        lock_within(&directory, PATIENCE)?;
+        Ok(Some(Self { path: path.to_owned(), directory }))
+    }
+
+    /// The same, but makes the directory if there is none, and those above it as anybody else
+    /// would make them.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if let Some(directory) = Self::open(path)? {
+            return Ok(directory);
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Its path.
@@ -42,106 +86,88 @@ impl StateDir {
         &self.path
     }
 
-    /// The attachment's file.
-    #[must_use]
-    pub fn file_of(&self, attachment: &Attachment) -> PathBuf {
-        self.path.join(file_name(&attachment.tag()))
-    }
-
-    /// Makes the directory, and those above it as anybody else would make them.
-    pub fn create(&self) -> io::Result<()> {
-        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    /// The content of a file; `None` if there is none of that name. What cannot be a file of
+    /// ours is an error of the kind `InvalidData`.
+    pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let foreign = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        let file = match openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // No container's name is that long, or it would have no file either.
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => return Ok(None),
+            Err(Errno::ELOOP) => return foreign("it is a symbolic link"),
+            Err(Errno::ENXIO) => return foreign("it is no regular file"),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = file.metadata()?;
+        if metadata.is_file() && !is_private(&metadata) {
+            return foreign("it belongs to another user, or everybody can write to it");
         }
-        // `recursive` is content with a directory that is there already.
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.path)
+        read_regular(file).map(Some)
     }
 
-    /// Waits until no other process holds the directory; `None` if there is none.
-    pub fn lock(&self) -> io::Result<Option<StateLock>> {
-        match File::open(&self.path) {
-            Ok(directory) => {
-                directory.lock()?;
-                Ok(Some(StateLock { _directory: directory }))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The attachment's state, if there is any.
-    pub fn read(&self, attachment: &Attachment) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.file_of(attachment)) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Replaces the attachment's state. The directory must exist, and be locked.
-    pub fn write(&self, attachment: &Attachment, content: &[u8]) -> io::Result<()> {
-        let path = self.file_of(attachment);
-        let temporary = path.with_extension("state.tmp");
+    /// Replaces the content of a file of [`StateDir::names`].
+    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let draft = draft_of(name);
+        // What a killed process left; nobody else is writing.
+        self.remove(&draft)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let write = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&temporary)?.write_all(content)?;
-            fs::rename(&temporary, &path)
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            File::from(openat(&self.directory, draft.as_str(), flags, mode)?).write_all(content)?;
+            renameat(&self.directory, draft.as_str(), &self.directory, name)?;
+            Ok(())
         };
         write().inspect_err(|_| {
             // What made the write fail matters more than what is left of it.
-            let _ = fs::remove_file(&temporary);
+            let _ = self.remove(&draft);
         })
     }
 
-    /// Removes the attachment's state; there need not be any.
-    pub fn remove(&self, attachment: &Attachment) -> io::Result<()> {
-        remove_if_there(&self.file_of(attachment))
-    }
-
-    /// Removes the files of the network's attachments that are not among `valid`; how many.
-    ///
-    /// The names alone decide, so that a file nobody can read goes, too.
-    pub fn retain(&self, network: &str, valid: &[Attachment]) -> io::Result<usize> {
-        let entries = match fs::read_dir(&self.path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        let valid: Vec<OwnerTag> = valid.iter().map(Attachment::tag).collect();
-        let (mut removed, mut failure) = (0, None);
-        for entry in entries {
-            let entry = entry?;
-            let stale = entry.file_name().to_str().and_then(tag_of).is_some_and(|tag| {
-                OwnerTag::belongs_to(&tag, network) && !valid.iter().any(|v| v.as_str() == tag)
-            });
-            if stale {
-                match remove_if_there(&entry.path()) {
-                    Ok(()) => removed += 1,
-                    Err(error) => failure = Some(error),
-                }
-            }
+    /// Removes a file; there need not be one.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(self.directory.as_fd(), name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        failure.map_or(Ok(removed), Err)
+    }
+
+    /// Removes a file of [`StateDir::names`], and what a killed process wanted to put in its place.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        self.remove(name).and(self.remove(&draft_of(name)))
+    }
+
+    /// The names of all owners' files.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        self.list(|name| name.ends_with(SUFFIX))
+    }
+
+    /// Removes what killed processes were writing. Nobody is, as long as this one has the directory.
+    pub fn remove_drafts(&self) -> io::Result<()> {
+        self.list(|name| name.ends_with(DRAFT_SUFFIX))?
+            .iter()
+            .try_for_each(|name| self.remove(name))
+    }
+
+    fn list(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            names.extend(entry?.file_name().into_string().ok().filter(|name| wanted(name)));
+        }
+        Ok(names)
     }
 }
 
-fn file_name(tag: &OwnerTag) -> String {
-    format!("{}{SUFFIX}", tag.as_str().replace('/', SEPARATOR))
+fn draft_of(name: &str) -> String {
+    format!("{}{DRAFT_SUFFIX}", name.strip_suffix(SUFFIX).unwrap_or(name))
 }
 
-/// The tag in a file's name. An interface name may hold the separator, but comes last.
-fn tag_of(file_name: &str) -> Option<String> {
-    let stem =
-        file_name.strip_suffix(SUFFIX).or_else(|| file_name.strip_suffix(TEMPORARY_SUFFIX))?;
-    Some(stem.replacen(SEPARATOR, "/", 2))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// Whether only this user can have put there what is there. In a directory with the sticky bit,
+/// such as `/tmp`, everybody can add files, but not replace this user's.
+fn is_private(metadata: &fs::Metadata) -> bool {
+    let for_everybody = metadata.mode() & 0o002 != 0;
+    let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+    metadata.uid() == geteuid().as_raw() && (!for_everybody || sticky)
 }
 
 #[cfg(test)]
@@ -158,11 +184,8 @@ mod tests {
         }
     }
 
-    fn names(dir: &StateDir) -> Vec<String> {
-        let entries = fs::read_dir(dir.path()).expect("directory");
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.expect("entry").file_name().to_str().expect("UTF-8").to_owned())
-            .collect();
+    fn all(dir: &StateDir) -> Vec<String> {
+        let mut names = dir.list(|_| true).expect("directory");
         names.sort();
         names
     }
@@ -174,78 +197,109 @@ mod tests {
     #[test]
     fn content_comes_back_and_goes() {
         let root = tempfile::tempdir().expect("tempdir");
-        let dir = StateDir::new(root.path().join("run/cni/tuning"));
-        let c1 = attachment("net", "c1", "eth0");
-        assert!(dir.lock().expect("no directory").is_none());
-        assert_eq!(dir.read(&c1).expect("no directory"), None);
-        dir.remove(&c1).expect("no directory");
+        let path = root.path().join("run/cni/tuning");
+        assert!(StateDir::open(&path).expect("no directory").is_none());
 
-        dir.create().expect("create");
-        let lock = dir.lock().expect("lock");
-        assert!(lock.is_some());
+        let dir = StateDir::create(&path).expect("create");
+        let c1 = file_name(&attachment("net", "c1", "eth0"));
+        assert_eq!(dir.read(&c1).expect("nothing"), None);
         dir.write(&c1, b"one").expect("write");
         dir.write(&c1, b"two").expect("overwrite");
         assert_eq!(dir.read(&c1).expect("read").as_deref(), Some(&b"two"[..]));
-        assert_eq!(names(&dir), ["net@c1@eth0.state"]);
-        assert_eq!(mode(&dir.file_of(&c1)), 0o600);
-        dir.remove(&c1).expect("remove");
-        assert_eq!(names(&dir), [""; 0]);
+        assert_eq!(all(&dir), ["c1@eth0.state"]);
+        assert_eq!(mode(&path.join(&c1)), 0o600);
+        dir.forget(&c1).expect("remove");
+        dir.forget(&c1).expect("again");
+        assert_eq!(all(&dir), [""; 0]);
     }
 
     #[test]
     fn directories_stay_open_to_others_but_for_the_last() {
         let root = tempfile::tempdir().expect("tempdir");
-        let dir = StateDir::new(root.path().join("a/b/c"));
-        dir.create().expect("create");
-        dir.create().expect("again");
+        let path = root.path().join("a/b/c");
+        drop(StateDir::create(&path).expect("create"));
+        drop(StateDir::create(&path).expect("again"));
         assert_eq!(mode(&root.path().join("a")) & 0o500, 0o500);
         assert_eq!(mode(&root.path().join("a/b")) & 0o500, 0o500);
-        assert_eq!(mode(dir.path()), 0o700);
+        assert_eq!(mode(&path), 0o700);
     }
 
     #[test]
     fn a_failed_write_leaves_what_was_there() {
         let root = tempfile::tempdir().expect("tempdir");
-        let dir = StateDir::new(root.path());
-        let c1 = attachment("net", "c1", "eth0");
+        let dir = StateDir::create(root.path()).expect("directory");
         // The rename cannot succeed.
-        fs::create_dir(dir.file_of(&c1)).expect("a directory in the way");
-        assert!(dir.write(&c1, b"one").is_err());
-        assert_eq!(names(&dir), ["net@c1@eth0.state"]);
+        fs::create_dir(root.path().join("c1@eth0.state")).expect("a directory in the way");
+        assert!(dir.write("c1@eth0.state", b"one").is_err());
+        assert_eq!(all(&dir), ["c1@eth0.state"]);
     }
 
     #[test]
-    fn stale_files_of_one_network_go() {
+    fn what_a_killed_process_was_writing_is_no_obstacle_and_goes() {
         let root = tempfile::tempdir().expect("tempdir");
-        let dir = StateDir::new(root.path());
-        let keep = attachment("net", "c1", "eth0");
-        let long = attachment("net", &"l".repeat(200), "a@b");
-        let other = attachment("net2", "c1", "eth0");
-        for attachment in [&keep, &long, &other, &attachment("net", "c2", "eth0")] {
-            dir.write(attachment, b"{").expect("write");
+        let dir = StateDir::create(root.path()).expect("directory");
+        let prey = root.path().join("prey");
+        fs::write(&prey, "precious").expect("write");
+        // Or what somebody put there on purpose.
+        std::os::unix::fs::symlink(&prey, root.path().join("c1@eth0.state.tmp")).expect("symlink");
+        dir.write("c1@eth0.state", b"one").expect("write");
+        assert_eq!(fs::read(&prey).expect("prey"), b"precious");
+        for id in ["c1", "c2"] {
+            fs::write(root.path().join(format!("{id}@eth0.state.tmp")), "half").expect("write");
         }
-        fs::write(root.path().join("net@c3@eth0.state.tmp"), "half").expect("a crash's trace");
-        fs::write(root.path().join("net_eth0.json"), "{}").expect("the Go plugin's");
-        let removed = dir.retain("net", &[keep.clone(), long.clone()]).expect("retain");
-        assert_eq!(removed, 2);
-        assert!(dir.read(&keep).expect("read").is_some());
-        assert!(dir.read(&long).expect("read").is_some());
-        assert!(dir.read(&other).expect("read").is_some());
-        assert_eq!(names(&dir).len(), 4);
-        assert_eq!(StateDir::new(root.path().join("none")).retain("net", &[]).expect("none"), 0);
+        dir.forget("c1@eth0.state").expect("forget");
+        assert_eq!(all(&dir), ["c2@eth0.state.tmp", "prey"]);
+        dir.remove_drafts().expect("remove");
+        assert_eq!(all(&dir), ["prey"]);
+    }
+
+    #[test]
+    fn what_others_put_there_is_not_believed() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let at = |name: &str| root.path().join(name);
+        let dir = StateDir::create(&at("dir")).expect("directory");
+        fs::write(at("elsewhere"), "text").expect("write");
+        fs::write(at("dir/open.state"), "text").expect("write");
+        fs::set_permissions(at("dir/open.state"), fs::Permissions::from_mode(0o666)).expect("mode");
+        std::os::unix::fs::symlink(at("elsewhere"), at("dir/link.state")).expect("symlink");
+        nix::unistd::mkfifo(&at("dir/fifo.state"), Mode::S_IRWXU).expect("mkfifo");
+        fs::create_dir(at("dir/dir.state")).expect("directory");
+        for name in ["open.state", "link.state", "fifo.state", "dir.state"] {
+            let error = dir.read(name).expect_err(name);
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        }
+        drop(dir);
+
+        std::os::unix::fs::symlink(at("dir"), at("linked")).expect("symlink");
+        nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).expect("mkfifo");
+        for name in ["linked", "fifo", "elsewhere"] {
+            assert!(StateDir::open(&at(name)).is_err() && StateDir::create(&at(name)).is_err());
+        }
+        fs::set_permissions(at("dir"), fs::Permissions::from_mode(0o777)).expect("mode");
+        assert!(StateDir::open(&at("dir")).is_err());
+        fs::set_permissions(at("dir"), fs::Permissions::from_mode(0o1777)).expect("mode");
+        assert!(StateDir::open(&at("dir")).is_ok());
+    }
+
+    #[test]
+    fn a_renamed_network_has_the_same_files() {
+        let name =
+            |network: &str, id: &str, ifname: &str| file_name(&attachment(network, id, ifname));
+        assert_eq!(name("old", "c1", "eth0"), name("new", "c1", "eth0"));
+        assert_ne!(name("net", "c1", "eth0"), name("net", "c1", "eth1"));
+        assert_ne!(name("net", "c1", "eth0"), name("net", "c2", "eth0"));
     }
 
     proptest! {
         #[test]
-        fn names_are_single_components_and_lead_back(
+        fn names_are_single_components_and_of_one_owner(
             network in "[a-z0-9][a-zA-Z0-9_.-]{0,299}", id in "[a-z0-9][a-zA-Z0-9_.-]{0,299}",
-            ifname in "[^/:\\s\0]{1,5}",
+            ifname in "[^/:\\s\0]{1,5}", other in "[a-z0-9][a-zA-Z0-9_.-]{0,299}",
         ) {
-            let tag = attachment(&network, &id, &ifname).tag();
-            let name = file_name(&tag);
+            let name = file_name(&attachment(&network, &id, &ifname));
             prop_assert!(!name.contains('/') && name.len() <= 255 - 4);
-            let back = tag_of(&name);
-            prop_assert_eq!(back.as_deref(), Some(tag.as_str()));
+            let same = name == file_name(&attachment(&network, &other, &ifname));
+            prop_assert_eq!(same, id == other);
         }
     }
 }

@@ -12,8 +12,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::flock::lock_within;
 use super::ip::IpVersion;
 use super::retry::{Again, Retry};
 
@@ -319,18 +320,12 @@ impl Lock {
         let mut options = File::options();
         options.create(true).write(true).truncate(false).mode(0o600);
         let file = options.open(LOCK).map_err(io)?;
-        let patience = Instant::now() + OWN_WAIT;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < patience => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(std::fs::TryLockError::WouldBlock) => {
-                    return Err(IptablesError::Locked(LOCK.to_owned()));
-                }
-                Err(std::fs::TryLockError::Error(error)) => return Err(io(error)),
+        match lock_within(&file, OWN_WAIT) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(IptablesError::Locked(LOCK.to_owned()))
             }
+            Err(error) => Err(io(error)),
         }
     }
 }

@@ -5,6 +5,8 @@
 mod attributes;
 pub mod bus;
 pub mod conntrack;
+pub mod file;
+pub mod flock;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ip;

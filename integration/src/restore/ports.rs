@@ -11,8 +11,7 @@ use cni_common::cni::Attachment;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniResult, NetworkConfig};
 use cni_common::kernel::nft::L4Protocol;
-use cni_portmap::config::Config;
-use cni_portmap::plan::{ActiveMapping, Addresses, Plan};
+use cni_portmap::Mapping;
 
 use crate::runner::plugins::MetaPlugin;
 use crate::runner::{NetworkList, RuntimeConf, request};
@@ -31,7 +30,7 @@ pub(super) struct Claims {
 #[derive(Debug)]
 struct Claim {
     container_id: String,
-    wanted: Vec<ActiveMapping>,
+    wanted: Vec<Mapping>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,7 +43,7 @@ struct Claimant {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Allotment {
     /// What newer attachments left; `None` if that is all of it.
-    left: Option<Vec<ActiveMapping>>,
+    left: Option<Vec<Mapping>>,
     /// Whether an older attachment wants some of it as well, and may have it in the kernel.
     contested: bool,
 }
@@ -101,14 +100,14 @@ impl Claims {
 
     /// A newer attachment of another container. Within one container the first keeps the port,
     /// which portmap itself sees to.
-    fn newer_owner(&self, name: &str, claim: &Claim, mapping: &ActiveMapping) -> Option<&str> {
+    fn newer_owner(&self, name: &str, claim: &Claim, mapping: &Mapping) -> Option<&str> {
         let claimants = self.by_key.get(&key(mapping))?;
         let newer = claimants.iter().rev().take_while(|claimant| claimant.name != name);
         let mut others = newer.filter(|claimant| claimant.container_id != claim.container_id);
         others.next().map(|claimant| claimant.name.as_str())
     }
 
-    fn is_contested(&self, claim: &Claim, mapping: &ActiveMapping) -> bool {
+    fn is_contested(&self, claim: &Claim, mapping: &Mapping) -> bool {
         self.by_key.get(&key(mapping)).is_some_and(|claimants| {
             claimants.iter().any(|claimant| claimant.container_id != claim.container_id)
         })
@@ -156,7 +155,7 @@ fn ranges(ports: &BTreeSet<u16>) -> String {
     ranges.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
-fn set_mappings(request: &mut Object, mappings: &[ActiveMapping]) {
+fn set_mappings(request: &mut Object, mappings: &[Mapping]) {
     let mut runtime = match request.get("runtimeConfig") {
         Some(Json::Object(runtime)) => runtime.clone(),
         _ => Object::default(),
@@ -166,7 +165,7 @@ fn set_mappings(request: &mut Object, mappings: &[ActiveMapping]) {
 }
 
 /// The entry that stands for a mapping in its own family only.
-fn mapping_entry(mapping: &ActiveMapping) -> Json {
+fn mapping_entry(mapping: &Mapping) -> Json {
     let any = if mapping.container.is_ipv4() { "0.0.0.0" } else { "::" };
     let mut entry = Object::default();
     entry.push("hostPort", u64::from(mapping.host_port));
@@ -176,13 +175,13 @@ fn mapping_entry(mapping: &ActiveMapping) -> Json {
     entry.into()
 }
 
-fn key(mapping: &ActiveMapping) -> Key {
+fn key(mapping: &Mapping) -> Key {
     (mapping.container.is_ipv4(), mapping.host_address, mapping.protocol, mapping.host_port)
 }
 
 /// What the chain's portmap is asked for, in its own reading. A configuration that it would
 /// refuse claims nothing.
-fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<ActiveMapping> {
+fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Mapping> {
     let is_portmap =
         |plugin_type: &str| MetaPlugin::by_type(plugin_type) == Some(MetaPlugin::Portmap);
     let portmaps = list.plugins.iter().filter(|plugin| is_portmap(&plugin.plugin_type));
@@ -191,13 +190,12 @@ fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Act
         container_id: conf.container_id.clone(),
         ifname: conf.ifname.clone(),
     };
-    let addresses = Addresses::select(result, &conf.ifname);
-    let plans = portmaps.filter_map(|plugin| {
+    let claims = portmaps.filter_map(|plugin| {
         let request = request::for_attachment(list, plugin, None, conf).to_string();
         let config = NetworkConfig::from_stdin(request.as_bytes()).ok()?;
-        Plan::new(&attachment, &Config::read(&config).ok()?, addresses).ok()
+        cni_portmap::claims(&config, &attachment, result).ok()
     });
-    plans.flat_map(|plan| plan.active).collect()
+    claims.flatten().collect()
 }
 
 #[cfg(test)]

@@ -4,10 +4,9 @@
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::NetworkConfig;
 use cni_common::kernel::nft::text::render;
-use cni_common::kernel::nft::{Chain, Element, NetlinkNft, Nft, Object, Transaction, Value, Verb};
-use cni_portmap::config::Config;
-use cni_portmap::layout::{self, TABLE};
-use cni_portmap::plan::{Addresses, Plan, scaffold};
+use cni_common::kernel::nft::{
+    Chain, DataType, Element, Family, NetlinkNft, Nft, Object, Set, Table, Transaction, Value, Verb,
+};
 
 use cni_testbox::{TestBox, cases, run, tool};
 
@@ -21,41 +20,42 @@ cases! {
     validation_leaves_nothing, ours;
 }
 
-/// A plan with everything that portmap ever writes: both families, conditions, a mark bit.
+const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
+
+/// Everything that portmap ever writes: both families, conditions, a mark bit.
 fn transaction() -> Transaction {
-    let config = r#"{"name":"n","cniVersion":"1.0.0","markMasqBit":3,
+    let conditions = r#""markMasqBit":3,
         "conditionsV4":["ip","saddr","!=","192.0.2.0/24","iifname","eth*","meta","mark","&","0xf0","==","0x10"],
-        "conditionsV6":["ip6 saddr { 2001:db8::/32, fd00::1 } tcp sport 1024"],
-        "runtimeConfig":{"portMappings":[
-          {"hostPort":8080,"containerPort":80,"protocol":"tcp"},
-          {"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"198.51.100.1"},
-          {"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"2001:db8:100::1"},
-          {"hostPort":9,"containerPort":9,"protocol":"sctp","hostIP":"::"}]}}"#;
-    let network = NetworkConfig::from_stdin(config.as_bytes()).expect("envelope");
-    let attachment =
-        Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
-    let addresses = Addresses {
-        v4: Some("10.71.0.2/24".parse().expect("address")),
-        v6: Some("fd71::2/64".parse().expect("address")),
-    };
-    let mut conditional = Config::read(&network).expect("valid");
+        "conditionsV6":["ip6 saddr { 2001:db8::/32, fd00::1 } tcp sport 1024"],"#;
     let mut all = Transaction::new();
     // Twice: once with conditions, once in the shared maps.
-    for round in 0..2 {
-        let plan = Plan::new(&attachment, &conditional, addresses).expect("plan");
-        all.operations.extend(scaffold(&plan).operations);
-        for (set, elements) in &plan.elements {
-            all.elements(Verb::Create, &TABLE, set, elements.clone());
-        }
-        if round == 0 {
-            let owner = vec![plan.owner_element()];
-            all.elements(Verb::Create, &TABLE, &layout::attachments(), owner);
-        }
-        conditional.conditions_v4.clear();
-        conditional.conditions_v6.clear();
-        conditional.mark_bit = 13;
+    for (ifname, conditions) in [("eth0", conditions), ("eth1", "")] {
+        let config = format!(
+            r#"{{"name":"n","cniVersion":"1.0.0",{conditions}
+                "prevResult":{{"ips":[{{"address":"10.71.0.2/24"}},{{"address":"fd71::2/64"}}]}},
+                "runtimeConfig":{{"portMappings":[
+                  {{"hostPort":8080,"containerPort":80,"protocol":"tcp"}},
+                  {{"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"198.51.100.1"}},
+                  {{"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"2001:db8:100::1"}},
+                  {{"hostPort":9,"containerPort":9,"protocol":"sctp","hostIP":"::"}}]}}}}"#
+        );
+        let network = NetworkConfig::from_stdin(config.as_bytes()).expect("envelope");
+        let result = network.prev_result().expect("valid").expect("a result");
+        let attachment =
+            Attachment { network: "n".into(), container_id: "c".into(), ifname: ifname.into() };
+        let made =
+            cni_portmap::nftables_transaction(&network, &attachment, &result).expect("valid");
+        all.operations.extend(made.operations);
     }
     all
+}
+
+fn by_port4() -> Set {
+    Set {
+        name: "by_port4".to_owned(),
+        key: vec![DataType::InetProto, DataType::InetService],
+        data: vec![DataType::Ipv4Addr, DataType::InetService],
+    }
 }
 
 fn open() -> NetlinkNft {
@@ -147,7 +147,7 @@ fn element(port: u16) -> Element {
 fn a_refusal_names_the_element(_: &TestBox) {
     let mut nft = open();
     nft.commit(&transaction()).expect("the table");
-    let map = layout::Scope::shared().by_port(true);
+    let map = by_port4();
     let mut more = Transaction::new();
     more.elements(Verb::Create, &TABLE, &map, [1, 2, 8080, 4].map(element).to_vec());
     let error = nft.commit(&more).expect_err("8080 is taken");
@@ -160,7 +160,7 @@ fn a_refusal_names_the_element(_: &TestBox) {
 
 fn a_refusal_names_what_is_missing(_: &TestBox) {
     let mut transaction = Transaction::new();
-    let map = layout::Scope::shared().by_port(true);
+    let map = by_port4();
     transaction.elements(Verb::Create, &TABLE, &map, vec![element(1)]);
     let error = open().commit(&transaction).expect_err("there is no table");
     assert!(

@@ -1,5 +1,8 @@
 //! ADD inside the container's namespace.
 
+use std::path::Path;
+
+use cni_common::cni::Attachment;
 use cni_common::cni::protocol::CniError;
 
 use super::originals::{Originals, Store};
@@ -15,23 +18,24 @@ pub(crate) fn add(
     host: &mut Host<'_>,
     plan: &Plan<'_>,
     allowlist: &Allowlist,
-    store: &Store<'_>,
+    attachment: &Attachment,
+    data_dir: &Path,
 ) -> Result<Vec<String>, CniError> {
     let wanted = reachable(host, plan, allowlist)?;
-    let mut warnings = Vec::new();
-    let _lock = store.create_and_lock()?;
+    let store = Store::create(data_dir, attachment)?;
     // All of them before the first write: one sysctl may change another.
-    let before: Vec<Setting> = wanted.iter().filter_map(|setting| host.current(setting)).collect();
-    let earlier = store.load().or_warn(&mut warnings);
-    let mut originals = Originals::about(host, earlier.clone());
-    originals.merge(store.go.load().or_warn(&mut warnings).into_iter().flatten());
+    let mut before = Vec::new();
+    for setting in &wanted {
+        before.extend(host.current(setting)?);
+    }
+    let earlier = store.load()?.or_refuse()?;
+    let mut originals = Originals::about(host, earlier.clone())?;
+    originals.merge(store.load_go()?.or_refuse()?.into_iter().flatten());
     originals.merge(before.iter().cloned());
-    if earlier.as_ref() != Some(&originals) && !originals.settings.is_empty() {
+    if !originals.settings.is_empty() {
         store.save(&originals)?;
     }
-    set_all(host, &wanted, &mut warnings)
-        .map_err(|error| undo(error, host, &before, store, earlier.as_ref()))?;
-    Ok(warnings)
+    set_all(host, &wanted).map_err(|error| undo(error, host, &before, &store, earlier.as_ref()))
 }
 
 /// What is to be set, in order. An error if anything of it cannot be, or may not be.
@@ -64,34 +68,34 @@ fn reachable(
 /// Sets everything in order, then once more what a later one has reset: writing `ip_forward`,
 /// for one, resets a dozen others, and libcni hands sysctls over sorted by name, whatever order
 /// the operator wrote.
-fn set_all(
-    host: &mut Host<'_>,
-    wanted: &[Setting],
-    warnings: &mut Vec<String>,
-) -> Result<(), CniError> {
+fn set_all(host: &mut Host<'_>, wanted: &[Setting]) -> Result<Vec<String>, CniError> {
+    let mut warnings = Vec::new();
     for setting in wanted {
         host.set(setting)?;
     }
     for setting in wanted {
-        if drift(host, setting).is_none() {
+        if drift(host, setting)?.is_none() {
             continue;
         }
         host.set(setting)?;
-        if let Some(text) = drift(host, setting) {
+        if let Some(text) = drift(host, setting)? {
             warnings.push(format!("{text}; CHECK will find fault with it"));
         }
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// What is different about a sysctl. Link attributes are refused or taken, nothing between.
-fn drift(host: &Host<'_>, wanted: &Setting) -> Option<String> {
-    let Setting::Sysctl { path, value } = wanted else { return None };
-    let found = host.sysctls.read(path).ok()?;
-    (!value::same(value, &found)).then(|| format!("{path} is {found:?} instead of {value:?}"))
+fn drift(host: &Host<'_>, wanted: &Setting) -> Result<Option<String>, CniError> {
+    let Setting::Sysctl { path, value } = wanted else { return Ok(None) };
+    let found = host.current(wanted)?;
+    let Some(Setting::Sysctl { value: found, .. }) = found else { return Ok(None) };
+    let same = value::same(value, &found);
+    Ok((!same).then(|| format!("{path} is {found:?} instead of {value:?}")))
 }
 
-/// Takes back a failed ADD. What could not be taken back is added to its error.
+/// Takes back a failed ADD. What could not be taken back is added to its error, and its original
+/// stays for DEL.
 fn undo(
     mut error: CniError,
     host: &mut Host<'_>,
@@ -99,12 +103,16 @@ fn undo(
     store: &Store<'_>,
     earlier: Option<&Originals>,
 ) -> CniError {
-    host.look_again();
-    let mut failures = give_back_all(host, before);
-    let kept = earlier.map_or_else(|| store.remove(), |earlier| store.save(earlier));
-    failures.extend(kept.err().map(|failure| failure.to_string()));
+    let mut failures = match host.look_again() {
+        Ok(()) => give_back_all(host, before),
+        Err(failure) => vec![failure],
+    };
+    if failures.is_empty() {
+        let kept = earlier.map_or_else(|| store.forget(), |earlier| store.save(earlier));
+        failures.extend(kept.err());
+    }
     for failure in failures {
-        error.details = format!("{}; {failure}", error.details);
+        error.details = format!("{}; not taken back: {failure}", error.details);
     }
     error
 }

@@ -2,32 +2,50 @@
 
 use std::io;
 
+use cni_common::cni::failure::code_of;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+
 use crate::config::WantedSysctl;
 use crate::host::Host;
 use crate::plan::Plan;
 use crate::setting::LinkSetting;
+use crate::sysctls::kernel_failure;
 use crate::value;
 
 /// All mismatches, in words.
-pub(crate) fn check(host: &Host<'_>, plan: &Plan<'_>) -> Vec<String> {
-    let sysctls = plan.sysctls.iter().filter_map(|wanted| sysctl_mismatch(host, wanted));
-    let link = plan.link.iter().filter_map(|wanted| link_mismatch(host, *wanted));
-    sysctls.chain(link).collect()
+pub(crate) fn check(host: &Host<'_>, plan: &Plan<'_>) -> Result<Vec<String>, CniError> {
+    let mut mismatches = Vec::new();
+    for wanted in plan.sysctls {
+        mismatches.extend(sysctl_mismatch(host, wanted)?);
+    }
+    mismatches.extend(plan.link.iter().filter_map(|wanted| link_mismatch(host, *wanted)));
+    Ok(mismatches)
 }
 
-fn sysctl_mismatch(host: &Host<'_>, wanted: &WantedSysctl) -> Option<String> {
-    let Some(meaning) = host.sysctls.find_any(&wanted.key) else {
-        return Some(format!("sysctl {:?} does not exist", wanted.key.text()));
+fn sysctl_mismatch(host: &Host<'_>, wanted: &WantedSysctl) -> Result<Option<String>, CniError> {
+    let key = wanted.key.text();
+    let failed = |error: io::Error| {
+        kernel_failure(
+            &error,
+            &format!("cannot look at sysctl {key:?}"),
+            "is /proc/sys/net readable?",
+        )
+    };
+    let Some(meaning) = host.sysctls.find_any(&wanted.key).map_err(failed)? else {
+        return Ok(Some(format!("sysctl {key:?} does not exist")));
     };
     let path = meaning.path();
     match host.sysctls.read(path) {
-        Ok(found) => {
+        Ok(Some(found)) => {
             let same = value::same(&wanted.value, &found);
-            (!same).then(|| format!("{path} is {found:?} instead of {:?}", wanted.value))
+            Ok((!same).then(|| format!("{path} is {found:?} instead of {:?}", wanted.value)))
         }
-        // net.ipv4.route.flush and its like can be written only.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-        Err(error) => Some(format!("{path} cannot be read: {error}")),
+        // What can only be written cannot be compared.
+        Ok(None) => Ok(None),
+        Err(error) if code_of(&error, ErrorCode::Kernel) == ErrorCode::TryAgainLater => {
+            Err(failed(error))
+        }
+        Err(error) => Ok(Some(format!("{path} cannot be read: {error}"))),
     }
 }
 

@@ -1,14 +1,17 @@
 //! The originals of one attachment: what was there before the first ADD, kept for DEL.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
-use cni_common::cni::Attachment;
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::state::{StateDir, StateLock};
+use cni_common::cni::state::{StateDir, file_name};
+use cni_common::cni::{Attachment, Stale};
+use cni_common::kernel::link::Link;
+use cni_common::kernel::netns::Identity;
 
-use crate::go::GoBackup;
+use crate::go;
 use crate::host::Host;
 use crate::kept::Kept;
 use crate::setting::Setting;
@@ -19,29 +22,38 @@ const FORMAT: u64 = 1;
 /// What was where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Originals {
-    /// Device and inode of the network namespace: its path may mean another one by now.
-    pub(crate) namespace: (u64, u64),
-    /// Index of the interface, as its name may mean another one; none if there was none.
-    pub(crate) interface: Option<u32>,
-    /// The originals, in the order in which the properties were changed.
+    /// Its path may mean another one by now.
+    namespace: Identity,
+    /// Its name may mean another one by now; none if there was none.
+    interface: Option<Interface>,
+    /// In the order in which the properties were changed.
     pub(crate) settings: Vec<Setting>,
+}
+
+/// What tells an interface from another one of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Interface {
+    index: u32,
+    /// Index of a veth's other end on the host, which gives each index once.
+    peer: Option<u32>,
 }
 
 impl Originals {
     /// What of `earlier` is about the namespace and the interface that `host` has open.
-    pub(super) fn about(host: &Host<'_>, earlier: Option<Self>) -> Self {
-        let interface = host.link.as_ref().map(|link| link.index);
-        let mut originals = Self { namespace: host.namespace, interface, settings: Vec::new() };
-        if let Some(earlier) = earlier.filter(|earlier| earlier.namespace == host.namespace) {
+    pub(super) fn about(host: &Host<'_>, earlier: Option<Self>) -> Result<Self, CniError> {
+        let namespace = host.namespace()?;
+        let interface = host.link.as_ref().map(Interface::of);
+        let mut settings = Vec::new();
+        if let Some(earlier) = earlier.filter(|earlier| earlier.namespace.is(&namespace)) {
             let same_interface = earlier.interface == interface;
             let keep = |setting: &Setting| same_interface || !setting.is_of_interface(host.ifname);
-            originals.settings = earlier.settings.into_iter().filter(keep).collect();
+            settings.extend(earlier.settings.into_iter().filter(keep));
         }
-        originals
+        Ok(Self { namespace, interface, settings })
     }
 
     /// Adds the originals of properties that are not in it yet.
-    pub(crate) fn merge(&mut self, more: impl IntoIterator<Item = Setting>) {
+    pub(super) fn merge(&mut self, more: impl IntoIterator<Item = Setting>) {
         for setting in more {
             if !self.settings.iter().any(|original| original.same_property(&setting)) {
                 self.settings.push(setting);
@@ -53,9 +65,9 @@ impl Originals {
         let mut object = Object::default();
         object.push("format", FORMAT);
         object.push("owner", attachment.tag().as_str());
-        object.push("namespace", vec![self.namespace.0, self.namespace.1]);
-        if let Some(index) = self.interface {
-            object.push("interface", u64::from(index));
+        object.push("namespace", namespace_to_json(&self.namespace));
+        if let Some(interface) = self.interface {
+            object.push("interface", interface.to_json());
         }
         object.push("originals", self.settings.iter().map(Setting::to_json).collect::<Vec<_>>());
         format!("{}\n", Json::from(object))
@@ -64,22 +76,15 @@ impl Originals {
     fn from_text(text: &[u8], attachment: &Attachment) -> Option<Self> {
         let json = Json::parse(text).ok()?;
         let object = json.as_object()?;
-        let number = |value: &Json| match value {
-            Json::Number(number) => number.as_u64(),
-            _ => None,
-        };
-        let owner = object.get_exact("owner").and_then(Json::as_str);
-        if number(object.get_exact("format")?) != Some(FORMAT)
-            || owner != Some(attachment.tag().as_str())
-        {
+        let owner = object.get_exact("owner")?.as_str()?;
+        if number(object, "format") != Some(FORMAT) || !attachment.tag().is_same_attachment(owner) {
             return None;
         }
-        let [device, inode] = object.get_exact("namespace")?.as_array()? else { return None };
         let originals = object.get_exact("originals")?.as_array()?;
         Some(Self {
-            namespace: (number(device)?, number(inode)?),
+            namespace: namespace_from_json(object.get_exact("namespace")?)?,
             interface: match object.get_exact("interface") {
-                Some(index) => Some(u32::try_from(number(index)?).ok()?),
+                Some(interface) => Some(Interface::from_json(interface)?),
                 None => None,
             },
             settings: originals.iter().map(Setting::from_json).collect::<Option<_>>()?,
@@ -87,110 +92,204 @@ impl Originals {
     }
 }
 
-/// Where the attachment's originals are.
+impl Interface {
+    fn of(link: &Link) -> Self {
+        Self { index: link.index, peer: link.peer }
+    }
+
+    fn to_json(self) -> Json {
+        let mut object = Object::default();
+        object.push("index", u64::from(self.index));
+        if let Some(peer) = self.peer {
+            object.push("peer", u64::from(peer));
+        }
+        object.into()
+    }
+
+    fn from_json(json: &Json) -> Option<Self> {
+        let object = json.as_object()?;
+        let index = |name| number(object, name).and_then(|number| u32::try_from(number).ok());
+        Some(Self { index: index("index")?, peer: index("peer") })
+    }
+}
+
+fn namespace_to_json(identity: &Identity) -> Json {
+    let mut object = Object::default();
+    object.push("boot", identity.boot_id.as_str());
+    object.push("device", identity.device);
+    object.push("inode", identity.inode);
+    for (name, value) in [("cookie", identity.cookie), ("made", identity.made)] {
+        if let Some(value) = value {
+            object.push(name, value);
+        }
+    }
+    object.into()
+}
+
+fn namespace_from_json(json: &Json) -> Option<Identity> {
+    let object = json.as_object()?;
+    Some(Identity {
+        boot_id: object.get_exact("boot")?.as_str()?.to_owned(),
+        device: number(object, "device")?,
+        inode: number(object, "inode")?,
+        cookie: number(object, "cookie"),
+        made: number(object, "made"),
+    })
+}
+
+fn number(object: &Object, name: &str) -> Option<u64> {
+    match object.get_exact(name)? {
+        Json::Number(number) => number.as_u64(),
+        _ => None,
+    }
+}
+
+/// Where the attachment's originals are, ours and the Go plugin's. No other call on this node
+/// works with originals in the same directory meanwhile.
 #[derive(Debug)]
 pub(crate) struct Store<'a> {
     dir: StateDir,
     attachment: &'a Attachment,
-    /// What the Go plugin kept in the same directory.
-    pub(crate) go: GoBackup,
+    name: String,
 }
 
 impl<'a> Store<'a> {
-    /// The attachment's place in `data_dir`.
-    pub(crate) fn new(data_dir: PathBuf, attachment: &'a Attachment) -> Self {
-        let go = GoBackup::of(attachment, &data_dir);
-        Self { dir: StateDir::new(data_dir), attachment, go }
+    /// Makes the directory if there is none.
+    pub(crate) fn create(data_dir: &Path, attachment: &'a Attachment) -> Result<Self, CniError> {
+        let dir = StateDir::create(data_dir).map_err(|error| failure("use", data_dir, &error))?;
+        Ok(Self { dir, attachment, name: file_name(attachment) })
     }
 
-    /// Keeps other calls out; `None` if nothing was ever stored here.
-    pub(crate) fn lock(&self) -> Result<Option<StateLock>, CniError> {
-        self.dir.lock().map_err(|error| self.failure("lock", &error))
+    /// `None` where no ADD can have kept anything.
+    pub(crate) fn open(
+        data_dir: &Path,
+        attachment: &'a Attachment,
+    ) -> Result<Option<Self>, CniError> {
+        let name = file_name(attachment);
+        Ok(open_if_any(data_dir)?.map(|dir| Self { dir, attachment, name }))
     }
 
-    /// The same, and makes the directory first.
-    pub(crate) fn create_and_lock(&self) -> Result<Option<StateLock>, CniError> {
-        self.dir.create().map_err(|error| self.failure("create", &error))?;
-        self.lock()
+    /// What an earlier ADD of ours kept, whatever the network was called then.
+    pub(super) fn load(&self) -> Result<Kept<Originals>, CniError> {
+        self.read(&self.name, |text| {
+            Originals::from_text(text, self.attachment)
+                .ok_or_else(|| "it is not what tuning writes".to_owned())
+        })
     }
 
-    /// What an earlier ADD of ours kept.
-    pub(crate) fn load(&self) -> Kept<Originals> {
-        let path = self.dir.file_of(self.attachment);
+    /// What the Go plugin kept.
+    pub(super) fn load_go(&self) -> Result<Kept<Vec<Setting>>, CniError> {
+        self.read(&go::backup_name(self.attachment), go::read_backup)
+    }
+
+    fn read<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Result<Kept<T>, CniError> {
         let corrupt = |why: &str| {
-            Kept::Corrupt(format!(
-                "{} is of no use, the originals in it are lost: {why}",
-                path.display()
-            ))
+            let path = self.dir.path().join(name);
+            Kept::Corrupt(format!("{} is of no use: {why}", path.display()))
         };
-        match self.dir.read(self.attachment) {
-            Ok(None) => Kept::Nothing,
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Kept::Nothing,
-            Err(error) => corrupt(&error.to_string()),
-            Ok(Some(text)) => Originals::from_text(&text, self.attachment)
-                .map_or_else(|| corrupt("it is not what tuning writes"), Kept::Originals),
+        match self.dir.read(name) {
+            Ok(None) => Ok(Kept::Nothing),
+            Ok(Some(text)) => Ok(parse(&text).map_or_else(|why| corrupt(&why), Kept::Originals)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Ok(corrupt(&error.to_string()))
+            }
+            Err(error) => Err(self.failure("read the originals in", &error)),
         }
     }
 
     /// Replaces what is kept.
-    pub(crate) fn save(&self, originals: &Originals) -> Result<(), CniError> {
+    pub(super) fn save(&self, originals: &Originals) -> Result<(), CniError> {
         let text = originals.to_text(self.attachment);
         self.dir
-            .write(self.attachment, text.as_bytes())
+            .write(&self.name, text.as_bytes())
             .map_err(|error| self.failure("save the originals in", &error))
     }
 
-    /// Removes our file.
-    pub(crate) fn remove(&self) -> Result<(), CniError> {
+    /// Removes what is kept of ours.
+    pub(super) fn forget(&self) -> Result<(), CniError> {
         self.dir
-            .remove(self.attachment)
+            .forget(&self.name)
             .map_err(|error| self.failure("remove the originals from", &error))
     }
 
-    /// Removes the Go plugin's file.
-    pub(crate) fn remove_go(&self) -> Result<(), CniError> {
-        self.go.remove().map_err(|error| self.failure("remove the Go plugin's backup from", &error))
+    /// Removes what the Go plugin kept.
+    pub(super) fn forget_go(&self) -> Result<(), CniError> {
+        self.dir
+            .remove(&go::backup_name(self.attachment))
+            .map_err(|error| self.failure("remove the Go plugin's backup from", &error))
     }
 
-    /// Finds out whether the directory can be made and written.
+    /// Finds out whether the directory can be written.
     pub(crate) fn probe(&self) -> Result<(), CniError> {
-        let _lock = self.create_and_lock()?;
-        let failed = |error: io::Error| self.failure("write to", &error);
-        self.dir.write(self.attachment, b"probe\n").map_err(failed)?;
-        self.dir.remove(self.attachment).map_err(failed)
+        self.dir
+            .write(&self.name, b"probe\n")
+            .and_then(|()| self.dir.forget(&self.name))
+            .map_err(|error| self.failure("write to", &error))
     }
 
     fn failure(&self, doing: &str, error: &io::Error) -> CniError {
-        CniError::new(
-            ErrorCode::IoFailure,
-            format!(
-                "cannot {doing} {}: make it a directory that root can write, or set another \"dataDir\"",
-                self.dir.path().display()
-            ),
-        )
-        .with_details(error.to_string())
+        failure(doing, self.dir.path(), error)
     }
 }
 
-/// Removes the files of the network's attachments that are not valid any more; how many.
-pub(crate) fn forget_stale(
-    data_dir: PathBuf,
-    network: &str,
-    valid: &[Attachment],
-) -> Result<usize, CniError> {
-    let dir = StateDir::new(data_dir);
-    let failed = |error: io::Error| {
-        CniError::new(
-            ErrorCode::IoFailure,
-            format!(
-                "cannot remove stale files from {}: make it writable for root",
-                dir.path().display()
-            ),
-        )
-        .with_details(error.to_string())
+/// Removes the files of attachments that are not valid any more, and those that nobody can have
+/// any use of; how many.
+pub(crate) fn forget_stale(data_dir: &Path, stale: &Stale) -> Result<usize, CniError> {
+    let Some(dir) = open_if_any(data_dir)? else { return Ok(0) };
+    let failed = |error: &io::Error| failure("remove stale files from", data_dir, error);
+    let (mut removed, mut first_failure) = (0, dir.remove_drafts().err());
+    for name in dir.names().map_err(|error| failed(&error))? {
+        match is_stale(&dir, &name, stale)
+            .and_then(|is_stale| if is_stale { dir.remove(&name).map(|()| 1) } else { Ok(0) })
+        {
+            Ok(count) => removed += count,
+            Err(error) => first_failure = first_failure.or(Some(error)),
+        }
+    }
+    first_failure.map_or(Ok(removed), |error| Err(failed(&error)))
+}
+
+fn is_stale(dir: &StateDir, name: &str, stale: &Stale) -> io::Result<bool> {
+    let text = match dir.read(name) {
+        Ok(None) => return Ok(false),
+        Ok(Some(text)) => text,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(true),
+        Err(error) => return Err(error),
     };
-    let _lock = dir.lock().map_err(failed)?;
-    dir.retain(network, valid).map_err(failed)
+    let json = Json::parse(&text).ok();
+    let owner = json.as_ref().and_then(|json| json.as_object()?.get_exact("owner")?.as_str());
+    Ok(owner.is_none_or(|owner| stale.includes(owner)))
+}
+
+/// `None` if there is no directory at that path, so that ADD can have kept nothing in it.
+fn open_if_any(data_dir: &Path) -> Result<Option<StateDir>, CniError> {
+    match StateDir::open(data_dir) {
+        Ok(dir) => Ok(dir),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(failure("use", data_dir, &error)),
+    }
+}
+
+fn failure(doing: &str, data_dir: &Path, error: &io::Error) -> CniError {
+    let code = code_of(error, ErrorCode::IoFailure);
+    let remedy = if code == ErrorCode::TryAgainLater {
+        "try again later"
+    } else {
+        "make it a directory, not a link to one, that root owns and only root can write to, or set another \"dataDir\""
+    };
+    CniError::new(code, format!("cannot {doing} {}: {remedy}", data_dir.display()))
+        .with_details(error.to_string())
 }
 
 #[cfg(test)]
@@ -200,34 +299,62 @@ mod tests {
     use std::fs;
 
     fn attachment() -> Attachment {
-        Attachment { network: "net".into(), container_id: "c1".into(), ifname: "eth0".into() }
+        of("net", "c1")
     }
 
-    fn backup(mtu: u32) -> Originals {
+    fn of(network: &str, container_id: &str) -> Attachment {
+        Attachment {
+            network: network.into(),
+            container_id: container_id.into(),
+            ifname: "eth0".into(),
+        }
+    }
+
+    fn originals(mtu: u32) -> Originals {
         Originals {
-            namespace: (4, 4_026_531_840),
-            interface: Some(2),
+            namespace: Identity {
+                boot_id: "b".into(),
+                device: 4,
+                inode: 4_026_531_840,
+                cookie: Some(7),
+                made: None,
+            },
+            interface: Some(Interface { index: 2, peer: Some(9) }),
             settings: vec![Setting::Link(LinkSetting::Mtu(mtu))],
         }
+    }
+
+    fn load(store: &Store<'_>) -> Kept<Originals> {
+        store.load().expect("readable")
     }
 
     #[test]
     fn what_was_saved_is_loaded() {
         let root = tempfile::tempdir().expect("tempdir");
         let attachment = attachment();
-        let store = Store::new(root.path().join("a/b"), &attachment);
-        assert_eq!(store.load(), Kept::Nothing);
-        store.remove().expect("nothing to remove");
-        let _lock = store.create_and_lock().expect("lock");
-        store.save(&backup(1500)).expect("save");
-        assert_eq!(store.load(), Kept::Originals(backup(1500)));
-        store.remove().expect("remove");
-        assert_eq!(store.load(), Kept::Nothing);
+        let data_dir = root.path().join("a/b");
+        assert!(Store::open(&data_dir, &attachment).expect("nothing there").is_none());
+        let store = Store::create(&data_dir, &attachment).expect("create");
+        assert_eq!(load(&store), Kept::Nothing);
+        store.forget().expect("nothing to remove");
+        store.save(&originals(1500)).expect("save");
+        assert_eq!(load(&store), Kept::Originals(originals(1500)));
+        store.forget().expect("remove");
+        assert_eq!(load(&store), Kept::Nothing);
+    }
+
+    #[test]
+    fn a_renamed_network_finds_them() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let (old, new) = (of("old", "c1"), of("new", "c1"));
+        Store::create(root.path(), &old).expect("create").save(&originals(1500)).expect("save");
+        let store = Store::create(root.path(), &new).expect("create");
+        assert_eq!(load(&store), Kept::Originals(originals(1500)));
     }
 
     #[test]
     fn the_first_original_stays() {
-        let mut kept = backup(1500);
+        let mut kept = originals(1500);
         kept.merge([
             Setting::Link(LinkSetting::Mtu(1400)),
             Setting::Link(LinkSetting::Promisc(false)),
@@ -242,9 +369,9 @@ mod tests {
     fn other_content_is_corrupt() {
         let root = tempfile::tempdir().expect("tempdir");
         let attachment = attachment();
-        let store = Store::new(root.path().into(), &attachment);
-        let good = backup(1500).to_text(&attachment);
-        let file = root.path().join("net@c1@eth0.state");
+        let store = Store::create(root.path(), &attachment).expect("create");
+        let good = originals(1500).to_text(&attachment);
+        let file = root.path().join("c1@eth0.state");
         for bad in [
             String::new(),
             good[..good.len() / 2].to_owned(),
@@ -253,13 +380,50 @@ mod tests {
             good.replace("1500", "\"1500\""),
         ] {
             fs::write(&file, &bad).expect("write");
-            assert!(
-                matches!(store.load(), Kept::Corrupt(why) if why.contains("c1@eth0.state")),
-                "{bad}"
-            );
+            let kept = load(&store);
+            assert!(matches!(&kept, Kept::Corrupt(why) if why.contains("c1@eth0.state")), "{bad}");
+            assert_eq!(kept.or_refuse().expect_err("ADD").code, ErrorCode::IoFailure);
         }
         fs::write(&file, &good).expect("write");
-        assert_eq!(store.load(), Kept::Originals(backup(1500)));
+        assert_eq!(load(&store), Kept::Originals(originals(1500)));
+    }
+
+    #[test]
+    fn the_go_backup_is_found_and_goes() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let attachment = attachment();
+        let store = Store::create(root.path(), &attachment).expect("create");
+        assert_eq!(store.load_go().expect("nothing"), Kept::Nothing);
+        let file = root.path().join("c1_eth0.json");
+        fs::write(&file, r#"{"mtu": 1500}"#).expect("write");
+        let mtu = vec![Setting::Link(LinkSetting::Mtu(1500))];
+        assert_eq!(store.load_go().expect("a backup"), Kept::Originals(mtu));
+        fs::write(&file, "{").expect("write");
+        assert!(matches!(store.load_go().expect("a file"), Kept::Corrupt(_)));
+        store.forget_go().expect("remove");
+        store.forget_go().expect("again");
+        assert_eq!(store.load_go().expect("nothing"), Kept::Nothing);
+    }
+
+    #[test]
+    fn stale_files_of_one_network_go() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let (keep, long, other) = (of("net", "c1"), of("net", &"l".repeat(200)), of("net2", "c3"));
+        for attachment in [&keep, &long, &other, &of("net", "c2")] {
+            let store = Store::create(root.path(), attachment).expect("create");
+            store.save(&originals(1500)).expect("save");
+        }
+        fs::write(root.path().join("c4@eth0.state"), "corrupt").expect("write");
+        fs::write(root.path().join("c5@eth0.state.tmp"), "half").expect("a crash's trace");
+        fs::write(root.path().join("c6_eth0.json"), "{}").expect("the Go plugin's");
+        let stale = Stale::new("net", [keep.clone(), long.clone()]);
+        assert_eq!(forget_stale(root.path(), &stale).expect("gc"), 2);
+        for attachment in [&keep, &long, &other] {
+            let store = Store::create(root.path(), attachment).expect("open");
+            assert_eq!(load(&store), Kept::Originals(originals(1500)));
+        }
+        assert_eq!(fs::read_dir(root.path()).expect("directory").count(), 4);
+        assert_eq!(forget_stale(&root.path().join("none"), &stale).expect("none"), 0);
     }
 
     #[test]
@@ -268,12 +432,11 @@ mod tests {
         let attachment = attachment();
         let file = root.path().join("file");
         fs::write(&file, "").expect("write");
-        let store = Store::new(file.clone(), &attachment);
-        let error = store.create_and_lock().expect_err("a file");
+        let error = Store::create(&file, &attachment).expect_err("a file");
         assert!(
             error.msg.contains(&*file.to_string_lossy()) && error.msg.contains("dataDir"),
             "{error}"
         );
-        assert_eq!(store.load(), Kept::Nothing);
+        assert!(Store::open(&file, &attachment).expect("nothing kept").is_none());
     }
 }

@@ -118,7 +118,7 @@ in_box! {
             mac: "c2:11:22:33:44:55".into(), mtu: 4000, qlen: 20_000, promisc: true, allmulti: false,
         };
         assert_eq!(link("c1", "eth0"), expected);
-        assert_eq!(files("/run/other/dir"), ["net@c1@eth0.state"]);
+        assert_eq!(files("/run/other/dir"), ["c1@eth0.state"]);
         assert_eq!(files(DATA_DIR), [""; 0]);
         ours("CHECK", keys).ok();
         ours("DEL", keys).ok();

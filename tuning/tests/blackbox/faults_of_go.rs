@@ -156,9 +156,9 @@ in_box! {
 
     fn corrupt_backups_stay_for_ever() {
         ours("ADD", r#""mtu":1400"#).ok();
-        fs::write(format!("{DATA_DIR}/net@c1@eth0.state"), "{").expect("corrupt it");
+        fs::write(format!("{DATA_DIR}/c1@eth0.state"), "{").expect("corrupt it");
         let outcome = ours("DEL", r#""mtu":1400"#).ok();
-        assert!(outcome.stderr.contains("net@c1@eth0.state is of no use"), "{outcome:?}");
+        assert!(outcome.stderr.contains("c1@eth0.state is of no use"), "{outcome:?}");
         assert_eq!(files(DATA_DIR), [""; 0]);
         go("ADD", r#""mtu":1300"#).ok();
         fs::write(format!("{DATA_DIR}/c1_eth0.json"), "{").expect("corrupt it");

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::harness::{allowlist, ours, sh, sysctl};
+use crate::harness::{allowlist, files, link, ours, sh, sysctl};
+
+const MTU: &str = r#""mtu":1400"#;
 
 /// Linux before 5.6, as far as the plugin can see.
 const WITHOUT_OPENAT2: [&str; 6] =
@@ -98,7 +100,7 @@ in_box! {
     fn a_forged_backup_reaches_nothing_else() {
         let keys = r#""mtu":1400"#;
         ours("ADD", keys).ok();
-        let state = "/run/cni/tuning/net@c1@eth0.state";
+        let state = "/run/cni/tuning/c1@eth0.state";
         let text = fs::read_to_string(state).expect("state");
         let forged = r#"{"sysctl":"/proc/sys/net/../kernel/msgmax","value":"9"}"#;
         fs::write(state, text.replace(r#"{"mtu":1500}"#, forged)).expect("forge");
@@ -106,6 +108,93 @@ in_box! {
         let outcome = ours("DEL", keys).ok();
         assert!(outcome.stderr.contains("is of no use"), "{outcome:?}");
         assert_eq!(fs::read_to_string("/proc/sys/kernel/msgmax").expect("msgmax"), before);
+    }
+
+    fn a_fifo_is_refused_and_not_waited_for() {
+        let soon = ["timeout", "5"];
+        sh("mkdir -p /run/cni/tuning /etc/cni/tuning; chmod 700 /run/cni/tuning; mkfifo /run/fifo");
+        let in_fifo = |command| ours(command, MTU).with(|c| c.netns = "/run/fifo".into()).under(&soon);
+        in_fifo("ADD").fails(8, &["/run/fifo"]);
+        in_fifo("CHECK").fails(8, &["/run/fifo"]);
+        in_fifo("DEL").ok();
+
+        let keys = r#""mtu":1400,"dataDir":"/run/fifo""#;
+        ours("ADD", keys).under(&soon).fails(5, &["/run/fifo", "make it a directory"]);
+        ours("DEL", keys).under(&soon).ok();
+        let gc = r#""dataDir":"/run/fifo","cni.dev/valid-attachments":[]"#;
+        ours("GC", gc).with(|c| c.version = "1.1.0".into()).under(&soon).ok();
+
+        for file in ["c1@eth0.state", "c1_eth0.json"] {
+            let path = format!("/run/cni/tuning/{file}");
+            sh(&format!("mkfifo {path}"));
+            ours("ADD", MTU).under(&soon).fails(5, &[file, "no regular file"]);
+            ours("DEL", MTU).under(&soon).ok();
+            assert!(!fs::exists(&path).expect("look"), "{path}");
+        }
+        sh("mkfifo /run/cni/tuning/c1@eth0.state.tmp /etc/cni/tuning/allowlist.conf");
+        ours("ADD", MTU).under(&soon).ok();
+        let sysctl = r#""sysctl":{"net.core.somaxconn":"601"}"#;
+        ours("ADD", sysctl).under(&soon).fails(5, &["allowlist.conf", "make it a text file"]);
+    }
+
+    fn no_link_is_followed_to_or_in_the_directory() {
+        // What anybody on the host may do where anybody can write.
+        sh("mkdir -m 1777 /run/shared; mkdir /run/theirs; ln -s /run/theirs /run/shared/tuning");
+        let keys = r#""mtu":1400,"dataDir":"/run/shared/tuning""#;
+        ours("ADD", keys).fails(5, &["/run/shared/tuning", "not a link"]);
+        ours("DEL", keys).ok();
+        assert_eq!(files("/run/theirs"), [""; 0]);
+
+        sh("rm /run/shared/tuning; echo precious >/run/prey; chmod 644 /run/prey; mkdir -m 700 /run/shared/tuning");
+        for name in ["c1@eth0.state", "c1@eth0.state.tmp"] {
+            let link = format!("/run/shared/tuning/{name}");
+            sh(&format!("ln -s /run/prey {link}"));
+            ours("ADD", keys).run();
+            assert_eq!(fs::read_to_string("/run/prey").expect("prey"), "precious\n");
+            ours("DEL", keys).ok();
+            assert_eq!(files("/run/shared/tuning"), [""; 0]);
+        }
+        ours("ADD", keys).ok();
+        assert_eq!(sh("stat -c %a /run/shared/tuning /run/shared/tuning/*"), "700\n600\n");
+        ours("DEL", keys).ok();
+    }
+
+    fn what_other_users_wrote_is_not_believed() {
+        ours("ADD", MTU).ok();
+        let state = "/run/cni/tuning/c1@eth0.state";
+        sh(&format!("chown 1000 {state}"));
+        ours("ADD", r#""mtu":1300"#).fails(5, &["another user"]);
+        let outcome = ours("DEL", MTU).ok();
+        assert!(outcome.stderr.contains("another user"), "{outcome:?}");
+        assert_eq!(link("c1", "eth0").mtu, 1400);
+        assert!(!fs::exists(state).expect("look"));
+        for change in ["chown 1000 /run/cni/tuning", "chown 0 /run/cni/tuning; chmod 777 /run/cni/tuning"] {
+            sh(change);
+            ours("ADD", MTU).fails(5, &["/run/cni/tuning", "only root can write to"]);
+        }
+    }
+
+    fn the_hosts_sysctls_are_never_set() {
+        sh("ip link add eth0 type veth peer name eth9");
+        let somaxconn = || fs::read_to_string("/proc/sys/net/core/somaxconn").expect("the host's");
+        let before = somaxconn();
+        let both = r#""mtu":1400,"sysctl":{"net.core.somaxconn":"601"}"#;
+        let host = |command, keys| {
+            ours(command, keys)
+                .with(|c| c.netns = "/proc/1/ns/net".into())
+                .under(&["env", "CNI_NETNS_OVERRIDE=1"])
+        };
+        host("ADD", both).fails(8, &["/proc/1/ns/net", "sets no sysctls"]);
+        assert!(sh("ip link show eth0").contains("mtu 1500"));
+        host("ADD", MTU).ok();
+        // Not even on the word of a file.
+        let state = "/run/cni/tuning/c1@eth0.state";
+        let forged = r#"{"sysctl":"/proc/sys/net/core/somaxconn","value":"9"},{"mtu":1500}"#;
+        let text = fs::read_to_string(state).expect("state").replace(r#"{"mtu":1500}"#, forged);
+        fs::write(state, text).expect("forge");
+        host("DEL", both).ok();
+        assert!(sh("ip link show eth0").contains("mtu 1500"));
+        assert_eq!(somaxconn(), before);
     }
 
     fn patterns_that_explode_elsewhere_do_not_here() {

@@ -9,6 +9,7 @@ mod harness;
 
 mod allowlist;
 mod configurations;
+mod faults;
 mod faults_of_go;
 mod hostile;
 mod originals;

@@ -1,10 +1,64 @@
 //! What is kept for DEL, whose it is, and when it goes.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::time::Duration;
 
 use crate::harness::{DATA_DIR, container, files, go, link, ours, set_sysctl, sh, sysctl};
 
 const MTU: &str = r#""mtu":1400"#;
+
+const TUNED: &str = r#""mtu":1400,"mac":"c2:11:22:33:44:55","sysctl":{"net.core.somaxconn":"601"}"#;
+
+/// Linux before 5.14, as far as the plugin can see.
+const WITHOUT_COOKIES: [&str; 6] =
+    ["strace", "-f", "-o", "/run/trace", "-e", "inject=getsockopt:error=ENOPROTOOPT"];
+
+fn inode(id: &str) -> u64 {
+    fs::metadata(format!("/run/netns/{id}")).expect("namespace").ino()
+}
+
+/// Containers whose DEL comes when their place is taken, inode and all.
+fn late_dels(wrapper: &[&str]) {
+    let mut reused = 0;
+    for _ in 0..20 {
+        container("old", "eth0");
+        let old_inode = inode("old");
+        ours("ADD", TUNED).of("old", "eth0").under(wrapper).ok();
+        sh("ip netns del old; while ip link show hold >/dev/null 2>&1; do :; done");
+        let late = ours("DEL", TUNED).of("old", "eth0");
+        if let Some(new) = next_namespace_with(old_inode) {
+            reused += 1;
+            sh(&format!(
+                "ip link add hnew type veth peer name eth0 mtu 1234 address 02:00:00:00:00:07 netns {new}"
+            ));
+            set_sysctl(&new, "core/somaxconn", "777");
+            let state = || (link(&new, "eth0"), sysctl(&new, "core/somaxconn"));
+            let before = state();
+            late.with(|c| c.netns = format!("/run/netns/{new}")).under(wrapper).ok();
+            assert_eq!(state(), before);
+            sh("ip link del hnew");
+        } else {
+            late.ok();
+        }
+        assert_eq!(files(DATA_DIR), [""; 0]);
+        sh("for name in $(ip netns | grep -o 'new[0-9]*'); do ip netns del $name; done");
+        if reused == 3 {
+            return;
+        }
+    }
+    assert!(reused > 0, "no inode came again, so nothing was tried");
+}
+
+/// Makes namespaces until one has the inode of one that is gone: the kernel gives the lowest that
+/// is free, some time after.
+fn next_namespace_with(wanted: u64) -> Option<String> {
+    std::thread::sleep(Duration::from_millis(50));
+    (0..20).map(|number| format!("new{number}")).find(|name| {
+        sh(&format!("ip netns add {name}"));
+        inode(name) == wanted
+    })
+}
 
 in_box! {
     fn a_second_add_keeps_the_first_originals_and_adds_new_ones() {
@@ -32,12 +86,12 @@ in_box! {
         let before = link("c1", "eth0");
         ours("ADD", MTU).ok();
         let tuned = link("c1", "eth0");
-        let kept = fs::read(format!("{DATA_DIR}/net@c1@eth0.state")).expect("state");
+        let kept = fs::read(format!("{DATA_DIR}/c1@eth0.state")).expect("state");
         let bad = r#""promisc":true,"sysctl":{"net.core.somaxconn":"601","net.ipv4.ip_forward":"x"}"#;
         let somaxconn = sysctl("c1", "core/somaxconn");
         ours("ADD", bad).fails(101, &["net/ipv4/ip_forward", "Invalid argument"]);
         assert_eq!((link("c1", "eth0"), sysctl("c1", "core/somaxconn")), (tuned, somaxconn));
-        assert_eq!(fs::read(format!("{DATA_DIR}/net@c1@eth0.state")).expect("state"), kept);
+        assert_eq!(fs::read(format!("{DATA_DIR}/c1@eth0.state")).expect("state"), kept);
         ours("DEL", MTU).ok();
         assert_eq!(link("c1", "eth0"), before);
     }
@@ -91,18 +145,33 @@ in_box! {
         }
     }
 
-    fn networks_do_not_share_them() {
+    fn interfaces_do_not_share_them() {
         sh("ip -n c1 link add b0 type bridge");
         let second = |command| ours(command, MTU).of("c1", "b0").with(|c| c.network = "net2".into());
         ours("ADD", MTU).ok();
         second("ADD").ok();
-        assert_eq!(files(DATA_DIR), ["net2@c1@b0.state", "net@c1@eth0.state"]);
+        assert_eq!(files(DATA_DIR), ["c1@b0.state", "c1@eth0.state"]);
         second("DEL").ok();
         assert_eq!((link("c1", "b0").mtu, link("c1", "eth0").mtu), (1500, 1400));
-        ours("DEL", MTU).with(|c| c.network = "net2".into()).ok();
-        assert_eq!(link("c1", "eth0").mtu, 1400);
         ours("DEL", MTU).ok();
         assert_eq!(link("c1", "eth0").mtu, 1500);
+    }
+
+    fn a_renamed_network_gives_them_back() {
+        let renamed = |command, keys| ours(command, keys).with(|c| c.network = "net2".into());
+        let before = link("c1", "eth0");
+        ours("ADD", MTU).ok();
+        renamed("DEL", MTU).ok();
+        assert_eq!(link("c1", "eth0"), before);
+        assert_eq!(files(DATA_DIR), [""; 0]);
+
+        ours("ADD", MTU).ok();
+        renamed("ADD", r#""mtu":1300,"promisc":true"#).ok();
+        let nobody = r#""cni.dev/valid-attachments":[]"#;
+        ours("GC", nobody).with(|c| c.version = "1.1.0".into()).ok();
+        assert_eq!(files(DATA_DIR), ["c1@eth0.state"], "it is of the other network now");
+        renamed("DEL", "").ok();
+        assert_eq!(link("c1", "eth0"), before);
     }
 
     fn the_go_plugins_backup_is_honoured() {
@@ -128,6 +197,40 @@ in_box! {
         sh("ip -n c1 link set eth0 mtu 1234");
         ours("DEL", MTU).ok();
         assert_eq!(link("c1", "eth0").mtu, 1234);
+        assert_eq!(files(DATA_DIR), [""; 0]);
+    }
+
+    fn a_late_del_leaves_the_next_container_alone() {
+        late_dels(&[]);
+    }
+
+    fn a_late_del_leaves_the_next_container_alone_before_linux_5_14() {
+        late_dels(&WITHOUT_COOKIES);
+    }
+
+    fn before_linux_5_14_they_are_given_back_as_well() {
+        let before = (link("c1", "eth0"), sysctl("c1", "core/somaxconn"));
+        for netns in ["/run/netns/c1", "/run/link"] {
+            symlink("/run/netns/c1", "/run/link").ok();
+            let call = |command| ours(command, TUNED).with(|c| c.netns = netns.into()).under(&WITHOUT_COOKIES);
+            call("ADD").ok();
+            call("ADD").ok();
+            call("DEL").ok();
+            assert_eq!((link("c1", "eth0"), sysctl("c1", "core/somaxconn")), before, "{netns}");
+        }
+    }
+
+    fn those_of_before_a_boot_are_left_alone() {
+        // A container may be started with its old ID, and everything else may be the same by chance.
+        ours("ADD", TUNED).ok();
+        let state = format!("{DATA_DIR}/c1@eth0.state");
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot ID");
+        let text = fs::read_to_string(&state).expect("state");
+        assert!(text.contains(boot_id.trim_end()), "{text}");
+        fs::write(&state, text.replace(boot_id.trim_end(), "another")).expect("state");
+        let tuned = link("c1", "eth0");
+        ours("DEL", TUNED).ok();
+        assert_eq!((link("c1", "eth0"), sysctl("c1", "core/somaxconn")), (tuned, "601".into()));
         assert_eq!(files(DATA_DIR), [""; 0]);
     }
 
@@ -190,7 +293,7 @@ in_box! {
 
     fn what_cannot_be_restored_is_said() {
         ours("ADD", MTU).ok();
-        let state = format!("{DATA_DIR}/net@c1@eth0.state");
+        let state = format!("{DATA_DIR}/c1@eth0.state");
         let text = fs::read_to_string(&state).expect("state").replace("1500", "70000");
         fs::write(&state, text).expect("state");
         let outcome = ours("DEL", MTU).ok();
@@ -203,7 +306,7 @@ in_box! {
             container(id, "eth0");
             ours("ADD", MTU).of(id, "eth0").with(|c| c.network = network.into()).ok();
         }
-        fs::write(format!("{DATA_DIR}/net@gone@eth0.state"), "corrupt").expect("write");
+        fs::write(format!("{DATA_DIR}/gone@eth0.state"), "corrupt").expect("write");
         fs::write(format!("{DATA_DIR}/c9_eth0.json"), "{}").expect("write");
         let gc = |valid: &str| ours("GC", valid).with(|c| c.version = "1.1.0".into()).ok();
         let all = files(DATA_DIR);
@@ -211,9 +314,9 @@ in_box! {
         assert!(outcome.stderr.contains("nothing was removed"), "{outcome:?}");
         assert_eq!(files(DATA_DIR), all);
         gc(r#""cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#);
-        assert_eq!(files(DATA_DIR), ["c9_eth0.json", "net@a@eth0.state", "other@c@eth0.state"]);
+        assert_eq!(files(DATA_DIR), ["a@eth0.state", "c9_eth0.json", "c@eth0.state"]);
         gc(r#""cni.dev/valid-attachments":null"#);
-        assert_eq!(files(DATA_DIR), ["c9_eth0.json", "other@c@eth0.state"]);
+        assert_eq!(files(DATA_DIR), ["c9_eth0.json", "c@eth0.state"]);
         // GC forgets, it does not restore: the attachment is gone.
         assert_eq!(link("b", "eth0").mtu, 1400);
         gc(r#""dataDir":"/run/none","cni.dev/valid-attachments":[]"#);

@@ -83,7 +83,7 @@ fn build(
             .set_tbf(link.index, HANDLE, tbf)
             .map_err(refused(|| format!("limit what goes to {}", link.name)))?;
         // With an IFB, that one names the owner, and its redirect leads here.
-        if ifbs.is_empty() && link.alias.is_none() {
+        if ifbs.is_empty() && (link.alias.is_none() || end.names(&plan.tag)) {
             host.set_alias(link, plan.tag.as_str())?;
         }
     } else {

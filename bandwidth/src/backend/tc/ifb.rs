@@ -12,7 +12,7 @@ use crate::host::{Host, refused};
 /// an ADD that was killed.
 fn is_owned_by(link: &Link, tag: &OwnerTag) -> bool {
     link.kind.as_deref() == Some(IFB)
-        && link.alias.as_deref().is_none_or(|alias| alias == tag.as_str())
+        && link.alias.as_deref().is_none_or(|alias| tag.is_same_attachment(alias))
 }
 
 /// The attachment's IFB behind a hook.
@@ -57,7 +57,7 @@ pub(super) fn ensure(
     if ifb.mtu != veth.mtu || !ifb.up {
         host.links.change(ifb.index, &wanted).map_err(refused(|| format!("set up {name}")))?;
     }
-    if ifb.alias.is_none() {
+    if ifb.alias.as_deref() != Some(tag.as_str()) {
         // Linux takes no alias when it makes an interface.
         host.set_alias(&ifb, tag.as_str())?;
     }

@@ -70,14 +70,15 @@ pub(super) fn is_our_tbf(root: &Qdisc) -> bool {
     root.handle == HANDLE && matches!(root.kind, QdiscKind::Tbf(_))
 }
 
-/// The name of the IFB behind a hook of an attachment's host end.
+/// The name of the IFB behind a hook of an attachment's host end. The network does not count, so
+/// that DEL finds it under whatever name the network has by then.
 pub(super) fn ifb_name(tag: &OwnerTag, hook: Hook) -> String {
     let prefix = match hook {
         Hook::Ingress => "bwp",
         Hook::Egress => "bwi",
     };
     // The kernel's limit is 15 bytes.
-    format!("{prefix}{}", &tag.short_name()[..12])
+    format!("{prefix}{}", &OwnerTag::short_name_of(tag.owner())[..12])
 }
 
 /// The TBF that is the host end's root qdisc. It needs no redirect, but meets every packet.

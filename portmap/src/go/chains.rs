@@ -1,31 +1,30 @@
-//! CHECK of what the Go plugin made: whether its rules for an attachment are all there. Pure.
+//! Whether the Go plugin's iptables rules for an attachment are all there. Pure.
 
 use cni_common::kernel::iptables::{SavedRule, TableDump};
 use cni_common::kernel::nft::L4Protocol;
 
-use super::rules::{ChainRule, GoRules, TOP_CHAIN};
+use crate::backend::iptables::{ChainRule, GoRules, TOP_CHAIN};
 
 /// What is missing of the Go plugin's rules; `None` if it has none for the attachment.
-#[must_use]
-pub fn faults(dump: &TableDump, rules: &GoRules) -> Option<Vec<String>> {
+pub(super) fn mismatches(dump: &TableDump, rules: &GoRules) -> Option<Vec<String>> {
     let chain = &rules.names.go_chain;
     if !dump.has_chain(chain) {
         return None;
     }
-    let mut faults = Vec::new();
+    let mut mismatches = Vec::new();
     for ChainRule { chain, spec, .. } in &rules.shared {
         if !dump.rules_of(chain).any(|rule| rule.is(spec)) {
-            faults.push(missing(spec, chain));
+            mismatches.push(missing(spec, chain));
         }
     }
     let own: Vec<&SavedRule> = dump.rules_of(chain).collect();
     for spec in rules.own.iter().filter(|spec| !own.iter().any(|rule| rule.is(spec))) {
-        faults.push(missing(spec, chain));
+        mismatches.push(missing(spec, chain));
     }
     // One that an earlier ADD left in front may lead elsewhere.
     let in_order = own.iter().zip(&rules.own).all(|(rule, spec)| rule.is(spec));
-    if faults.is_empty() && !(in_order && own.len() == rules.own.len()) {
-        faults.push(format!(
+    if mismatches.is_empty() && !(in_order && own.len() == rules.own.len()) {
+        mismatches.push(format!(
             "chain {chain} holds rules that are none of this attachment's, or in another order"
         ));
     }
@@ -35,10 +34,10 @@ pub fn faults(dump: &TableDump, rules: &GoRules) -> Option<Vec<String>> {
         let covered =
             entries.iter().any(|(other, ports)| other == protocol && ports.contains(port));
         if !covered {
-            faults.push(missing(&rules.entry(*protocol, &port.to_string()), TOP_CHAIN));
+            mismatches.push(missing(&rules.entry(*protocol, &port.to_string()), TOP_CHAIN));
         }
     }
-    Some(faults)
+    Some(mismatches)
 }
 
 fn missing(spec: &str, chain: &str) -> String {
@@ -60,9 +59,10 @@ fn entry(rule: &SavedRule, rules: &GoRules) -> Option<(L4Protocol, Vec<u16>)> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::plan::Addresses;
+    use crate::plan::{Addresses, Plan};
     use cni_common::cni::Attachment;
     use cni_common::cni::protocol::NetworkConfig;
+    use cni_common::kernel::IpVersion;
 
     /// reference/portmap.md §5.4: what the Go plugin makes of it.
     const CONFIG: &str = r#"{"name":"h1net","cniVersion":"1.0.0","runtimeConfig":{"portMappings":[
@@ -93,7 +93,8 @@ CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK 
             ifname: "eth0".into(),
         };
         let addresses = Addresses { v4: Some("10.71.0.2/24".parse().expect("v4")), v6: None };
-        GoRules::new(&attachment, &config, addresses, true).expect("IPv4 is mapped")
+        GoRules::new(&Plan::new(&attachment, &config, addresses), IpVersion::V4)
+            .expect("IPv4 is mapped")
     }
 
     fn dump(lines: &[&str]) -> TableDump {
@@ -111,15 +112,15 @@ CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK 
     #[test]
     fn complete_or_missing_any_one_rule() {
         let lines: Vec<&str> = SAVED.trim().lines().collect();
-        assert_eq!(faults(&dump(&lines), &go_rules()), Some(Vec::new()));
+        assert_eq!(mismatches(&dump(&lines), &go_rules()), Some(Vec::new()));
         for absent in 0..lines.len() {
             let mut lines = lines.clone();
             let line = lines.remove(absent);
-            let faults = faults(&dump(&lines), &go_rules()).expect("the chain is there");
+            let found = mismatches(&dump(&lines), &go_rules()).expect("the chain is there");
             let chain = line.split(' ').next().expect("a chain");
-            assert!(!faults.is_empty() && faults[0].contains(chain), "{line}: {faults:?}");
+            assert!(!found.is_empty() && found[0].contains(chain), "{line}: {found:?}");
         }
-        assert_eq!(faults(&TableDump::default(), &go_rules()), None);
+        assert_eq!(mismatches(&TableDump::default(), &go_rules()), None);
     }
 
     #[test]
@@ -127,7 +128,7 @@ CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK 
         let mut lines: Vec<&str> = SAVED.trim().lines().collect();
         let old = "CNI-DN-ede3ff773324b439b90d0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.71.0.9:80";
         lines.insert(3, old);
-        let faults = faults(&dump(&lines), &go_rules()).expect("the chain is there");
-        assert!(faults[0].contains("none of this attachment's"), "{faults:?}");
+        let found = mismatches(&dump(&lines), &go_rules()).expect("the chain is there");
+        assert!(found[0].contains("none of this attachment's"), "{found:?}");
     }
 }

@@ -4,18 +4,19 @@
 //! before it sets `route_localnet`, and while an interface has that set, because DEL cannot know
 //! whether somebody else needs it.
 
-use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::iptables::{IptablesError, Lock, TableDump};
 
+use super::places::Place;
 use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE, TOP_CHAIN, guard};
 use crate::localnet;
 
 /// Removes the guard if nothing needs it any more.
-pub fn remove_if_useless(variant: Variant) -> Result<(), IptablesError> {
+pub(super) fn remove_if_useless(place: Place) -> Result<(), IptablesError> {
     let _lock = Lock::acquire()?;
     if localnet::is_set_anywhere() {
         return Ok(());
     }
-    let iptables = Iptables::seeing(cni_common::kernel::IpVersion::if_v4(true), variant)?;
+    let iptables = place.open()?;
     let tables = iptables.save_all()?;
     let is_mapped = tables.get(TABLE).is_some_and(|nat| nat.rules_of(TOP_CHAIN).next().is_some());
     match tables.get(GUARD_TABLE) {

@@ -5,11 +5,13 @@
 
 use std::net::IpAddr;
 
+use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
     Family, InstalledRule, Nft, NftError, Object, Reading, Table, Transaction, Verb,
 };
+use cni_common::kernel::retry::retry;
 
-use crate::plan::ActiveMapping;
+use crate::plan::Mapping;
 
 const TABLES: [Table; 2] =
     [Table::new(Family::Ip, "cni_hostport"), Table::new(Family::Ip6, "cni_hostport")];
@@ -19,19 +21,16 @@ const MAPPING_CHAINS: [&str; 2] = ["hostports", "hostip_hostports"];
 const MASQUERADING: &str = "masquerading";
 const BASE_CHAINS: [&str; 2] = ["prerouting", "output"];
 
-/// How often a table is read anew when the ruleset moved.
-const ATTEMPTS: usize = 20;
-
 /// What is missing of a container's rules in one family; `None` if it has none there.
 /// `masquerade` are sources and destinations.
-pub(super) fn faults(
+pub(super) fn mismatches(
     nft: &mut dyn Nft,
-    v4: bool,
+    version: IpVersion,
     container_id: &str,
-    active: &[ActiveMapping],
+    mappings: &[Mapping],
     masquerade: &[(IpAddr, IpAddr)],
 ) -> Result<Option<Vec<String>>, NftError> {
-    let table = &TABLES[usize::from(!v4)];
+    let table = &TABLES[usize::from(version == IpVersion::V6)];
     let rules = nft.rules(table)?;
     let own: Vec<(&str, Reading)> = rules
         .iter()
@@ -41,14 +40,16 @@ pub(super) fn faults(
     if own.is_empty() {
         return Ok(None);
     }
-    let mut faults = Vec::new();
-    for mapping in active {
+    let mut mismatches = Vec::new();
+    for mapping in mappings {
         let there = own.iter().find(|(chain, reading)| {
             MAPPING_CHAINS.contains(chain) && translates(reading, mapping)
         });
         match there {
-            None => faults.push(format!("the rule for {mapping} is missing from table {table}")),
-            Some((chain, _)) => faults.extend(unreached(table, chain, &rules)),
+            None => {
+                mismatches.push(format!("the rule for {mapping} is missing from table {table}"));
+            }
+            Some((chain, _)) => mismatches.extend(unreached(table, chain, &rules)),
         }
     }
     for (source, destination) in masquerade {
@@ -57,16 +58,16 @@ pub(super) fn faults(
             *chain == MASQUERADING && reading.outcome == "masq" && reading.compared == between
         });
         if !there {
-            faults.push(format!(
+            mismatches.push(format!(
                 "the rule that masquerades {source} to {destination} is missing from chain {table} {MASQUERADING}"
             ));
         }
     }
-    faults.dedup();
-    Ok(Some(faults))
+    mismatches.dedup();
+    Ok(Some(mismatches))
 }
 
-fn translates(reading: &Reading, mapping: &ActiveMapping) -> bool {
+fn translates(reading: &Reading, mapping: &Mapping) -> bool {
     let mut compared: Vec<u8> = mapping.host_address.map(octets).unwrap_or_default();
     compared.push(mapping.protocol.number());
     compared.extend(mapping.host_port.to_be_bytes());
@@ -119,7 +120,7 @@ pub(super) fn remove(
     container_id: &str,
     addresses: &[IpAddr],
 ) -> Result<(), NftError> {
-    for _ in 0..ATTEMPTS {
+    retry(|| {
         let generation = nft.generation()?;
         let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
         for table in &TABLES {
@@ -131,15 +132,8 @@ pub(super) fn remove(
                 transaction.push(Verb::Delete, table, Object::RuleHandle(rule.chain, rule.handle));
             }
         }
-        if transaction.is_empty() {
-            return Ok(());
-        }
-        match nft.commit(&transaction) {
-            Err(error) if error.is_transient() => {}
-            outcome => return outcome,
-        }
-    }
-    Ok(())
+        if transaction.is_empty() { Ok(()) } else { nft.commit(&transaction) }
+    })
 }
 
 /// Whether a rule translates to, or masquerades on the way to, one of these addresses. One that

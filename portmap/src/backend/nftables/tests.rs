@@ -1,14 +1,15 @@
 //! What the nftables backend does to a ruleset, on one that lives in memory.
 
-use cni_common::cni::attachment::Attachment;
 use cni_common::cni::log::Log;
-use cni_common::cni::protocol::{CniError, ErrorCode, ValidAttachment};
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::{Attachment, Finding, Stale};
 use cni_common::kernel::nft::fake::FakeNft;
 use cni_common::kernel::nft::{Chain, L4Protocol, Nft as _, Object, Set, Table, Transaction, Verb};
-use cni_portmap::config::{Config, DEFAULT_MARK_BIT, HostAddress, OnConflict, PortMapping};
-use cni_portmap::layout::{self, TABLE};
-use cni_portmap::nftables;
-use cni_portmap::plan::{ActiveMapping, Addresses, Plan};
+
+use super::layout::{self, Layout, TABLE};
+use super::{Wanted, add, check, owned};
+use crate::config::{Conditions, Config, HostAddress, OnConflict, PortMapping};
+use crate::plan::{Addresses, Mapping, Plan};
 
 const EPERM: i32 = 1;
 const ENOSPC: i32 = 28;
@@ -20,20 +21,10 @@ fn config(ports: &[(u16, u16)]) -> Config {
         protocol: L4Protocol::Tcp,
         host: HostAddress::Any,
     });
-    Config {
-        backend: None,
-        external_set_mark_chain: None,
-        snat: true,
-        masq_all: false,
-        mark_bit: DEFAULT_MARK_BIT,
-        conditions_v4: Vec::new(),
-        conditions_v6: Vec::new(),
-        on_conflict: OnConflict::Replace,
-        mappings: mappings.collect(),
-    }
+    Config { mappings: mappings.collect(), ..Config::default() }
 }
 
-fn plan_with(network: &str, container: &str, config: &Config, last_byte: u8) -> Plan {
+fn plan_with(network: &str, container: &str, config: &Config, last_byte: u8) -> Wanted {
     let attachment = Attachment {
         network: network.to_owned(),
         container_id: container.to_owned(),
@@ -43,29 +34,43 @@ fn plan_with(network: &str, container: &str, config: &Config, last_byte: u8) -> 
         v4: format!("10.0.0.{last_byte}/24").parse().ok(),
         v6: format!("fd00::{last_byte}/64").parse().ok(),
     };
-    Plan::new(&attachment, config, addresses).expect("no conditions that could be wrong")
+    Wanted::by(&Plan::new(&attachment, config, addresses))
+        .expect("no conditions that could be wrong")
 }
 
-fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Plan {
+fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Wanted {
     plan_with("net", container, &config(ports), last_byte)
 }
 
-/// ADD as the plugin carries it out: a plan without mappings is a removal.
-fn add(nft: &mut FakeNft, plan: &Plan) -> Result<(), CniError> {
-    if plan.is_empty() {
-        return nftables::remove(nft, &plan.tag, None).map(|_| ());
-    }
-    nftables::add(nft, plan, OnConflict::Replace, &Log::disabled()).map(|_| ())
+fn replace(nft: &mut FakeNft, wanted: &Wanted, log: &Log) -> Result<Vec<Mapping>, CniError> {
+    add::add(nft, wanted, OnConflict::Replace, log)
 }
 
-fn added(nft: &mut FakeNft, plan: &Plan) {
-    add(nft, plan).expect("ADD");
-    nftables::check(nft, plan).expect("CHECK right after ADD");
+/// ADD as the plugin carries it out: a plan without mappings is a removal.
+fn add(nft: &mut FakeNft, wanted: &Wanted) -> Result<(), CniError> {
+    if wanted.content.is_empty() {
+        return owned::remove(nft, &wanted.content.tag, None).map(|_| ());
+    }
+    replace(nft, wanted, &Log::disabled()).map(|_| ())
+}
+
+/// CHECK as the plugin ends it.
+fn check(nft: &mut FakeNft, wanted: &Wanted) -> Result<(), CniError> {
+    match check::check(nft, wanted)? {
+        Finding::Sound => Ok(()),
+        Finding::Absent => Err(CniError::new(ErrorCode::CheckFailed, "absent")),
+        Finding::Mismatches(mismatches) => CniError::unless_sound("mismatches", &mismatches, ""),
+    }
+}
+
+fn added(nft: &mut FakeNft, wanted: &Wanted) {
+    add(nft, wanted).expect("ADD");
+    check(nft, wanted).expect("CHECK right after ADD");
 }
 
 /// DEL without any knowledge but the attachment.
-fn remove(nft: &mut FakeNft, plan: &Plan) -> Vec<String> {
-    let removed = nftables::remove(nft, &plan.tag, None).expect("DEL");
+fn remove(nft: &mut FakeNft, wanted: &Wanted) -> Vec<String> {
+    let removed = owned::remove(nft, &wanted.content.tag, None).expect("DEL");
     removed.iter().map(ToString::to_string).collect()
 }
 
@@ -73,17 +78,30 @@ fn remove(nft: &mut FakeNft, plan: &Plan) -> Vec<String> {
 fn collect_garbage(
     nft: &mut FakeNft,
     network: &str,
-    valid: &[ValidAttachment],
-) -> Result<Vec<ActiveMapping>, CniError> {
-    nftables::collect_garbage(nft, network, valid, || false)
+    valid: &[Attachment],
+) -> Result<Vec<Mapping>, CniError> {
+    gc(nft, network, valid, false)
+}
+
+fn gc(
+    nft: &mut FakeNft,
+    network: &str,
+    valid: &[Attachment],
+    needs_guard: bool,
+) -> Result<Vec<Mapping>, CniError> {
+    let valid =
+        valid.iter().map(|valid| Attachment { network: network.to_owned(), ..valid.clone() });
+    owned::collect_garbage(nft, &Stale::new(network, valid), || needs_guard)
 }
 
 fn count_of(nft: &FakeNft, text: &str) -> usize {
     nft.dump().matches(text).count()
 }
 
-fn valid(container: &str) -> ValidAttachment {
-    ValidAttachment { container_id: container.to_owned(), ifname: "eth0".to_owned() }
+/// An attachment that is valid in whichever network is collected.
+fn valid(container: &str) -> Attachment {
+    let network = String::new();
+    Attachment { network, container_id: container.to_owned(), ifname: "eth0".to_owned() }
 }
 
 #[test]
@@ -109,8 +127,8 @@ fn what_is_added_is_removed_and_what_is_gone_is_no_error() {
     assert_eq!(nft.dump(), before);
     assert!(remove(&mut nft, &two).is_empty());
     assert_eq!(nft.dump(), before);
-    nftables::check(&mut nft, &one).expect("the other attachment is as it was");
-    let error = nftables::check(&mut nft, &two).expect_err("nothing is there");
+    check(&mut nft, &one).expect("the other attachment is as it was");
+    let error = check(&mut nft, &two).expect_err("nothing is there");
     assert_eq!(error.code, ErrorCode::CheckFailed);
 }
 
@@ -149,17 +167,17 @@ fn the_newest_owner_of_a_port_wins_and_says_so() {
     let (old, new) = (plan("c1", 2, &[(8080, 80), (9090, 90)]), plan("c2", 3, &[(8080, 81)]));
     added(&mut nft, &old);
     let log = Log::disabled();
-    nftables::add(&mut nft, &new, OnConflict::Replace, &log).expect("taken over");
-    nftables::check(&mut nft, &new).expect("the new owner's mapping is complete");
+    replace(&mut nft, &new, &log).expect("taken over");
+    check(&mut nft, &new).expect("the new owner's mapping is complete");
     let warnings = log.warnings().join("\n");
     assert!(warnings.contains("*:8080/tcp -> 10.0.0.2:80"), "{warnings}");
     assert!(warnings.contains("net/c1/eth0") && warnings.contains("net/c2/eth0"), "{warnings}");
-    let error = nftables::check(&mut nft, &old).expect_err("the old owner lost a port");
+    let error = check(&mut nft, &old).expect_err("the old owner lost a port");
     assert!(error.msg.contains("net/c2/eth0"), "{error}");
 
     // The old owner's DEL comes late: its other port goes, the new owner's stays.
     assert_eq!(remove(&mut nft, &old), ["*:9090/tcp -> 10.0.0.2:90", "*:9090/tcp -> [fd00::2]:90"]);
-    nftables::check(&mut nft, &new).expect("the new owner's mapping is untouched");
+    check(&mut nft, &new).expect("the new owner's mapping is untouched");
     assert_eq!(count_of(&nft, "net/c1/"), 0);
 }
 
@@ -172,9 +190,9 @@ fn who_loses_a_port_is_counted_anew() {
     added(&mut nft, &old);
     nft.interpose(Transaction::new());
     added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
-    nftables::check(&mut nft, &left).expect("the other port is complete");
+    check(&mut nft, &left).expect("the other port is complete");
     let listings = nft.listings();
-    let removed = nftables::remove(&mut nft, &old.tag, Some(&old)).expect("DEL");
+    let removed = owned::remove(&mut nft, &old.content.tag, Some(&old.content)).expect("DEL");
     assert_eq!((removed.len(), nft.listings()), (2, listings));
     assert_eq!(count_of(&nft, "net/c1/"), 0);
     // With the last element, here of a container of the same address, the name goes as well.
@@ -188,9 +206,9 @@ fn a_late_delete_that_knows_its_keys_spares_their_new_owner() {
     let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8080, 80)]));
     added(&mut nft, &old);
     added(&mut nft, &new);
-    let removed = nftables::remove(&mut nft, &old.tag, Some(&old)).expect("DEL");
+    let removed = owned::remove(&mut nft, &old.content.tag, Some(&old.content)).expect("DEL");
     assert!(removed.is_empty(), "{removed:?}");
-    nftables::check(&mut nft, &new).expect("untouched");
+    check(&mut nft, &new).expect("untouched");
     assert_eq!(count_of(&nft, "net/c1/"), 0);
 }
 
@@ -200,10 +218,10 @@ fn a_reused_address_belongs_to_its_new_container() {
     let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 2, &[(8081, 80)]));
     added(&mut nft, &old);
     let log = Log::disabled();
-    nftables::add(&mut nft, &new, OnConflict::Fail, &log).expect("no port is taken");
+    add::add(&mut nft, &new, OnConflict::Fail, &log).expect("no port is taken");
     assert_eq!(log.warnings(), Vec::<String>::new());
     remove(&mut nft, &old);
-    nftables::check(&mut nft, &new).expect("masquerading included");
+    check(&mut nft, &new).expect("masquerading included");
     assert_eq!(count_of(&nft, "net/c1/"), 0);
 }
 
@@ -214,14 +232,14 @@ fn on_conflict_fail_names_the_owner_and_changes_nothing() {
     let before = nft.dump();
     let refused = plan("c2", 3, &[(7070, 70), (8080, 81)]);
     let log = Log::disabled();
-    let error = nftables::add(&mut nft, &refused, OnConflict::Fail, &log).expect_err("taken");
+    let error = add::add(&mut nft, &refused, OnConflict::Fail, &log).expect_err("taken");
     assert_eq!(error.code, ErrorCode::PortConflict);
     assert!(error.msg.contains("net/c1/eth0") && error.msg.contains("*:8080/tcp"), "{error}");
     assert_eq!(nft.dump(), before);
     // One's own earlier mapping is no conflict.
     let own = plan("c1", 2, &[(8080, 82)]);
-    nftables::add(&mut nft, &own, OnConflict::Fail, &log).expect("its own port");
-    nftables::check(&mut nft, &own).expect("replaced");
+    add::add(&mut nft, &own, OnConflict::Fail, &log).expect("its own port");
+    check(&mut nft, &own).expect("replaced");
 }
 
 #[test]
@@ -255,7 +273,7 @@ fn a_refused_commit_leaves_everything_as_it_was() {
     }
     let mut nft = occupied.clone();
     nft.fail_commit(0, ENOSPC);
-    nftables::remove(&mut nft, &old.tag, None).expect_err("ENOSPC");
+    owned::remove(&mut nft, &old.content.tag, None).expect_err("ENOSPC");
     assert_eq!(nft.dump(), occupied.dump());
     nft.fail_commit(0, ENOSPC);
     collect_garbage(&mut nft, "net", &[]).expect_err("ENOSPC");
@@ -265,7 +283,7 @@ fn a_refused_commit_leaves_everything_as_it_was() {
 /// What `nft flush table inet cni_portmap` does: the maps stay, the rules are gone.
 fn flush_rules(nft: &mut FakeNft) {
     let mut transaction = Transaction::new();
-    for (chain, _) in layout::expected_chains(&layout::Scope::shared(), &[]) {
+    for (chain, _) in Layout::shared().chains() {
         transaction.push(Verb::Flush, &TABLE, Object::Chain(chain));
     }
     nft.commit(&transaction).expect("flush");
@@ -277,12 +295,12 @@ fn lost_rules_are_noticed_and_restored() {
     let (one, two) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8081, 80)]));
     added(&mut nft, &one);
     flush_rules(&mut nft);
-    nftables::check(&mut nft, &one).expect_err("rules are gone");
+    check(&mut nft, &one).expect_err("rules are gone");
     let log = Log::disabled();
-    nftables::add(&mut nft, &two, OnConflict::Replace, &log).expect("ADD");
+    replace(&mut nft, &two, &log).expect("ADD");
     assert!(log.warnings().join("\n").contains("restored"), "{:?}", log.warnings());
-    nftables::check(&mut nft, &two).expect("restored");
-    nftables::check(&mut nft, &one).expect("restored for everybody");
+    check(&mut nft, &two).expect("restored");
+    check(&mut nft, &one).expect("restored for everybody");
 }
 
 #[test]
@@ -332,7 +350,7 @@ fn a_port_that_changes_hands_during_a_delete_stays_with_its_new_owner() {
     added(&mut rival, &new);
     nft.interpose(rival.committed().last().expect("the takeover").clone());
     assert!(remove(&mut nft, &old).is_empty());
-    nftables::check(&mut nft, &new).expect("untouched");
+    check(&mut nft, &new).expect("untouched");
     assert_eq!(count_of(&nft, "net/c1/"), 0);
 }
 
@@ -344,7 +362,7 @@ fn a_ruleset_that_never_rests_is_given_up() {
     for _ in 0..1000 {
         nft.interpose(Transaction::new());
     }
-    let error = nftables::remove(&mut nft, &plan.tag, None).expect_err("never rests");
+    let error = owned::remove(&mut nft, &plan.content.tag, None).expect_err("never rests");
     assert_eq!(error.code, ErrorCode::TryAgainLater);
 }
 
@@ -369,11 +387,11 @@ fn known_keys_are_looked_up_and_not_searched_for() {
     let plan = plan("c1", 2, &[(8080, 80), (8443, 443)]);
     added(&mut nft, &plan);
     let listings = nft.listings();
-    let removed = nftables::remove(&mut nft, &plan.tag, Some(&plan)).expect("DEL");
+    let removed = owned::remove(&mut nft, &plan.content.tag, Some(&plan.content)).expect("DEL");
     assert_eq!((removed.len(), nft.listings()), (4, listings));
     // Gone already: that, too, costs no listing.
-    nftables::remove(&mut nft, &plan.tag, Some(&plan)).expect("DEL again");
-    nftables::remove(&mut nft, &plan.tag, None).expect("DEL without knowledge");
+    owned::remove(&mut nft, &plan.content.tag, Some(&plan.content)).expect("DEL again");
+    owned::remove(&mut nft, &plan.content.tag, None).expect("DEL without knowledge");
     assert_eq!(nft.listings(), listings);
 }
 
@@ -391,7 +409,7 @@ fn keys_that_are_no_longer_all_of_them_are_searched_for() {
     let old = plan("c1", 2, &[(8080, 80), (8443, 443)]);
     for known in [plan("c1", 2, &[(8080, 80)]), plan("c1", 3, &[(1, 1)]), plan("c1", 2, &[])] {
         added(&mut nft, &old);
-        let removed = nftables::remove(&mut nft, &old.tag, Some(&known)).expect("DEL");
+        let removed = owned::remove(&mut nft, &old.content.tag, Some(&known.content)).expect("DEL");
         assert_eq!((removed.len(), count_of(&nft, "net/c1/")), (4, 0));
     }
 }
@@ -404,7 +422,7 @@ fn two_networks_and_two_interfaces_of_one_container_are_apart() {
     added(&mut nft, &one);
     let before = nft.dump();
     added(&mut nft, &other);
-    nftables::check(&mut nft, &one).expect("both are there");
+    check(&mut nft, &one).expect("both are there");
     remove(&mut nft, &other);
     assert_eq!(nft.dump(), before);
     added(&mut nft, &other);
@@ -421,23 +439,24 @@ fn the_first_network_of_a_container_keeps_its_ports() {
     let before = nft.dump();
     for on_conflict in [OnConflict::Replace, OnConflict::Fail] {
         let log = Log::disabled();
-        let active = nftables::add(&mut nft, &second, on_conflict, &log).expect("ADD");
+        let active = add::add(&mut nft, &second, on_conflict, &log).expect("ADD");
         let ports: Vec<_> = active.iter().map(|mapping| mapping.host_port).collect();
         assert_eq!((ports, log.warnings()), (vec![8081, 8081], vec![]));
-        nftables::check(&mut nft, &first).expect("kept");
-        nftables::check(&mut nft, &second).expect("all that is its own");
-        let removed = nftables::remove(&mut nft, &second.tag, Some(&second)).expect("DEL");
+        check(&mut nft, &first).expect("kept");
+        check(&mut nft, &second).expect("all that is its own");
+        let removed =
+            owned::remove(&mut nft, &second.content.tag, Some(&second.content)).expect("DEL");
         assert_eq!((removed.len(), nft.dump()), (2, before.clone()));
     }
     // Nothing at all is left for a network whose every port is the first one's.
     let same = plan_with("net2", "c1", &config(&[(8080, 80)]), 3);
     added(&mut nft, &same);
-    nftables::check(&mut nft, &first).expect("kept");
+    check(&mut nft, &first).expect("kept");
     assert!(remove(&mut nft, &same).is_empty());
     assert_eq!(nft.dump(), before);
     // Another container is nobody's sibling.
     added(&mut nft, &plan_with("net", "c11", &config(&[(8080, 80)]), 4));
-    nftables::check(&mut nft, &first).expect_err("taken over");
+    check(&mut nft, &first).expect_err("taken over");
 }
 
 #[test]
@@ -459,7 +478,7 @@ fn garbage_is_what_the_network_owns_and_nobody_names() {
     ports.sort_unstable();
     assert_eq!(ports, [2, 2, 5, 5]);
     for kept in [&plans[0], &plans[2], &plans[3]] {
-        nftables::check(&mut nft, kept).expect("kept");
+        check(&mut nft, kept).expect("kept");
     }
     assert_eq!(count_of(&nft, "/c2/") + count_of(&nft, "/c11/"), 0);
     let before = (nft.dump(), nft.committed().len());
@@ -467,7 +486,7 @@ fn garbage_is_what_the_network_owns_and_nobody_names() {
     assert!(again.is_empty());
     assert_eq!((nft.dump(), nft.committed().len()), before, "nothing to collect, no commit");
     // The same container's other interface is another attachment.
-    let other = ValidAttachment { ifname: "eth1".to_owned(), ..valid("c1") };
+    let other = Attachment { ifname: "eth1".to_owned(), ..valid("c1") };
     assert_eq!(collect_garbage(&mut nft, "net", &[other]).expect("GC").len(), 2);
 }
 
@@ -493,9 +512,7 @@ fn the_table_goes_with_the_last_garbage_unless_something_else_is_in_it() {
 fn the_table_stays_for_its_guard_as_long_as_that_has_a_reason() {
     let mut nft = FakeNft::new();
     added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
-    let gc = |nft: &mut FakeNft, needs_guard: bool| {
-        nftables::collect_garbage(nft, "net", &[], || needs_guard).expect("GC")
-    };
+    let gc = |nft: &mut FakeNft, needs_guard: bool| gc(nft, "net", &[], needs_guard).expect("GC");
     assert_eq!(gc(&mut nft, true).len(), 2);
     assert_eq!(count_of(&nft, "net/c1/"), 0, "no mapping stays with it");
     assert!(nft.dump().contains("ip daddr 127.0.0.0/8 drop"), "{}", nft.dump());
@@ -511,18 +528,20 @@ fn the_table_stays_for_its_guard_as_long_as_that_has_a_reason() {
 #[test]
 fn conditions_change_with_the_network_and_leave_with_it() {
     let mut nft = FakeNft::new();
-    let conditional =
-        |words: &str| Config { conditions_v4: vec![words.to_owned()], ..config(&[(8080, 80)]) };
+    let conditional = |words: &str| Config {
+        conditions: Conditions { v4: vec![words.to_owned()], ..Conditions::default() },
+        ..config(&[(8080, 80)])
+    };
     let shared = plan("c1", 2, &[(8080, 80)]);
     added(&mut nft, &shared);
     let narrowed = plan_with("net", "c1", &conditional("ip saddr 192.0.2.0/24"), 2);
     added(&mut nft, &narrowed);
     assert!(nft.dump().contains("ip saddr 192.0.2.0/24"));
-    nftables::check(&mut nft, &shared).expect_err("moved to the network's own maps");
+    check(&mut nft, &shared).expect_err("moved to the network's own maps");
     let changed = plan_with("net", "c1", &conditional("ip saddr 198.51.100.0/24"), 2);
     added(&mut nft, &changed);
     assert_eq!(count_of(&nft, "192.0.2.0/24"), 0);
-    nftables::check(&mut nft, &narrowed).expect_err("the conditions are others");
+    check(&mut nft, &narrowed).expect_err("the conditions are others");
     // DEL knows nothing of the conditions and finds the mappings all the same.
     assert_eq!(remove(&mut nft, &shared).len(), 2);
     assert_eq!(count_of(&nft, "net/c1/"), 0);
@@ -543,18 +562,18 @@ fn names_of_300_bytes() {
         added(&mut nft, plan);
     }
     for plan in &plans {
-        nftables::check(&mut nft, plan).expect("all are apart");
+        check(&mut nft, plan).expect("all are apart");
     }
     assert_eq!(remove(&mut nft, &plans[0]).len(), 2);
     for plan in &plans[1..] {
-        nftables::check(&mut nft, plan).expect("kept");
+        check(&mut nft, plan).expect("kept");
     }
     collect_garbage(&mut nft, &tail("a"), &[]).expect("GC");
-    nftables::check(&mut nft, &plans[2]).expect_err("collected");
-    let kept = ValidAttachment { container_id: tail("c"), ..valid("") };
+    check(&mut nft, &plans[2]).expect_err("collected");
+    let kept = Attachment { container_id: tail("c"), ..valid("") };
     collect_garbage(&mut nft, &long("a"), &[kept]).expect("GC");
     for kept in [&plans[1], &plans[3]] {
-        nftables::check(&mut nft, kept).expect("kept");
+        check(&mut nft, kept).expect("kept");
     }
 }
 
@@ -562,14 +581,14 @@ fn names_of_300_bytes() {
 fn status_tries_without_a_trace() {
     let mut nft = FakeNft::new();
     let sample = plan("probe", 2, &[(1, 1)]);
-    nftables::status(&mut nft, &sample).expect("an empty host can serve");
+    check::status(&mut nft, &sample).expect("an empty host can serve");
     assert!(nft.dump().is_empty() && nft.committed().is_empty());
     added(&mut nft, &plan("c1", 3, &[(8080, 80)]));
     let before = (nft.dump(), nft.committed().len());
-    nftables::status(&mut nft, &sample).expect("a host in use can serve");
+    check::status(&mut nft, &sample).expect("a host in use can serve");
     assert_eq!((nft.dump(), nft.committed().len()), before);
     flush_rules(&mut nft);
-    let error = nftables::status(&mut nft, &sample).expect_err("rules are gone");
+    let error = check::status(&mut nft, &sample).expect_err("rules are gone");
     assert_eq!(error.code, ErrorCode::LimitedConnectivity);
     assert!(error.msg.contains("guard"), "{error}");
 }

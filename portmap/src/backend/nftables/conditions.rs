@@ -7,17 +7,20 @@
 use std::net::IpAddr;
 
 use cni_common::cni::protocol::CniError;
+use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{L4Protocol, Operand, Selector, Statement};
 use ipnet::IpNet;
+
+use super::layout::Alternatives;
 
 /// More alternatives than anyone writes by hand; keeps a product of lists from exploding.
 const MAX_ALTERNATIVES: usize = 64;
 
 /// The conditions as alternatives: a packet must match every statement of one of them. No words
 /// make one alternative without statements.
-pub fn compile(words: &[String], v4: bool) -> Result<Vec<Vec<Statement>>, CniError> {
+pub(super) fn compile(words: &[String], version: IpVersion) -> Result<Alternatives, CniError> {
     let tokens = tokens(words);
-    let mut reader = Reader { tokens: &tokens, v4 };
+    let mut reader = Reader { tokens: &tokens, version };
     let mut alternatives = vec![Vec::new()];
     while !reader.tokens.is_empty() {
         let (selector, protocol) = reader.selector()?;
@@ -70,12 +73,12 @@ fn tokens(words: &[String]) -> Vec<String> {
 
 struct Reader<'a> {
     tokens: &'a [String],
-    v4: bool,
+    version: IpVersion,
 }
 
 impl Reader<'_> {
     fn error(&self, what: &str) -> CniError {
-        CniError::config(format!("conditionsV{} {what}", if self.v4 { 4 } else { 6 })).with_details(
+        CniError::config(format!("conditionsV{} {what}", self.version.digit())).with_details(
             "supported: ip|ip6 saddr|daddr, iifname, tcp|udp|sctp|th sport|dport, meta l4proto, \
              meta mark [& mask], each with == or != and a value or { list }",
         )
@@ -106,10 +109,11 @@ impl Reader<'_> {
     fn selector(&mut self) -> Result<(Selector, Option<L4Protocol>), CniError> {
         let first = self.next()?;
         let only = |selector| Ok((selector, None));
+        let v4 = self.version.is_v4();
         match first.as_str() {
-            "ip" if !self.v4 => Err(self.error("cannot match ip addresses; use ip6")),
-            "ip6" if self.v4 => Err(self.error("cannot match ip6 addresses; use ip")),
-            "ip" | "ip6" => match (self.next()?.as_str(), self.v4) {
+            "ip" if !v4 => Err(self.error("cannot match ip addresses; use ip6")),
+            "ip6" if v4 => Err(self.error("cannot match ip6 addresses; use ip")),
+            "ip" | "ip6" => match (self.next()?.as_str(), v4) {
                 ("saddr", true) => only(Selector::Ip4Source),
                 ("daddr", true) => only(Selector::Ip4Destination),
                 ("saddr", false) => only(Selector::Ip6Source),
@@ -201,9 +205,9 @@ impl Reader<'_> {
                     .ok_or_else(|| found("an interface name"))
             }
             _ => network(&token)
-                .filter(|network| network.addr().is_ipv4() == self.v4)
+                .filter(|network| IpVersion::of(network.addr()) == self.version)
                 .map(Operand::Network)
-                .ok_or_else(|| found(if self.v4 { "an IPv4 network" } else { "an IPv6 network" })),
+                .ok_or_else(|| found(&format!("an {} network", self.version))),
         }
     }
 }
@@ -217,10 +221,10 @@ fn network(token: &str) -> Option<IpNet> {
 mod tests {
     use super::*;
 
-    fn render(text: &str, v4: bool) -> Result<Vec<String>, String> {
+    fn render(text: &str, version: IpVersion) -> Result<Vec<String>, String> {
         let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
         let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        let rules = compile(&words, v4).map_err(|error| error.msg)?;
+        let rules = compile(&words, version).map_err(|error| error.msg)?;
         let join = |rule: Vec<Statement>| {
             rule.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
@@ -251,12 +255,15 @@ mod tests {
             ("meta l4proto udp", vec!["meta l4proto udp"]),
         ] {
             assert_eq!(
-                render(text, true),
+                render(text, IpVersion::V4),
                 Ok(rules.into_iter().map(str::to_owned).collect()),
                 "{text}"
             );
         }
-        assert_eq!(render("ip6 saddr fd00::/8", false), Ok(vec!["ip6 saddr fd00::/8".to_owned()]));
+        assert_eq!(
+            render("ip6 saddr fd00::/8", IpVersion::V6),
+            Ok(vec!["ip6 saddr fd00::/8".to_owned()])
+        );
     }
 
     #[test]
@@ -275,7 +282,7 @@ mod tests {
             ("meta mark 0x1ffffffff", "0x1ffffffff"),
             ("accept;", "accept;"),
         ] {
-            let error = render(text, true).expect_err(text);
+            let error = render(text, IpVersion::V4).expect_err(text);
             assert!(error.contains(word) && error.starts_with("conditionsV4"), "{text}: {error}");
         }
     }
@@ -287,6 +294,6 @@ mod tests {
             (1..=9).map(|n| format!("10.0.0.{n}")).collect::<Vec<_>>().join(", ")
         );
         let text = format!("ip saddr {list} ip daddr {list}");
-        assert!(render(&text, true).expect_err("81 rules").contains("more than 64"));
+        assert!(render(&text, IpVersion::V4).expect_err("81 rules").contains("more than 64"));
     }
 }

@@ -1,0 +1,141 @@
+//! The lines for `iptables-restore` that turn a saved table into one that holds what it must. Pure.
+
+use std::net::IpAddr;
+
+use cni_common::kernel::iptables::{SavedRule, TableDump};
+
+use super::names::{Names, owner};
+use super::rules::{ChainRule, Entry, OLD_SNAT_TOP, Rules, SHARED_CHAINS, TOP_CHAIN};
+use super::saved::own_chains;
+
+/// Chains that the kernel has by itself.
+const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
+
+/// The lines that turn `dump` into what the rules ask for.
+pub(super) fn install(dump: &TableDump, rules: &Rules) -> Vec<String> {
+    let names = &rules.names;
+    let addresses: Vec<IpAddr> = rules.mappings.iter().map(|mapping| mapping.container).collect();
+    let old = own_chains(dump, names, &addresses);
+    let chain = free_chain(dump, names, &old);
+    let mut lines = Vec::new();
+    if !dump.has_chain(TOP_CHAIN) {
+        lines.push(format!(":{TOP_CHAIN} - [0:0]"));
+    }
+    // Declaring a chain that exists empties it.
+    lines.push(format!(":{chain} - [0:0]"));
+    lines.extend(ensure(dump, &rules.shared));
+    let obsolete =
+        |rule: &&SavedRule| rule.option("-j").is_some_and(|target| old.contains(&target));
+    let (entries, mut rest): (Vec<_>, Vec<_>) = dump.rules_of(TOP_CHAIN).partition(obsolete);
+    lines.extend(entries.iter().map(|rule| format!("-D {TOP_CHAIN} {}", rule.spec)));
+    for other in old.iter().filter(|other| *other != chain) {
+        lines.push(format!("-F {other}"));
+        lines.push(format!("-X {other}"));
+    }
+    lines.extend(rules.own.iter().map(|spec| format!("-A {chain} {spec}")));
+    let inserted: Vec<SavedRule> = rules
+        .entries
+        .iter()
+        .map(|entry| SavedRule { chain: TOP_CHAIN.to_owned(), spec: entry.to(chain) })
+        .collect();
+    for (entry, saved) in rules.entries.iter().zip(&inserted) {
+        let position = position(&rest, entry, &names.comment);
+        lines.push(format!("-I {TOP_CHAIN} {} {}", position + 1, saved.spec));
+        rest.insert(position, saved);
+    }
+    lines
+}
+
+/// The attachment's chain, unless somebody else has the name.
+fn free_chain<'a>(dump: &TableDump, names: &'a Names, own: &[String]) -> &'a String {
+    let foreign = dump.has_chain(&names.chain) && !own.contains(&names.chain);
+    if foreign { &names.alternative } else { &names.chain }
+}
+
+/// Where an entry goes: mappings of one host address before those of any, and among equals the
+/// newest first; but behind the same container's, whose first network keeps its ports.
+fn position(entries: &[&SavedRule], entry: &Entry, comment: &str) -> usize {
+    let specific = |rule: &&&SavedRule| rule.option("-d").is_some();
+    let boundary = if entry.specific { 0 } else { entries.iter().take_while(specific).count() };
+    let container = |text: &str| owner(text).map(|owner| owner.container_id);
+    let own = container(comment);
+    let last_sibling = entries.iter().rposition(|rule| {
+        let theirs = rule.option("--comment");
+        own.is_some() && theirs.is_some_and(|theirs| theirs != comment && container(&theirs) == own)
+    });
+    boundary.max(last_sibling.map_or(0, |index| index + 1))
+}
+
+/// The lines that add what is missing of shared chains and their rules.
+pub(super) fn ensure(dump: &TableDump, shared: &[ChainRule]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for ChainRule { chain, .. } in shared {
+        let line = format!(":{chain} - [0:0]");
+        let built_in = BUILT_IN.contains(&chain.as_str());
+        if !built_in && !dump.has_chain(chain) && !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    for ChainRule { chain, spec, first } in shared {
+        if !dump.rules_of(chain).any(|rule| rule.is(spec)) {
+            lines.push(if *first {
+                format!("-I {chain} 1 {spec}")
+            } else {
+                format!("-A {chain} {spec}")
+            });
+        }
+    }
+    lines
+}
+
+/// The lines that remove chains and whatever leads to them.
+pub(super) fn removal(dump: &TableDump, chains: &[String]) -> Vec<String> {
+    let leads_there =
+        |rule: &&SavedRule| rule.option("-j").is_some_and(|target| chains.contains(&target));
+    let tops = [TOP_CHAIN, OLD_SNAT_TOP];
+    let entries = dump.rules.iter().filter(|rule| tops.contains(&rule.chain.as_str()));
+    let mut lines: Vec<String> = entries
+        .filter(leads_there)
+        .map(|rule| format!("-D {} {}", rule.chain, rule.spec))
+        .collect();
+    lines.extend(chains.iter().map(|chain| format!("-F {chain}")));
+    lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
+    lines
+}
+
+/// The lines that remove the shared chains and the jumps to them. Those that rules of other
+/// programs lead to stay.
+pub(super) fn skeleton_removal(dump: &TableDump) -> Vec<String> {
+    let ours = |chain: &str| {
+        SHARED_CHAINS.iter().any(|stem| {
+            chain.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    };
+    let foreign_use = |chain: &str| {
+        dump.rules.iter().any(|rule| {
+            let own_chain = ours(&rule.chain) || rule.chain.starts_with("CNI-DN-");
+            rule.option("-j").as_deref() == Some(chain)
+                && !own_chain
+                && !BUILT_IN.contains(&rule.chain.as_str())
+        })
+    };
+    let chains: Vec<&String> = dump
+        .chains
+        .iter()
+        .map(|(chain, _)| chain)
+        .filter(|chain| ours(chain) && !foreign_use(chain))
+        .filter(|chain| *chain != OLD_SNAT_TOP || dump.rules_of(chain).next().is_none())
+        .collect();
+    let jumps = dump.rules.iter().filter(|rule| {
+        BUILT_IN.contains(&rule.chain.as_str())
+            && rule.option("-j").is_some_and(|target| chains.iter().any(|chain| **chain == target))
+    });
+    let mut lines: Vec<String> =
+        jumps.map(|rule| format!("-D {} {}", rule.chain, rule.spec)).collect();
+    // iptables-nft cannot flush a chain that it deletes rules from in the same go; the entries of
+    // the top chain are all deleted by now.
+    let full = chains.iter().filter(|chain| **chain != TOP_CHAIN);
+    lines.extend(full.map(|chain| format!("-F {chain}")));
+    lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
+    lines
+}

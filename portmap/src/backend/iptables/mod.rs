@@ -1,0 +1,135 @@
+//! iptables by its programs: one `save` to see what is there, one `restore` to change it, per family.
+//!
+//! A host may have both kinds of iptables, legacy and on top of `nf_tables`, and the Go plugin's
+//! chains have the names of ours. So removal looks into every kind, for either plugin's chains.
+
+mod add;
+mod changes;
+mod check;
+mod guard;
+mod names;
+mod places;
+mod remove;
+mod rules;
+mod saved;
+
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{self, Variant};
+
+use crate::host::Host;
+use crate::plan::Plan;
+use names::Names;
+
+pub(crate) use places::{Place, that_may_have};
+pub(crate) use rules::{ChainRule, GoRules, TABLE, TOP_CHAIN};
+
+/// The host's iptables.
+pub(crate) struct Iptables {
+    /// Whether removal spares the kind that ADD has just written the known plan to.
+    spares_added: bool,
+}
+
+impl Iptables {
+    pub(crate) const EVERYWHERE: Self = Self { spares_added: false };
+    /// The kinds that ADD did not write to.
+    pub(crate) const WHERE_ADD_DOES_NOT: Self = Self { spares_added: true };
+
+    fn spares(&self, place: Place, places: &[Place], known: Option<&Plan>) -> bool {
+        let is_mapped = known.is_some_and(|plan| plan.container(place.version).is_some());
+        let of_family = places.iter().filter(|other| other.version == place.version).count();
+        // Only where there are two kinds it is worth a program to find out which one it was.
+        self.spares_added && is_mapped && (of_family == 1 || place.is_default().unwrap_or(true))
+    }
+}
+
+impl Holder<Host<'_>, Plan> for Iptables {
+    fn name(&self) -> &'static str {
+        "iptables' table nat"
+    }
+
+    fn check(&self, _host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
+        check::find(plan).map_err(|error| error.into_cni("cannot read the port mappings"))
+    }
+
+    /// Never fails: what cannot be reached is said in a warning.
+    fn remove(
+        &self,
+        host: &mut Host<'_>,
+        attachment: &Attachment,
+        known: Option<&Plan>,
+    ) -> Result<(), CniError> {
+        let names = Names::new(attachment);
+        let chains: Vec<String> = names.chains().into_iter().cloned().collect();
+        let places = that_may_have(host.nft_if_any().ok().flatten(), &chains);
+        let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
+        for place in places.iter().filter(|place| !self.spares(**place, &places, known)) {
+            match remove::remove(*place, &names, &addresses) {
+                Ok(mappings) => host.removed.extend(mappings),
+                Err(error) => warn(host, *place, &error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Never fails, as `remove` does not.
+    fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
+        let shared = rules::SHARED_CHAINS.map(str::to_owned);
+        let places = that_may_have(host.nft_if_any().ok().flatten(), &shared);
+        let guarded = places::with_guard(host.nft_if_any().ok().flatten());
+        for place in places {
+            match remove::collect_garbage(place, stale) {
+                Ok(mappings) => host.removed.extend(mappings),
+                Err(error) => warn(host, place, &error),
+            }
+        }
+        for place in guarded {
+            if let Err(error) = guard::remove_if_useless(place) {
+                host.log.warn(format!(
+                    "{} keeps chain {} until the next GC: {error}",
+                    place.variant,
+                    rules::GUARD_CHAIN
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn warn(host: &Host<'_>, place: Place, error: &iptables::IptablesError) {
+    host.log.warn(format!(
+        "rules of {place} may be left: {error}; remove chains CNI-DN-* by hand if they are"
+    ));
+}
+
+impl Backend<Host<'_>, Plan> for Iptables {
+    fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
+        add::add(plan, host.log)?;
+        host.added.extend(&plan.mappings);
+        Ok(())
+    }
+
+    /// The programs are there and can read the table.
+    fn status(&self, _host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
+        let probe = iptables::Iptables::find(IpVersion::V4, Variant::Default)
+            .and_then(|iptables| iptables.save(TABLE));
+        let dump = probe.map_err(|error| {
+            CniError::new(
+                ErrorCode::NotAvailable,
+                "portmap cannot use iptables: install it, run the plugin with CAP_NET_ADMIN, and load the \
+                 kernel's nat table",
+            )
+            .with_details(error.to_string())
+        })?;
+        match &sample.set_mark_chain {
+            Some(chain) if !dump.has_chain(chain) => Err(CniError::new(
+                ErrorCode::NotAvailable,
+                format!(
+                    "externalSetMarkChain {chain:?} is not in table nat: whoever owns it must make it first"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

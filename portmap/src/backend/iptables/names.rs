@@ -1,0 +1,144 @@
+//! The names of an attachment's chains and the comment of its entry rules. Pure.
+//!
+//! They are those of the Go portmap, because tools read them (nerdctl finds used ports in them) and
+//! because nodes are upgraded in place.
+
+use cni_common::cni::Attachment;
+use cni_common::cni::attachment::hex;
+use sha2::{Digest as _, Sha512};
+
+/// The length of a chain name that the Go plugins cut theirs to.
+const CHAIN_LEN: usize = 28;
+/// A comment has 256 bytes with its terminator; the Go plugin cuts longer ones so.
+const COMMENT_LEN: usize = 255;
+const CUT: &str = "...";
+
+/// The interface that Go's chain names and comments, which know none, stand for.
+pub(super) const USUAL_IFNAME: &str = "eth0";
+
+/// Names of an attachment's chains and the comment of its entry rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// The chain with its translations: Go's, whose name knows no interface, for `eth0`.
+    pub(crate) chain: String,
+    /// The chain if another attachment has that one: Go's digest has no separator between
+    /// network and container.
+    pub(crate) alternative: String,
+    /// Go's chain for this network and container.
+    pub(crate) go_chain: String,
+    /// The chain of the old `CNI-HOSTPORT-SNAT`.
+    pub(crate) old_snat_chain: String,
+    /// `dnat name: "…" id: "…"`
+    pub(crate) comment: String,
+    /// The same as Go writes it, which knows no interface.
+    pub(crate) go_comment: String,
+}
+
+impl Names {
+    pub(crate) fn new(attachment: &Attachment) -> Self {
+        let Attachment { network, container_id, ifname } = attachment;
+        let go_chain = hashed("CNI-DN-", &format!("{network}{container_id}"));
+        let alternative = hashed("CNI-DN-", &format!("{network}/{container_id}/{ifname}"));
+        let plain = format!("dnat name: \"{network}\" id: \"{container_id}\"");
+        let usual = ifname == USUAL_IFNAME;
+        Self {
+            chain: if usual { go_chain.clone() } else { alternative.clone() },
+            alternative,
+            go_chain,
+            old_snat_chain: hashed("CNI-SN-", &format!("{network}{container_id}")),
+            comment: fit(if usual { plain.clone() } else { format!("{plain} if: \"{ifname}\"") }),
+            go_comment: fit(plain),
+        }
+    }
+
+    /// Every chain that may be the attachment's.
+    pub(crate) fn chains(&self) -> [&String; 4] {
+        [&self.chain, &self.alternative, &self.go_chain, &self.old_snat_chain]
+    }
+
+    /// Whether an entry rule with this comment and target is the attachment's. `leads_to_us` says
+    /// whether the target translates to the container's addresses only: Go's comments do not tell
+    /// a container's interfaces apart.
+    pub(crate) fn owns(
+        &self,
+        comment: &str,
+        target: &str,
+        leads_to_us: impl FnOnce() -> bool,
+    ) -> bool {
+        if comment == self.comment {
+            // One that is cut off names the network at best.
+            return comment.len() < COMMENT_LEN
+                || self.chains().iter().any(|chain| *chain == target);
+        }
+        comment == self.go_comment && target == self.go_chain && leads_to_us()
+    }
+}
+
+fn fit(comment: String) -> String {
+    if comment.len() <= COMMENT_LEN {
+        return comment;
+    }
+    // Names are ASCII; the Go plugin cuts at the same place.
+    format!("{}{CUT}", &comment[..COMMENT_LEN - 2]).chars().take(COMMENT_LEN).collect()
+}
+
+/// Whose an entry rule with this comment is; `None` for one that is cut off or somebody else's.
+pub(super) fn owner(comment: &str) -> Option<Attachment> {
+    let rest = comment.strip_prefix("dnat name: \"")?;
+    let (network, rest) = rest.split_once("\" id: \"")?;
+    let (container_id, rest) = rest.split_once('"')?;
+    let ifname = match rest {
+        "" => USUAL_IFNAME,
+        _ => rest.strip_prefix(" if: \"")?.strip_suffix('"')?,
+    };
+    Some(Attachment {
+        network: network.to_owned(),
+        container_id: container_id.to_owned(),
+        ifname: ifname.to_owned(),
+    })
+}
+
+fn hashed(prefix: &str, text: &str) -> String {
+    let digits = hex(&Sha512::digest(text.as_bytes()));
+    format!("{prefix}{}", &digits[..CHAIN_LEN - prefix.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(network: &str, container_id: &str, ifname: &str) -> Attachment {
+        Attachment {
+            network: network.into(),
+            container_id: container_id.into(),
+            ifname: ifname.into(),
+        }
+    }
+
+    #[test]
+    fn chain_names_of_the_go_plugin() {
+        let chain = |network: &str, id: &str| Names::new(&attachment(network, id, "eth0")).chain;
+        assert_eq!(chain("h1net", "cid-one"), "CNI-DN-ede3ff773324b439b90d0");
+        assert_eq!(hashed("CNI-", "test1234"), "CNI-2bbe0c48b91a7d1b8a6753a8");
+        let other = Names::new(&attachment("h1net", "cid-one", "net1"));
+        assert_ne!(other.chain, chain("h1net", "cid-one"));
+        assert_eq!(other.go_chain, chain("h1net", "cid-one"));
+    }
+
+    #[test]
+    fn comments_name_the_owner() {
+        for ifname in ["eth0", "net1"] {
+            let attachment = attachment("h1net", "cid-one", ifname);
+            let comment = Names::new(&attachment).comment;
+            assert_eq!(owner(&comment), Some(attachment));
+        }
+        for foreign in ["", "something", "dnat name: \"x", "dnat name: \"x\" id: \"y..."] {
+            assert_eq!(owner(foreign), None, "{foreign}");
+        }
+        let long = Names::new(&attachment(&"n".repeat(300), "c", "eth0")).comment;
+        assert_eq!(long.len(), COMMENT_LEN);
+        let names = Names::new(&attachment(&"n".repeat(300), "c", "eth0"));
+        assert!(names.owns(&long, &names.chain, || false));
+        assert!(!names.owns(&long, "CNI-DN-another", || true));
+    }
+}

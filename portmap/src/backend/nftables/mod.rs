@@ -1,0 +1,97 @@
+//! nftables: one table of maps, made and read by netlink.
+//!
+//! Removal is compare-and-delete: read which elements carry the owner's tag, then delete them in
+//! a transaction that is bound to the generation they were read at. Nothing else proves
+//! ownership; an address is re-used while the old container's DEL is still to come.
+
+mod add;
+mod check;
+mod conditions;
+mod elements;
+mod layout;
+mod owned;
+#[cfg(test)]
+mod tests;
+
+use cni_common::cni::protocol::CniError;
+use cni_common::cni::{Attachment, Backend, Finding, Holder, Stale};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::Transaction;
+
+use crate::host::Host;
+use crate::localnet;
+use crate::plan::Plan;
+use elements::Content;
+use layout::Layout;
+
+/// The table `inet cni_portmap`.
+pub(crate) struct Nftables;
+
+impl Holder<Host<'_>, Plan> for Nftables {
+    fn name(&self) -> &'static str {
+        "table inet cni_portmap"
+    }
+
+    fn check(&self, host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
+        check::check(host.nft()?, &Wanted::by(plan)?)
+    }
+
+    fn remove(
+        &self,
+        host: &mut Host<'_>,
+        attachment: &Attachment,
+        known: Option<&Plan>,
+    ) -> Result<(), CniError> {
+        let Some(nft) = host.nft_if_any()? else { return Ok(()) };
+        let known = known.map(Content::of);
+        let removed = owned::remove(nft, &attachment.tag(), known.as_ref())?;
+        host.removed.extend(removed);
+        Ok(())
+    }
+
+    fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
+        let Some(nft) = host.nft_if_any()? else { return Ok(()) };
+        let removed = owned::collect_garbage(nft, stale, localnet::is_set_anywhere)?;
+        host.removed.extend(removed);
+        Ok(())
+    }
+}
+
+impl Backend<Host<'_>, Plan> for Nftables {
+    fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
+        let log = host.log;
+        let added = add::add(host.nft()?, &Wanted::by(plan)?, plan.on_conflict, log)?;
+        host.added.extend(added);
+        Ok(())
+    }
+
+    fn status(&self, host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
+        check::status(host.nft()?, &Wanted::by(sample)?)
+    }
+}
+
+/// What a plan asks of the table.
+#[derive(Clone, Debug)]
+struct Wanted {
+    content: Content,
+    layout: Layout,
+}
+
+impl Wanted {
+    /// Errors come from conditions only.
+    fn by(plan: &Plan) -> Result<Self, CniError> {
+        let compile = |version| {
+            let alternatives = conditions::compile(plan.conditions.of(version), version)?;
+            Ok((version, alternatives))
+        };
+        let conditions = [compile(IpVersion::V4)?, compile(IpVersion::V6)?];
+        let content = Content::of(plan);
+        let layout = Layout::new(content.scope.clone(), conditions, content.prefixes.clone());
+        Ok(Self { content, layout })
+    }
+}
+
+/// What ADD commits where our table is not there yet.
+pub(crate) fn whole_table(plan: &Plan) -> Result<Transaction, CniError> {
+    Ok(add::whole_table(&Wanted::by(plan)?))
+}

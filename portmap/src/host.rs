@@ -1,0 +1,58 @@
+//! What one call opens once, and what it finds out on its way.
+
+use cni_common::cni::failure::unreachable_nft;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::nft::{NetlinkNft, Nft, NftError};
+
+use crate::plan::Mapping;
+
+/// The host as one call sees it.
+pub(crate) struct Host<'a> {
+    pub(crate) log: &'a Log,
+    /// The mappings that ADD put in force.
+    pub(crate) added: Vec<Mapping>,
+    /// The mappings that were removed, wherever they were.
+    pub(crate) removed: Vec<Mapping>,
+    nft: Option<NetlinkNft>,
+    /// Whether `nf_tables` has answered.
+    answers: bool,
+}
+
+impl<'a> Host<'a> {
+    /// Opens nothing yet.
+    pub(crate) fn new(log: &'a Log) -> Self {
+        Self { log, added: Vec::new(), removed: Vec::new(), nft: None, answers: false }
+    }
+
+    /// A socket to `nf_tables`; whether the kernel has it, the first answer tells.
+    pub(crate) fn nft(&mut self) -> Result<&mut dyn Nft, CniError> {
+        self.open().map(|nft| nft as &mut dyn Nft).map_err(unreachable_nft)
+    }
+
+    /// `nf_tables`, if the kernel has it: what is not there needs no cleaning up.
+    pub(crate) fn nft_if_any(&mut self) -> Result<Option<&mut dyn Nft>, CniError> {
+        match self.ask_nft() {
+            Ok(()) => self.nft().map(Some),
+            Err(error) if error.is_unsupported() => Ok(None),
+            Err(error) => Err(unreachable_nft(error)),
+        }
+    }
+
+    /// Whether `nf_tables` works at all.
+    pub(crate) fn ask_nft(&mut self) -> Result<(), NftError> {
+        if !self.answers {
+            self.open()?.generation()?;
+            self.answers = true;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<&mut NetlinkNft, NftError> {
+        let opened = match self.nft.take() {
+            Some(nft) => nft,
+            None => NetlinkNft::open()?,
+        };
+        Ok(self.nft.insert(opened))
+    }
+}
