@@ -121,6 +121,15 @@ impl Call {
         self.set("egressRate", rate).set("egressBurst", burst)
     }
 
+    /// GC that is told that only these attachments are still there.
+    #[must_use]
+    pub fn valid(self, attachments: &[&Attachment]) -> Self {
+        let valid = attachments
+            .iter()
+            .map(|one| json!({ "containerID": one.container.id, "ifname": one.ifname }));
+        self.set("cni.dev/valid-attachments", valid.collect::<Value>())
+    }
+
     /// With a key of the configuration set.
     #[must_use]
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {

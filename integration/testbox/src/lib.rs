@@ -40,7 +40,9 @@
 //! - **Packets.** [`Namespace::reach`] and [`Namespace::cannot_reach`] ask over TCP and UDP from
 //!   outside (`b.out`), the host (`b.host`), a container, or with a source of choice.
 //! - **Readers**, none of them ours: [`nft`] and [`iptables`] by the crates of those names, [`tc`] and
-//!   [`link`](fn@link) by the JSON of `tc` and `ip`, [`TestBox::ruleset`] for all of netfilter as text.
+//!   [`link`](fn@link) by the JSON of `tc` and `ip`, [`TestBox::ruleset`] for all of netfilter as text, and
+//!   [`TestBox::state`] for everything that any plugin could leave.
+//! - [`protocol_suite!`] and [`hostile_suite!`] are the cases that every plugin has to stand.
 //!
 //! Needs root (or `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`), `cargo build --workspace` beforehand, and
 //! the Debian packages `containernetworking-plugins`, `iproute2`, `nftables`, `iptables`,
@@ -73,6 +75,8 @@ mod outcome;
 pub mod readers;
 mod ruleset;
 mod sctp;
+mod state;
+pub mod suite;
 mod tool;
 mod traffic;
 
@@ -90,6 +94,7 @@ pub use network::Network;
 pub use outcome::{Outcome, Refusal};
 pub use readers::{iptables, link, nft, tc};
 pub use ruleset::{Element, PORTMAP_TABLE, concatenation};
+pub use suite::{Sample, Subject};
 pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, tool};
 pub use traffic::{Asker, Reply, TcpFlow, Transport, UdpFlow};
 

@@ -121,7 +121,7 @@ fn by_chain(text: &str) -> Vec<String> {
 }
 
 /// A line without what changes by itself; `None` for the time stamps of `iptables-save`.
-fn without_counters(line: &str) -> Option<String> {
+pub(crate) fn without_counters(line: &str) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }

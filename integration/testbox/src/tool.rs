@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mount", "mount"),
     ("nft", "nftables"),
     ("setpriv", "util-linux"),
+    ("sh", "dash"),
     ("strace", "strace"),
     ("tc", "iproute2"),
     ("timeout", "coreutils"),

@@ -61,13 +61,7 @@ fn cni_rules() -> Vec<String> {
 }
 
 pub(crate) fn gc(b: &TestBox, network: &str, valid: &[&Attachment]) {
-    let valid: Vec<_> = valid
-        .iter()
-        .map(|web| json!({ "containerID": web.container.id, "ifname": web.ifname }))
-        .collect();
-    let call =
-        Call::of_network("portmap", "GC", network).set("cni.dev/valid-attachments", json!(valid));
-    call.run(b).expect_silence();
+    Call::of_network("portmap", "GC", network).valid(valid).run(b).expect_silence();
 }
 
 fn del_removes_what_the_go_plugin_left(b: &TestBox) {

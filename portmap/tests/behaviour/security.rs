@@ -3,10 +3,9 @@
 
 use std::net::SocketAddr;
 
-use crate::portmap_takeover::gc;
 use cni_testbox::{
-    FAR_V4, FAR_V6, HOST_V4, HOST_V6, Network, OUT_V4, TestBox, Transport, at, both, cases, ip,
-    run, tool,
+    Call, FAR_V4, FAR_V6, HOST_V4, HOST_V6, Network, OUT_V4, TestBox, Transport, at, both, cases,
+    ip, run, tool,
 };
 
 cases! {
@@ -121,7 +120,7 @@ fn the_loopback_of_the_host_stays_closed_after_gc(b: &TestBox) {
     let route_localnet = format!("ipv4/conf/{}/route_localnet", network.bridge());
     b.map(&web, &both(8080, 80));
     b.unmap(&web, &both(8080, 80));
-    gc(b, &network.name, &[]);
+    Call::of_network("portmap", "GC", &network.name).valid(&[]).run(b).expect_silence();
     assert_eq!(b.host.read_sysctl(&route_localnet), "1", "or there would be nothing to guard");
     for transport in Transport::ALL {
         attacker.cannot_reach(transport, "127.0.0.1", 9999);
@@ -129,7 +128,7 @@ fn the_loopback_of_the_host_stays_closed_after_gc(b: &TestBox) {
     }
     // Without the guard the attack works, so the silence was the guard's.
     b.host.write_sysctl(&route_localnet, "0");
-    gc(b, &network.name, &[]);
+    Call::of_network("portmap", "GC", &network.name).valid(&[]).run(b).expect_silence();
     b.host.write_sysctl(&route_localnet, "1");
     for transport in Transport::ALL {
         attacker.reach(transport, "127.0.0.1", 9999).by("private");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::portmap_takeover::{by_go, by_go_on_legacy, gc, go_maps_with_nftables, served};
+use crate::takeover::{by_go, by_go_on_legacy, gc, go_maps_with_nftables, served};
 use cni_testbox::{
     Attachment, HOST_V4, HOST_V6, Implementation, Network, TestBox, at, both, cases, feed, portmap,
     run, tool,

@@ -64,12 +64,7 @@ fn accepting() -> Vec<String> {
 }
 
 fn gc(b: &TestBox, network: &str, keys: &Value, valid: &[&Attachment]) -> String {
-    let valid: Vec<_> = valid
-        .iter()
-        .map(|a| json!({ "containerID": a.container.id, "ifname": a.ifname }))
-        .collect();
-    let call = Call::of_network("firewall", "GC", network).keys(keys);
-    let outcome = call.set("cni.dev/valid-attachments", json!(valid)).run(b);
+    let outcome = Call::of_network("firewall", "GC", network).keys(keys).valid(valid).run(b);
     outcome.expect_silence();
     outcome.stderr
 }

@@ -1,0 +1,3 @@
+//! What the Go firewall left on a host: found, judged by CHECK, removed.
+
+mod takeover;

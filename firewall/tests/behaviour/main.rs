@@ -1,0 +1,7 @@
+//! What firewall lets through on real hosts, and whose an admission is.
+
+mod firewalld;
+mod forward_chains;
+mod hosts;
+mod matrix;
+mod ownership;

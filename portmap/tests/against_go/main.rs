@@ -1,0 +1,4 @@
+//! What the Go portmap left on a host, or our other backend: found, judged by CHECK, removed.
+
+mod takeover;
+mod takeover_check;
