@@ -8,14 +8,12 @@
 
 #![forbid(unsafe_code)]
 
-#[expect(dead_code, reason = "each benchmark uses its part of the harness")]
-mod harness;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Call, Limits, enter_box, furnish, go_plugin, our_plugin};
+use cni_testbox::bench::{self, Limits, furnish};
+use cni_testbox::{Call, Implementation, enter_box};
 
 /// What containerd sends as a burst.
 const PLACEHOLDER: u64 = 4_294_967_295;
@@ -34,8 +32,6 @@ const TCP_PAYLOAD: f64 = 1448.0;
 fn main() {
     enter_box();
     furnish(&[
-        "mount -t tmpfs tmpfs /run",
-        "mkdir -p /run/netns",
         "ip link set lo up",
         "ip netns add c1",
         "ip netns add far",
@@ -52,7 +48,8 @@ fn main() {
         "ip netns exec c1 sh -c 'echo 4096 1048576 16777216 > /proc/sys/net/ipv4/tcp_rmem'",
         "ip netns exec far sh -c 'echo 4096 1048576 16777216 > /proc/sys/net/ipv4/tcp_rmem'",
     ]);
-    let (ours, go) = (our_plugin("bandwidth"), go_plugin("bandwidth"));
+    let (ours, go) =
+        (Implementation::Ours.plugin("bandwidth"), Implementation::Go.plugin("bandwidth"));
     let mut limits = Limits::default();
     cpu(&mut limits, &ours, &go);
     let arguments: Vec<String> = std::env::args().collect();
@@ -84,7 +81,7 @@ fn call(rate: u64, burst: u64) -> Call {
         "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"v0"}},
         {{"name":"eth0","sandbox":"/run/netns/c1"}}]}}}}"#
     );
-    Call { container: "bench".to_owned(), stdin }
+    bench::call("bandwidth", "bench", &stdin)
 }
 
 /// The Go plugin's DEL leaves the bucket, so a shell takes it away after each; its time is not
@@ -96,7 +93,7 @@ fn cpu(limits: &mut Limits, ours: &Path, go: &Path) {
     let mut sums = [0.0; 2];
     for _ in 0..ROUNDS {
         for (plugin, sum) in [ours, go].into_iter().zip(&mut sums) {
-            *sum += (both.run(plugin, "ADD") + both.run(plugin, "DEL")).as_secs_f64() * 1e6;
+            *sum += (both.cpu(plugin, "ADD") + both.cpu(plugin, "DEL")).as_secs_f64() * 1e6;
             clean();
         }
     }
@@ -150,9 +147,9 @@ struct Seen {
 fn throughput(limits: &mut Limits, rate: u64, burst: u64, flow: Flow, plugins: [&PathBuf; 2]) {
     let [ours, go] = plugins.map(|plugin| {
         let call = call(rate, burst);
-        call.run(plugin, "ADD");
+        call.cpu(plugin, "ADD");
         let seen = measure(rate, flow);
-        call.run(plugin, "DEL");
+        call.cpu(plugin, "DEL");
         clean();
         seen
     });

@@ -9,14 +9,13 @@
 
 #![forbid(unsafe_code)]
 
-mod harness;
-
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
-use harness::{Call, Limits, against_go, compare, enter_box, furnish, go_plugin, mean, our_plugin};
+use cni_testbox::bench::{self, Limits, against_go, compare, furnish, mean};
+use cni_testbox::{Call, Implementation, enter_box};
 
 const MANY: u16 = 5_000;
 const CONTAINER: &str = "10.71.0.2";
@@ -26,7 +25,10 @@ const PEER: &str = "10.72.0.2";
 fn main() {
     enter_box();
     furnish_host();
-    let bench = Bench { ours: our_plugin("firewall"), go: go_plugin("firewall") };
+    let bench = Bench {
+        ours: Implementation::Ours.plugin("firewall"),
+        go: Implementation::Go.plugin("firewall"),
+    };
     let mut limits = Limits::default();
     bench.at_scale(&mut limits);
     bench.against_go(&mut limits);
@@ -36,12 +38,7 @@ fn main() {
 
 /// A host with two bridges and a container on each, in namespaces of its own.
 fn furnish_host() {
-    furnish(&[
-        "mount -t tmpfs tmpfs /run",
-        "mkdir -p /run/netns",
-        "ip link set lo up",
-        "ip netns add other-host",
-    ]);
+    furnish(&["ip link set lo up", "ip netns add other-host"]);
     for (number, subnet) in [(1, "10.71.0"), (2, "10.72.0")] {
         furnish(&[&format!(
             "set -e; ip netns add c{number}; ip link add br{number} type bridge
@@ -70,7 +67,7 @@ fn call_for(container: &str, addresses: &[&str], backend: &str) -> Call {
         "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"br1"}},{{"name":"eth0","sandbox":"/run/netns/c1"}}],
         "ips":[{ips}]}}}}"#
     );
-    Call { container: container.to_owned(), stdin }
+    bench::call("firewall", container, &stdin)
 }
 
 struct Bench {
@@ -90,8 +87,8 @@ impl Bench {
             println!("{what}: ours on nftables, Go on iptables, each on its own host");
             let [native, iptables] =
                 ["nftables", "iptables"].map(|backend| call_for("pair", addresses, backend));
-            let go = || other_host.run(|| iptables.add_and_delete(&self.go)).expect("setns");
-            compare(limits, || native.add_and_delete(&self.ours), go, limit);
+            let go = || other_host.run(|| iptables.cpu_of_add_and_del(&self.go)).expect("setns");
+            compare(limits, || native.cpu_of_add_and_del(&self.ours), go, limit);
         }
         println!("a dual-stack container: both on iptables");
         let iptables = call_for("pair", &[CONTAINER, CONTAINER_V6], "iptables");
@@ -110,7 +107,7 @@ impl Bench {
             .collect();
         let run_others = |command| {
             for call in &others {
-                call.run(&self.ours, command);
+                call.cpu(&self.ours, command);
             }
         };
         // The first samples of all warm the machine up and are not used.
@@ -142,12 +139,12 @@ impl Bench {
         let mut samples: [Vec<Duration>; 3] = Default::default();
         for _ in 0..ROUNDS {
             for (command, samples) in ["ADD", "CHECK", "DEL"].iter().zip(&mut samples) {
-                samples.push(call.run(&self.ours, command));
+                samples.push(call.cpu(&self.ours, command));
             }
         }
-        call.run(&self.ours, "ADD");
+        call.cpu(&self.ours, "ADD");
         let round_trip = round_trip.median();
-        call.run(&self.ours, "DEL");
+        call.cpu(&self.ours, "DEL");
         Cost { calls: samples.map(|samples| mean(&samples)), round_trip }
     }
 }

@@ -8,14 +8,13 @@
 
 #![forbid(unsafe_code)]
 
-mod harness;
-
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
-use harness::{Call, Limits, against_go, enter_box, furnish, go_plugin, mean, our_plugin};
+use cni_testbox::bench::{self, Limits, against_go, furnish, mean};
+use cni_testbox::{Call, Implementation, enter_box};
 
 const MANY: u16 = 10_000;
 const CONTAINER: &str = "10.71.0.2";
@@ -23,7 +22,10 @@ const CONTAINER: &str = "10.71.0.2";
 fn main() {
     enter_box();
     furnish_host();
-    let bench = Bench { ours: our_plugin("portmap"), go: go_plugin("portmap") };
+    let bench = Bench {
+        ours: Implementation::Ours.plugin("portmap"),
+        go: Implementation::Go.plugin("portmap"),
+    };
     let mut limits = Limits::default();
     bench.against_start_up(&mut limits);
     bench.against_go(&mut limits);
@@ -37,8 +39,6 @@ fn main() {
 /// A host with a bridge and one container, in namespaces of its own.
 fn furnish_host() {
     furnish(&[
-        "mount -t tmpfs tmpfs /run",
-        "mkdir -p /run/netns",
         "ip link set lo up",
         "ip netns add c1",
         "ip link add br0 type bridge",
@@ -69,7 +69,7 @@ fn config(container: &str, ports: impl Iterator<Item = u16>) -> Call {
         "ips":[{{"address":"{CONTAINER}/24","interface":1}}]}}}}"#,
         mappings.join(",")
     );
-    Call { container: container.to_owned(), stdin }
+    bench::call("portmap", container, &stdin)
 }
 
 impl Bench {
@@ -81,7 +81,7 @@ impl Bench {
         let mut samples: [Vec<Duration>; 4] = Default::default();
         for _ in 0..ROUNDS {
             for (command, samples) in commands.iter().zip(&mut samples) {
-                samples.push(call.run(&self.ours, command));
+                samples.push(call.cpu(&self.ours, command));
             }
         }
         let version = mean(&samples[0]);
@@ -104,7 +104,7 @@ impl Bench {
             let mut samples: [Vec<Duration>; 3] = Default::default();
             for _ in 0..ROUNDS {
                 for (command, samples) in ["ADD", "CHECK", "DEL"].iter().zip(&mut samples) {
-                    samples.push(call.run(&self.ours, command));
+                    samples.push(call.cpu(&self.ours, command));
                 }
             }
             samples.map(|samples| mean(&samples))
@@ -143,7 +143,7 @@ impl Bench {
 
     fn run_all(&self, calls: &[Call], command: &str) {
         for call in calls {
-            call.run(&self.ours, command);
+            call.cpu(&self.ours, command);
         }
     }
 
@@ -153,7 +153,7 @@ impl Bench {
         let mut samples: [Vec<Duration>; 3] = Default::default();
         for _ in 0..5 {
             for (command, samples) in ["ADD", "CHECK", "DEL"].iter().zip(&mut samples) {
-                samples.push(call.run(&self.ours, command));
+                samples.push(call.cpu(&self.ours, command));
             }
         }
         limits.line("ADD", mean(&samples[0]) / 1000.0, 250.0, " ms");
@@ -171,7 +171,7 @@ impl Bench {
         let listener = netns.run(|| TcpListener::bind("0.0.0.0:80").expect("bind")).expect("setns");
         std::thread::spawn(move || listener.incoming().for_each(drop));
         let call = config("one", [8080].into_iter());
-        call.run(&self.ours, "ADD");
+        call.cpu(&self.ours, "ADD");
         let median = || {
             let mut samples: Vec<Duration> = (0..CONNECTS)
                 .map(|_| {
@@ -200,6 +200,6 @@ impl Bench {
             1.3,
             "x",
         );
-        call.run(&self.ours, "DEL");
+        call.cpu(&self.ours, "DEL");
     }
 }

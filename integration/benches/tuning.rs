@@ -7,25 +7,22 @@
 
 #![forbid(unsafe_code)]
 
-mod harness;
-
 use std::path::Path;
 use std::time::Duration;
 
-use harness::{Call, Limits, against_go, enter_box, furnish, go_plugin, mean, our_plugin};
+use cni_testbox::bench::{self, Limits, against_go, furnish, mean};
+use cni_testbox::{Call, Implementation, enter_box};
 
 fn main() {
     enter_box();
     furnish(&[
-        "mount -t tmpfs tmpfs /run",
-        "mkdir -p /run/netns",
         "ip link set lo up",
         "ip netns add c1",
         "ip link add v0 type veth peer name eth0 netns c1",
         "ip link set v0 up",
         "ip -n c1 link set eth0 up",
     ]);
-    let (ours, go) = (our_plugin("tuning"), go_plugin("tuning"));
+    let (ours, go) = (Implementation::Ours.plugin("tuning"), Implementation::Go.plugin("tuning"));
     let mut limits = Limits::default();
     against_start_up(&ours);
     against_go(&mut limits, &call("pair"), &ours, &go, 0.5);
@@ -40,7 +37,7 @@ fn call(container: &str) -> Call {
         "mac":"c2:11:22:33:44:55","mtu":1400,"promisc":true,
         "prevResult":{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/c1"}],
         "ips":[{"address":"10.71.0.2/24","interface":0}]}}"#;
-    Call { container: container.to_owned(), stdin: stdin.to_owned() }
+    bench::call("tuning", container, stdin)
 }
 
 fn against_start_up(ours: &Path) {
@@ -53,7 +50,7 @@ fn against_start_up(ours: &Path) {
     let mut samples: [Vec<Duration>; 4] = Default::default();
     for _ in 0..ROUNDS {
         for (command, samples) in commands.iter().zip(&mut samples) {
-            samples.push(call.run(ours, command));
+            samples.push(call.cpu(ours, command));
         }
     }
     for (command, samples) in commands.iter().zip(&samples) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use crate::Call;
+use crate::{Call, sh};
 
 /// Compares each ratio with what the project promises.
 #[derive(Debug, Default)]
@@ -43,47 +43,56 @@ pub fn call(plugin: &str, container: &str, stdin: &str) -> Call {
         .stdin(stdin)
 }
 
-/// Runs a plugin, which must succeed; its CPU time and that of its children.
-pub fn cpu(call: &Call, plugin: &Path, command: &str) -> Duration {
-    let mut process = call.clone().command(command).process(plugin);
-    process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let before = children_cpu();
-    let status = call.feed(process.spawn().expect("the plugin starts")).wait().expect("wait");
-    assert!(status.success(), "{} {command} failed", plugin.display());
-    children_cpu().saturating_sub(before)
-}
-
-/// The CPU time of ADD and DEL together.
-pub fn cpu_of_add_and_delete(call: &Call, plugin: &Path) -> Duration {
-    cpu(call, plugin, "ADD") + cpu(call, plugin, "DEL")
-}
-
-/// Prints how many instructions each command takes in user space. Counted, not timed: the same on
-/// a busy machine.
-pub fn print_instructions(call: &Call, plugin: &Path) {
-    println!("Instructions in user space (valgrind)");
-    let _warm = cpu_of_add_and_delete(call, plugin);
-    for command in ["VERSION", "ADD", "CHECK", "DEL"] {
-        match instructions(call, plugin, command) {
-            Some(count) => println!("  {command:<8} {count:>9}"),
-            None => {
-                println!("  {command:<8} not counted: valgrind (apt package valgrind) is missing");
-            }
-        }
+/// Furnishes the host, in namespaces that [`enter_box`](crate::enter_box) led into.
+pub fn furnish(commands: &[&str]) {
+    for command in commands {
+        sh(command);
     }
 }
 
-/// The instructions of one call in user space, which must succeed; none without valgrind.
-pub fn instructions(call: &Call, plugin: &Path, command: &str) -> Option<u64> {
-    let mut process = call.clone().command(command).process(Path::new("valgrind"));
-    process.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(plugin);
-    process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let output = call.feed(process.spawn().ok()?).wait_with_output().ok()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    // A call that fails has nothing to count.
-    assert!(output.status.success(), "{command} fails under valgrind: {text}");
-    let line = text.lines().find(|line| line.contains("Collected"))?;
-    line.rsplit(' ').next()?.parse().ok()
+impl Call {
+    /// Runs a plugin with this command, which must succeed; its CPU time and that of its children.
+    pub fn cpu(&self, plugin: &Path, command: &str) -> Duration {
+        let mut process = self.clone().command(command).process(plugin);
+        process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let before = children_cpu();
+        let status = self.feed(process.spawn().expect("the plugin starts")).wait().expect("wait");
+        assert!(status.success(), "{} {command} failed", plugin.display());
+        children_cpu().saturating_sub(before)
+    }
+
+    /// The CPU time of ADD and DEL together.
+    pub fn cpu_of_add_and_del(&self, plugin: &Path) -> Duration {
+        self.cpu(plugin, "ADD") + self.cpu(plugin, "DEL")
+    }
+
+    /// Prints how many instructions each command takes in user space. Counted, not timed: the same
+    /// on a busy machine.
+    pub fn print_instructions(&self, plugin: &Path) {
+        println!("Instructions in user space (valgrind)");
+        self.cpu_of_add_and_del(plugin);
+        for command in ["VERSION", "ADD", "CHECK", "DEL"] {
+            match self.instructions(plugin, command) {
+                Some(count) => println!("  {command:<8} {count:>9}"),
+                None => println!(
+                    "  {command:<8} not counted: valgrind (apt package valgrind) is missing"
+                ),
+            }
+        }
+    }
+
+    /// The instructions of one call in user space, which must succeed; none without valgrind.
+    pub fn instructions(&self, plugin: &Path, command: &str) -> Option<u64> {
+        let mut process = self.clone().command(command).process(Path::new("valgrind"));
+        process.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(plugin);
+        process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = self.feed(process.spawn().ok()?).wait_with_output().ok()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        // A call that fails has nothing to count.
+        assert!(output.status.success(), "{command} fails under valgrind: {text}");
+        let line = text.lines().find(|line| line.contains("Collected"))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
 }
 
 fn children_cpu() -> Duration {
@@ -102,7 +111,7 @@ pub fn mean(samples: &[Duration]) -> f64 {
 
 /// CPU of ADD and DEL together, ours against the Go plugin with the same call.
 pub fn against_go(limits: &mut Limits, call: &Call, ours: &Path, go: &Path, limit: f64) {
-    let cost = |plugin| cpu_of_add_and_delete(call, plugin);
+    let cost = |plugin| call.cpu_of_add_and_del(plugin);
     compare(limits, || cost(ours), || cost(go), Some(limit));
 }
 

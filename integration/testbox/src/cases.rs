@@ -90,3 +90,16 @@ macro_rules! cases {
         }
     };
 }
+
+/// Makes the tests of cases that take no argument and furnish a bare box themselves.
+#[macro_export]
+macro_rules! bare_cases {
+    ($($name:ident;)+) => {
+        $(mod $name {
+            #[test]
+            fn bare() {
+                $crate::in_bare_box(concat!(module_path!(), "::bare"), super::$name);
+            }
+        })+
+    };
+}

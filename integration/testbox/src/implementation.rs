@@ -32,7 +32,12 @@ impl Implementation {
     pub fn plugin(self, name: &str) -> PathBuf {
         let (directory, remedy) = match self {
             Self::Ours | Self::IptablesNft | Self::IptablesLegacy => {
-                (our_plugins(), "cargo build --workspace")
+                let remedy = if cfg!(debug_assertions) {
+                    "cargo build --workspace"
+                } else {
+                    "cargo build --release --workspace"
+                };
+                (our_plugins(), remedy)
             }
             Self::Go => (PathBuf::from(GO_PLUGINS), "apt-get install containernetworking-plugins"),
         };

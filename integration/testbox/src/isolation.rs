@@ -34,6 +34,18 @@ pub fn in_box(test: &str, implementation: Implementation, case: impl FnOnce(&Tes
     }
 }
 
+/// The same in a box without addresses, routes and clients, where not even loopback is up.
+pub fn in_bare_box(test: &str, case: impl FnOnce()) {
+    match env::var(IN_BOX) {
+        Ok(outside) => {
+            refuse_the_machine(&outside);
+            machine::make_read_only();
+            case();
+        }
+        Err(_) => repeat_in_box(test),
+    }
+}
+
 /// Executes this program again in a box, and returns when it is there: for a benchmark, which
 /// furnishes the host itself.
 pub fn enter_box() {
