@@ -43,7 +43,7 @@ fn keys_of(b: &TestBox, policy: &str) -> Vec<Value> {
 
 fn by_go(command: &str, attachment: &Attachment, keys: &Value) {
     let call = firewall(command, attachment).keys(keys);
-    call.run_as(Implementation::Go).expect_silence();
+    call.run_as(Implementation::Go).expect_success();
 }
 
 /// Rules and chains of the filter tables, without iptables' own.
@@ -65,7 +65,7 @@ fn accepting() -> Vec<String> {
 
 fn gc(b: &TestBox, network: &str, keys: &Value, valid: &[&Attachment]) -> String {
     let outcome = Call::of_network("firewall", "GC", network).keys(keys).valid(valid).run(b);
-    outcome.expect_silence();
+    outcome.expect_success();
     outcome.stderr
 }
 
@@ -98,7 +98,7 @@ const STILL_GO: &str = "still served by the Go plugin's rules; the next ADD take
 fn passes_by_go(b: &TestBox, web: &Attachment, keys: &Value) {
     let before = b.ruleset();
     let outcome = b.inspect(web, keys);
-    outcome.expect_silence();
+    outcome.expect_success();
     assert!(outcome.stderr.contains(STILL_GO), "{keys}: {outcome:?}");
     assert_eq!(b.ruleset(), before, "CHECK only looks");
 }
@@ -114,7 +114,7 @@ fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
             let keys = &keys_of(b, policy)[0];
             b.admit(&web, keys);
             let outcome = b.inspect(&web, keys);
-            outcome.expect_silence();
+            outcome.expect_success();
             assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
         }
     }
@@ -171,7 +171,7 @@ fn check_looks_into_the_other_iptables(b: &TestBox) {
     }
     let path = format!("{directory}:{}", std::env::var("PATH").expect("a PATH"));
     let add = firewall("ADD", &web).keys(&iptables("same-bridge")).env("PATH", &path);
-    add.run_as(Implementation::Go).expect_silence();
+    add.run_as(Implementation::Go).expect_success();
     assert!(filter_rules().is_empty(), "the plain names mean nft's");
     let keys = json!({ "backend": "nftables", "ingressPolicy": "same-bridge" });
     passes_by_go(b, &web, &keys);
@@ -204,7 +204,7 @@ fn check_passes_with_the_go_plugins_sources_in_firewalld(b: &TestBox) {
     b.inspect(&web, &open).expect_error_with(100, &["is missing from firewalld's zone trusted"]);
     b.admit(&web, &open);
     let outcome = b.inspect(&web, &open);
-    outcome.expect_silence();
+    outcome.expect_success();
     assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
 }
 
@@ -330,7 +330,7 @@ fn an_add_of_the_go_plugin_during_gc_keeps_the_chains(b: &TestBox) {
         let call = Call::of_network("firewall", "GC", "net1").keys(keys);
         let call = call.set("cni.dev/valid-attachments", json!([])).env("PATH", &path);
         let outcome = call.run(b);
-        outcome.expect_silence();
+        outcome.expect_success();
         let words_of_warning = "that nobody needs stay until the next GC";
         assert!(outcome.stderr.contains(words_of_warning), "{outcome:?}");
         let mut after = filter_rules();

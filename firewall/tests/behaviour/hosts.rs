@@ -25,7 +25,7 @@ cases! {
 
 fn status(b: &TestBox, keys: &Value) -> Outcome {
     let outcome = Call::of_network("firewall", "STATUS", "net1").keys(keys).run(b);
-    outcome.expect_silence();
+    outcome.expect_success();
     outcome
 }
 
@@ -34,7 +34,7 @@ fn a_bare_host_uses_nftables_and_starts_nothing(b: &TestBox) {
     let trace = "/run/trace";
     let wrapper = ["strace", "-f", "-e", "trace=execve", "-o", trace];
     for command in ["ADD", "CHECK", "DEL"] {
-        firewall(command, &web).keys(&json!({})).under(&wrapper).run(b).expect_silence();
+        firewall(command, &web).keys(&json!({})).under(&wrapper).run(b).expect_success();
         let text = std::fs::read_to_string(trace).expect("strace wrote it");
         assert_eq!(text.matches("execve(").count(), 1, "{command}: {text}");
         assert_eq!(b.ruleset().contains("web/eth0"), command != "DEL");
@@ -42,7 +42,7 @@ fn a_bare_host_uses_nftables_and_starts_nothing(b: &TestBox) {
     assert!(b.ruleset().contains("table inet cni_firewall"));
     let gc = Call::of_network("firewall", "GC", "net1");
     let gc = gc.set("cni.dev/valid-attachments", json!([])).under(&wrapper);
-    gc.run(b).expect_silence();
+    gc.run(b).expect_success();
     let text = std::fs::read_to_string(trace).expect("strace wrote it");
     assert_eq!(text.matches("execve(").count(), 1, "GC: {text}");
     assert_eq!(b.ruleset(), "", "the empty table goes");
@@ -98,7 +98,7 @@ fn a_host_without_ip6tables_serves_ipv4(b: &TestBox) {
     let (web, dual) = (b.web(&Network::v4(1), "web"), b.web(&Network::dual(2), "dual"));
     hide_ip6tables();
     for command in ["ADD", "CHECK", "DEL"] {
-        firewall(command, &web).keys(&keys).run(b).expect_silence();
+        firewall(command, &web).keys(&keys).run(b).expect_success();
     }
     let rules = || run(&mut tool("iptables-save")).matches("-A CNI-FORWARD -s").count();
     let (code, text) = firewall("ADD", &dual).keys(&keys).run(b).expect_error();
@@ -124,7 +124,7 @@ fn the_administrators_chain_comes_first_and_is_kept(b: &TestBox) {
     b.dismiss(&web, &keys);
     b.dismiss(&other, &keys);
     let gc = Call::of_network("firewall", "GC", "net1").keys(&keys);
-    gc.set("cni.dev/valid-attachments", json!([])).run(b).expect_silence();
+    gc.set("cni.dev/valid-attachments", json!([])).run(b).expect_success();
     assert!(own(b), "DEL and GC");
 }
 

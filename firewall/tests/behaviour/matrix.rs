@@ -367,7 +367,7 @@ fn document() -> String {
     text
 }
 
-/// `cargo test -p cni-chain --test e2e documented -- --nocapture` prints what belongs there.
+/// `cargo test -p cni-firewall --test behaviour documented -- --nocapture` prints what belongs there.
 #[test]
 fn the_documented_matrix_is_the_measured_one() {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/firewall.md");

@@ -93,7 +93,7 @@ pub use namespace::Namespace;
 pub use network::Network;
 pub use outcome::{Outcome, Refusal};
 pub use readers::{iptables, link, nft, tc};
-pub use ruleset::{Element, PORTMAP_TABLE, concatenation};
+pub use ruleset::PORTMAP_TABLE;
 pub use suite::{Sample, Subject};
 pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, tool};
 pub use traffic::{Asker, Reply, TcpFlow, Transport, UdpFlow};

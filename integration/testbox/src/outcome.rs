@@ -88,6 +88,12 @@ impl Outcome {
         assert_eq!((self.status, self.stdout.as_str()), (Some(0), ""), "{self}");
     }
 
+    /// Success, whatever the command may print.
+    #[track_caller]
+    pub fn expect_success(&self) {
+        assert_eq!(self.status, Some(0), "{self}");
+    }
+
     /// Success, and on with the outcome.
     #[track_caller]
     pub fn success(self) -> Self {

@@ -2,19 +2,102 @@
 
 /// `nf_tables`, as `nft -j` prints it and the crate `nftables` reads it.
 pub mod nft {
-    use nftables::helper::get_current_ruleset;
-    use nftables::schema::{Chain, NfListObject, NfObject};
+    use nftables::expr::{Expression, NamedExpression};
+    use nftables::schema::{Chain, NfListObject};
+    use serde_json::Value;
 
-    /// Every object of the ruleset.
+    use crate::tool::{run, tool};
+
+    /// An element of a map whose key and data are concatenations, with a comment.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Element {
+        /// The map it is in.
+        pub map: String,
+        /// The parts of its key as nft writes them.
+        pub key: Vec<String>,
+        /// The parts of what it maps to.
+        pub data: Vec<String>,
+        /// The owner tag in its comment.
+        pub owner: String,
+    }
+
+    impl Element {
+        /// A pair of an element with a comment, and of data.
+        fn read(map: &str, pair: &Expression<'_>) -> Option<Self> {
+            let Expression::List(pair) = pair else { return None };
+            let [Expression::Named(NamedExpression::Elem(element)), data] = &pair[..] else {
+                return None;
+            };
+            Some(Self {
+                map: map.to_owned(),
+                key: parts(&element.val)?,
+                data: parts(data)?,
+                owner: element.comment.clone()?.into_owned(),
+            })
+        }
+
+        /// Its key in the words of nft: `tcp . 8080`.
+        pub fn key_words(&self) -> String {
+            self.key.join(" . ")
+        }
+    }
+
+    fn parts(concatenation: &Expression<'_>) -> Option<Vec<String>> {
+        let Expression::Named(NamedExpression::Concat(parts)) = concatenation else { return None };
+        let part = |part: &Expression<'_>| match part {
+            Expression::String(text) => Some(text.clone().into_owned()),
+            Expression::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        parts.iter().map(part).collect()
+    }
+
+    /// The elements of a table's maps that are of the shape of [`Element`].
     #[track_caller]
-    pub fn objects() -> Vec<NfListObject<'static>> {
-        let ruleset = get_current_ruleset().expect("nft lists its ruleset");
-        let all = ruleset.objects.iter().cloned();
-        all.filter_map(|object| match object {
-            NfObject::ListObject(object) => Some(object),
-            NfObject::CmdObject(_) => None,
-        })
-        .collect()
+    pub fn elements(table: &str) -> Vec<Element> {
+        let mut found = Vec::new();
+        for object in objects(&["map"]) {
+            let NfListObject::Map(map) = object else { continue };
+            let pairs = map.elem.iter().flat_map(|list| list.iter()).filter(|_| map.table == table);
+            found.extend(pairs.filter_map(|pair| Element::read(&map.name, pair)));
+        }
+        found
+    }
+
+    /// The sets and maps of a table that have elements, as `map by_port4`.
+    #[track_caller]
+    pub fn filled_sets(table: &str) -> Vec<String> {
+        let name = |object| match object {
+            NfListObject::Map(map) if map.table == table && map.elem.is_some() => {
+                Some(format!("map {}", map.name))
+            }
+            NfListObject::Set(set) if set.table == table && set.elem.is_some() => {
+                Some(format!("set {}", set.name))
+            }
+            _ => None,
+        };
+        objects(&["map", "set"]).into_iter().filter_map(name).collect()
+    }
+
+    /// Every object of these kinds (`table`, `chain`, `rule`, `set`, `map`, …) in the ruleset. Only
+    /// they are read: the crate does not know every expression that a rule may have.
+    #[track_caller]
+    pub fn objects(kinds: &[&str]) -> Vec<NfListObject<'static>> {
+        let text = run(tool("nft").args(["-j", "list", "ruleset"]));
+        let ruleset: Value = serde_json::from_str(&text).expect("nft prints JSON");
+        let objects = ruleset["nftables"].as_array().expect("a list of objects").iter();
+        let wanted = objects.filter(|object| kinds.iter().any(|kind| object.get(kind).is_some()));
+        wanted.map(|object| read(object.clone())).collect()
+    }
+
+    fn read(mut object: Value) -> NfListObject<'static> {
+        // nft 1.0.6 lists the type of a key as an array and that of data as text with dots.
+        if let Some(data) = object["map"]["map"].as_str().filter(|data| data.contains(" . ")) {
+            let parts: Vec<&str> = data.split(" . ").collect();
+            object["map"]["map"] = parts.into();
+        }
+        let text = object.to_string();
+        serde_json::from_value(object).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// The chains of a table, with hook and priority where they have one.
@@ -24,7 +107,7 @@ pub mod nft {
             NfListObject::Chain(chain) if chain.table == table => Some(chain),
             _ => None,
         };
-        objects().into_iter().filter_map(chain).collect()
+        objects(&["chain"]).into_iter().filter_map(chain).collect()
     }
 
     /// The names of all tables, with their families in front: `inet cni_portmap`.
@@ -37,7 +120,7 @@ pub mod nft {
             }
             _ => None,
         };
-        objects().into_iter().filter_map(table).collect()
+        objects(&["table"]).into_iter().filter_map(table).collect()
     }
 }
 

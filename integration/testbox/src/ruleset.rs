@@ -1,41 +1,8 @@
 //! Reading what is in the kernel with the operator's tools, independent of how it got there.
 
-use serde_json::Value;
-
 use crate::TestBox;
+use crate::readers::nft::{self, Element};
 use crate::tool::{feed, run, tool};
-
-/// One mapping in our table.
-#[derive(Debug)]
-pub struct Element {
-    /// The map it is in.
-    pub map: String,
-    /// Its key as nft writes it in JSON.
-    pub key: Vec<Value>,
-    /// What it maps to, as nft writes it in JSON.
-    pub data: Vec<Value>,
-    /// The owner tag in its comment.
-    pub owner: String,
-}
-
-impl Element {
-    /// Reads `[{"elem":{"val":{"concat":[…]},"comment":"…"}},{"concat":[…]}]`. Maps whose keys are
-    /// no port mappings have elements without a comment or of another shape.
-    fn read(map: &Value, pair: &Value) -> Option<Self> {
-        Some(Self {
-            map: map.as_str()?.to_owned(),
-            key: pair[0]["elem"]["val"]["concat"].as_array()?.clone(),
-            data: pair[1]["concat"].as_array()?.clone(),
-            owner: pair[0]["elem"]["comment"].as_str()?.to_owned(),
-        })
-    }
-}
-
-/// Values of a concatenation in nft's words.
-pub fn concatenation(values: &[Value]) -> String {
-    let words = values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
-    words.collect::<Vec<_>>().join(" . ")
-}
 
 /// The table of our nftables backend.
 pub const PORTMAP_TABLE: &str = "cni_portmap";
@@ -54,26 +21,9 @@ impl TestBox {
         lines.filter_map(|line| without_counters(&line)).collect()
     }
 
-    /// `nft -j list ruleset`'s objects of one kind (`map`, `chain`, …) in a table.
-    pub fn nft_objects(&self, kind: &str, table: &str) -> Vec<Value> {
-        let text = run(tool("nft").args(["-j", "list", "ruleset"]));
-        let all: Value = serde_json::from_str(&text).expect("nft prints JSON");
-        let objects = all["nftables"].as_array().into_iter().flatten();
-        objects
-            .filter_map(|object| object.get(kind))
-            .filter(|o| o["table"] == table || o["name"] == table && kind == "table")
-            .cloned()
-            .collect()
-    }
-
-    /// Every mapping in our table, as `nft` reads it.
+    /// Every mapping in our table.
     pub fn portmap_elements(&self) -> Vec<Element> {
-        let maps = self.nft_objects("map", PORTMAP_TABLE);
-        let elements = maps.iter().flat_map(|map| {
-            let pairs = map["elem"].as_array().cloned().unwrap_or_default();
-            pairs.into_iter().map(|pair| (map["name"].clone(), pair))
-        });
-        elements.filter_map(|(map, pair)| Element::read(&map, &pair)).collect()
+        nft::elements(PORTMAP_TABLE)
     }
 
     /// Runs nft commands.

@@ -45,7 +45,7 @@ fn not_served(b: &TestBox, port: u16) {
 
 pub(crate) fn by_go(command: &str, web: &Attachment, port: u16) {
     let call = portmap(command, web).mappings(&both(port, 80));
-    call.run_as(Implementation::Go).expect_silence();
+    call.run_as(Implementation::Go).expect_success();
 }
 
 /// Rules that somebody mapped a port with, or that lead to such rules, in any iptables.
@@ -109,7 +109,7 @@ fn a_host_that_changes_its_backend(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     let with = |command: &str, backend: &str, port: u16| {
         let call = portmap(command, &web).mappings(&both(port, 80));
-        call.set("backend", json!(backend)).run(b).expect_silence();
+        call.set("backend", json!(backend)).run(b).expect_success();
     };
     for (first, second) in [("nftables", "iptables"), ("iptables", "nftables")] {
         with("ADD", first, 8080);
@@ -128,7 +128,7 @@ fn a_host_that_changes_its_backend(b: &TestBox) {
 
 fn status_says_which_backend_and_why(b: &TestBox) {
     let outcome = Call::of_network("portmap", "STATUS", "net1").run(b);
-    outcome.expect_silence();
+    outcome.expect_success();
     let expected = match b.implementation.backend() {
         Some(backend) => format!("backend {backend}: the configuration"),
         None => "backend nftables: the kernel".to_owned(),
@@ -176,7 +176,7 @@ fn parallel_calls_beside_a_neighbour_that_holds_the_lock(b: &TestBox) {
                 for (web, port) in webs.iter().zip(8100u16..) {
                     scope.spawn(move || {
                         let call = portmap(command, web).mappings(&both(port, 80));
-                        call.run(b).expect_silence();
+                        call.run(b).expect_success();
                     });
                 }
             });
@@ -224,7 +224,7 @@ fn two_programs_per_family_whatever_the_number_of_mappings(b: &TestBox) {
             .mappings(&many)
             .under(&["strace", "-f", "-qq", "-e", "trace=execve", "-o", trace])
             .run(b)
-            .expect_silence();
+            .expect_success();
         let text = std::fs::read_to_string(trace).expect("strace wrote it");
         let programs = text.lines().filter(|line| line.contains("= 0")).count();
         // strace's own start of the plugin is the first.
@@ -342,7 +342,7 @@ pub(crate) fn by_go_on_legacy(web: &Attachment, port: u16) {
     let path = std::env::var("PATH").expect("a PATH");
     let call = portmap("ADD", web).mappings(&both(port, 80));
     let call = call.env("PATH", format!("{directory}:{path}"));
-    call.run_as(Implementation::Go).expect_silence();
+    call.run_as(Implementation::Go).expect_success();
 }
 
 /// Whatever backend ours has, its ADD removes what the Go plugin left in another one.

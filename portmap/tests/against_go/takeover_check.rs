@@ -21,7 +21,7 @@ const STILL_GO: &str = "still served by the Go plugin's rules; the next ADD take
 fn passes_by_go(b: &TestBox, web: &Attachment, port: u16) {
     let before = b.ruleset();
     let outcome = portmap("CHECK", web).mappings(&both(port, 80)).run(b);
-    outcome.expect_silence();
+    outcome.expect_success();
     assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
     assert_eq!(b.ruleset(), before, "CHECK only looks");
 }
@@ -46,7 +46,7 @@ fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
         }
         b.map(&web, &both(port, 80));
         let outcome = portmap("CHECK", &web).mappings(&both(port, 80)).run(b);
-        outcome.expect_silence();
+        outcome.expect_success();
         assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
     }
     // Twenty ports in two entry rules, one host address, and a mapping of the other family.
@@ -57,7 +57,7 @@ fn check_passes_while_the_go_plugins_rules_are_complete(b: &TestBox) {
     let call = |command: &str| portmap(command, &web).mappings(&mappings);
     call("ADD").run_as(Implementation::Go).expect_result();
     let outcome = call("CHECK").run(b);
-    outcome.expect_silence();
+    outcome.expect_success();
     assert!(outcome.stderr.contains(STILL_GO), "{outcome:?}");
 }
 
@@ -100,7 +100,7 @@ fn check_looks_into_the_other_iptables(b: &TestBox) {
     by_go_on_legacy(&web, 8080);
     served(b, 8080, "web");
     let call = || portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
-    call().expect_silence();
+    call().expect_success();
     assert!(call().stderr.contains(STILL_GO));
     run(tool("ip6tables-legacy").args(["-t", "nat", "-F", "CNI-HOSTPORT-SETMARK"]));
     call().expect_error_with(100, &["CNI-HOSTPORT-SETMARK"]);
@@ -142,7 +142,7 @@ fn check_passes_with_the_go_plugins_nftables_rules(b: &TestBox) {
     }
     b.map(&web, &both(8080, 80));
     let outcome = portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
-    outcome.expect_silence();
+    outcome.expect_success();
     assert!(!outcome.stderr.contains("Go plugin"), "{outcome:?}");
     gc(b, "net1", &[&web]);
     assert!(!run(tool("nft").args(["list", "tables"])).contains("cni_hostport"));
