@@ -11,7 +11,7 @@
 use std::fmt;
 use std::path::Path;
 
-use cni_testbox::bench::{call, cpu_of_add_and_delete, instructions};
+use cni_testbox::bench::call;
 use cni_testbox::{Call, enter_box, sh};
 
 /// Rises and falls up to this part of the written number are not told from chance and from the
@@ -99,7 +99,7 @@ impl Counted {
         // No line depends on those before it.
         sh("nft flush ruleset");
         // The first ADD makes what all share, and is not the usual case.
-        cpu_of_add_and_delete(&call, &program);
+        call.cpu_of_add_and_delete(&program);
         // VERSION knows no backend: once is enough.
         let version = (self.backend != "iptables").then_some("VERSION");
         let commands = version.into_iter().chain(["ADD", "CHECK", "DEL"]);
@@ -108,7 +108,8 @@ impl Counted {
                 plugin: self.plugin.to_owned(),
                 backend: self.backend.to_owned(),
                 command: command.to_owned(),
-                instructions: instructions(&call, &program, command)
+                instructions: call
+                    .instructions(&program, command)
                     .expect("valgrind (apt package valgrind)"),
                 reason: String::new(),
             })

@@ -87,8 +87,8 @@ impl Bench {
             println!("{what}: ours on nftables, Go on iptables, each on its own host");
             let [native, iptables] =
                 ["nftables", "iptables"].map(|backend| call_for("pair", addresses, backend));
-            let go = || other_host.run(|| iptables.cpu_of_add_and_del(&self.go)).expect("setns");
-            compare(limits, || native.cpu_of_add_and_del(&self.ours), go, limit);
+            let go = || other_host.run(|| iptables.cpu_of_add_and_delete(&self.go)).expect("setns");
+            compare(limits, || native.cpu_of_add_and_delete(&self.ours), go, limit);
         }
         println!("a dual-stack container: both on iptables");
         let iptables = call_for("pair", &[CONTAINER, CONTAINER_V6], "iptables");

@@ -62,7 +62,7 @@ impl Call {
     }
 
     /// The CPU time of ADD and DEL together.
-    pub fn cpu_of_add_and_del(&self, plugin: &Path) -> Duration {
+    pub fn cpu_of_add_and_delete(&self, plugin: &Path) -> Duration {
         self.cpu(plugin, "ADD") + self.cpu(plugin, "DEL")
     }
 
@@ -70,7 +70,7 @@ impl Call {
     /// on a busy machine.
     pub fn print_instructions(&self, plugin: &Path) {
         println!("Instructions in user space (valgrind)");
-        self.cpu_of_add_and_del(plugin);
+        self.cpu_of_add_and_delete(plugin);
         for command in ["VERSION", "ADD", "CHECK", "DEL"] {
             match self.instructions(plugin, command) {
                 Some(count) => println!("  {command:<8} {count:>9}"),
@@ -111,7 +111,7 @@ pub fn mean(samples: &[Duration]) -> f64 {
 
 /// CPU of ADD and DEL together, ours against the Go plugin with the same call.
 pub fn against_go(limits: &mut Limits, call: &Call, ours: &Path, go: &Path, limit: f64) {
-    let cost = |plugin| call.cpu_of_add_and_del(plugin);
+    let cost = |plugin| call.cpu_of_add_and_delete(plugin);
     compare(limits, || cost(ours), || cost(go), Some(limit));
 }
 

@@ -35,7 +35,7 @@ impl Document {
     /// With further members, the last of which counts.
     #[must_use]
     pub fn with(mut self, more: &str) -> Self {
-        self.members += &format!("{more},");
+        self.members.extend([more, ","]);
         self
     }
 
