@@ -2,7 +2,8 @@
 //!
 //! `config` reads the configuration, `bucket` does the arithmetic, `plan` says which limits must
 //! hold. `host_end` is the place they hold at, reached by the socket in `host`; `backend` makes and
-//! removes them there, and `go` knows what the Go plugin made. `status` tries all of it elsewhere.
+//! removes them there, and `go` knows what the Go plugin made. `status` tries all of it elsewhere. `listing`
+//! tells which limits hold.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ mod config;
 mod go;
 mod host;
 mod host_end;
+pub mod listing;
 mod plan;
 mod status;
 

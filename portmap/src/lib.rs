@@ -2,7 +2,7 @@
 //!
 //! `config` reads the configuration, `plan` turns it into what must be, and a `backend` makes it
 //! so. An attachment's mappings may be in another place than today's ADD would choose, and the Go
-//! plugin may have made them (`go`), so every place is asked when they go.
+//! plugin may have made them (`go`), so every place is asked when they go. `listing` tells what is there.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod config;
 mod flows;
 mod go;
 mod host;
+pub mod listing;
 mod localnet;
 mod plan;
 mod status;

@@ -15,6 +15,7 @@ mod go;
 mod host;
 mod kept;
 mod key;
+pub mod listing;
 mod mac;
 mod plan;
 mod setting;

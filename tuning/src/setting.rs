@@ -44,6 +44,14 @@ impl Setting {
         }
     }
 
+    /// The property's name, and its value, in words.
+    pub(crate) fn in_words(&self) -> (String, String) {
+        match self {
+            Self::Sysctl { path, value } => (format!("net/{}", path.below_net()), value.clone()),
+            Self::Link(setting) => (setting.name().to_owned(), setting.to_string()),
+        }
+    }
+
     /// Whether the property goes away with the interface.
     pub(crate) fn is_of_interface(&self, ifname: &str) -> bool {
         match self {

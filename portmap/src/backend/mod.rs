@@ -1,7 +1,7 @@
 //! The places that can carry out a plan, and the choice between them.
 
 pub(crate) mod iptables;
-mod nftables;
+pub(crate) mod nftables;
 
 use cni_common::cni::{Backend, Holder};
 

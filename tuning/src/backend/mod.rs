@@ -10,5 +10,5 @@ mod restore;
 
 pub(crate) use add::add;
 pub(crate) use check::check;
-pub(crate) use originals::{Store, forget_stale};
+pub(crate) use originals::{Store, all_originals, forget_stale};
 pub(crate) use restore::restore;

@@ -253,6 +253,20 @@ pub(crate) fn forget_stale(data_dir: &Path, stale: &Stale) -> Result<usize, CniE
     first_failure.map_or(Ok(removed), |error| Err(failed(&error)))
 }
 
+/// The originals of every owner, with its tag. What cannot be read as such is left out.
+pub(crate) fn all_originals(data_dir: &Path) -> Result<Vec<(String, Vec<Setting>)>, CniError> {
+    let Some(dir) = open_if_any(data_dir)? else { return Ok(Vec::new()) };
+    let names = dir.names().map_err(|error| failure("list", data_dir, &error))?;
+    let read = |name: &String| {
+        let json = Json::parse(&dir.read(name).ok()??).ok()?;
+        let object = json.as_object()?;
+        let owner = object.get_exact("owner")?.as_str()?.to_owned();
+        let originals = object.get_exact("originals")?.as_array()?;
+        Some((owner, originals.iter().filter_map(Setting::from_json).collect()))
+    };
+    Ok(names.iter().filter_map(read).collect())
+}
+
 fn is_stale(dir: &StateDir, name: &str, stale: &Stale) -> io::Result<bool> {
     let text = match dir.read(name) {
         Ok(None) => return Ok(false),

@@ -12,7 +12,7 @@ use crate::host_end::{HOOKS, HostEnd};
 use crate::plan::Plan;
 
 /// The kind of link that takes in what a filter redirects.
-pub(super) const IFB: &str = "ifb";
+pub(crate) const IFB: &str = "ifb";
 
 /// The handle of our TBFs. Its number is the evidence that they are ours.
 pub(super) const HANDLE: u16 = 0xb0;
@@ -70,13 +70,23 @@ pub(super) fn is_our_tbf(root: &Qdisc) -> bool {
     root.handle == HANDLE && matches!(root.kind, QdiscKind::Tbf(_))
 }
 
+/// What the names of IFBs behind a hook begin with.
+const fn ifb_prefix(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Ingress => "bwp",
+        Hook::Egress => "bwi",
+    }
+}
+
+/// Whether the IFB of this name has what goes into a container, which leaves the host's end.
+pub(crate) fn limits_ingress(ifb: &str) -> bool {
+    ifb.starts_with(ifb_prefix(Hook::Egress))
+}
+
 /// The name of the IFB behind a hook of an attachment's host end. The network does not count, so
 /// that DEL finds it under whatever name the network has by then.
 pub(super) fn ifb_name(tag: &OwnerTag, hook: Hook) -> String {
-    let prefix = match hook {
-        Hook::Ingress => "bwp",
-        Hook::Egress => "bwi",
-    };
+    let prefix = ifb_prefix(hook);
     // The kernel's limit is 15 bytes.
     format!("{prefix}{}", &OwnerTag::short_name_of(tag.owner())[..12])
 }

@@ -16,14 +16,19 @@ mod saved;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{self, Variant};
+use cni_common::kernel::iptables::{self, IptablesError, Variant};
 
 use crate::host::Host;
-use crate::plan::Plan;
+use crate::plan::{Mapping, Plan};
 use names::Names;
 
 pub(crate) use places::{Place, that_may_have};
 pub(crate) use rules::{ChainRule, GoRules, TABLE, TOP_CHAIN};
+
+/// Every mapping in one place, with its owner.
+pub(crate) fn installed(place: Place) -> Result<Vec<(Mapping, Attachment)>, IptablesError> {
+    Ok(saved::mappings(&place.open()?.save(TABLE)?))
+}
 
 /// The host's iptables.
 pub(crate) struct Iptables {
@@ -97,7 +102,7 @@ impl Holder<Host<'_>, Plan> for Iptables {
     }
 }
 
-fn warn(host: &Host<'_>, place: Place, error: &iptables::IptablesError) {
+fn warn(host: &Host<'_>, place: Place, error: &IptablesError) {
     host.log.warn(format!(
         "rules of {place} may be left: {error}; remove chains CNI-DN-* by hand if they are"
     ));

@@ -56,7 +56,7 @@ pub(super) fn conflicts(dump: &TableDump, rules: &Rules) -> Vec<(Mapping, String
 }
 
 /// The mappings in a saved table, with their owners.
-fn mappings(dump: &TableDump) -> Vec<(Mapping, Attachment)> {
+pub(super) fn mappings(dump: &TableDump) -> Vec<(Mapping, Attachment)> {
     let mut owners: HashMap<String, Attachment> = HashMap::new();
     for entry in dump.rules_of(TOP_CHAIN) {
         let owner = entry.option("--comment").and_then(|comment| owner(&comment));

@@ -16,11 +16,11 @@ mod tests;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::Transaction;
+use cni_common::kernel::nft::{Nft, NftError, Transaction};
 
 use crate::host::Host;
 use crate::localnet;
-use crate::plan::Plan;
+use crate::plan::{Mapping, Plan};
 use elements::Content;
 use layout::Layout;
 
@@ -89,6 +89,15 @@ impl Wanted {
         let layout = Layout::new(content.scope.clone(), conditions, content.prefixes.clone());
         Ok(Self { content, layout })
     }
+}
+
+/// Every mapping in the table, with its owner's tag.
+pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<(Mapping, String)>, NftError> {
+    let all = owned::all_elements(nft, |_| true)?;
+    let elements = all.into_iter().flat_map(|(_, elements)| elements);
+    Ok(elements
+        .filter_map(|element| Some((elements::mapping_of(&element)?, element.comment?)))
+        .collect())
 }
 
 /// What ADD commits where our table is not there yet.

@@ -83,7 +83,7 @@ fn owned_count(owner: &Element) -> Option<usize> {
 }
 
 /// All elements of all our maps whose comment passes, by set.
-fn all_elements(
+pub(super) fn all_elements(
     nft: &mut dyn Nft,
     mut wanted: impl FnMut(&str) -> bool,
 ) -> Result<Elements, NftError> {
