@@ -26,6 +26,8 @@ pub struct Call {
     /// Programs and their arguments in front of the plugin.
     wrapper: Vec<String>,
     config: Map<String, Value>,
+    /// Keys as JSON text, behind those of `config`.
+    raw_keys: String,
     stdin: Option<Vec<u8>>,
 }
 
@@ -93,6 +95,7 @@ impl Call {
             environment: Vec::new(),
             wrapper: Vec::new(),
             config: Map::new(),
+            raw_keys: String::new(),
             stdin: None,
         }
     }
@@ -145,6 +148,13 @@ impl Call {
         self
     }
 
+    /// With keys as JSON text, `"key": value, …`: in this order, and with duplicates.
+    #[must_use]
+    pub fn raw_keys(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.raw_keys);
+        self
+    }
+
     /// Without a key of the configuration.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {
@@ -169,8 +179,16 @@ impl Call {
 
     /// What is written to the plugin's stdin.
     pub fn input(&self) -> Vec<u8> {
-        let written = || Value::Object(self.config.clone()).to_string().into_bytes();
-        self.stdin.clone().unwrap_or_else(written)
+        self.stdin.clone().unwrap_or_else(|| self.written().into_bytes())
+    }
+
+    fn written(&self) -> String {
+        let text = Value::Object(self.config.clone()).to_string();
+        match text.strip_suffix('}') {
+            Some("{") if !self.raw_keys.is_empty() => format!("{{{}}}", self.raw_keys),
+            Some(keys) if !self.raw_keys.is_empty() => format!("{keys},{}}}", self.raw_keys),
+            _ => text,
+        }
     }
 
     /// With a variable set.
@@ -188,10 +206,10 @@ impl Call {
         self
     }
 
-    /// Started by another program: `strace …`, `setpriv …`.
+    /// Started by another program: `strace …`, `setpriv …`; by none if there are no words.
     #[must_use]
     pub fn under(mut self, wrapper: &[&str]) -> Self {
-        require(wrapper[0]);
+        wrapper.iter().take(1).for_each(|program| require(program));
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
