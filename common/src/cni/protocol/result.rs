@@ -206,6 +206,35 @@ impl CniResult {
     }
 }
 
+/// Which of the addresses are the container's. A result lists those of the whole chain, and its
+/// indices may lead nowhere; an address whose index does so counts as the container's.
+impl CniResult {
+    /// All but those of the host's interfaces, which are the ones without a sandbox. A result in
+    /// which no interface has a sandbox does not say which those are.
+    pub fn ips_of_container(&self) -> impl Iterator<Item = &IpConfig> {
+        let knows_sandboxes = self.interfaces.iter().any(|interface| interface.sandbox.is_some());
+        self.ips.iter().filter(move |ip| {
+            let interface = self.interface_of(ip);
+            !knows_sandboxes || interface.is_none_or(|interface| interface.sandbox.is_some())
+        })
+    }
+
+    /// Those of the interface `ifname` inside a sandbox, and those that name no interface.
+    pub fn ips_of_interface(&self, ifname: &str) -> impl Iterator<Item = &IpConfig> {
+        self.ips.iter().filter(move |ip| {
+            let interface = self.interface_of(ip);
+            interface
+                .is_none_or(|interface| interface.name == ifname && interface.sandbox.is_some())
+        })
+    }
+
+    /// The interface that an address names, if there is one.
+    #[must_use]
+    pub fn interface_of(&self, ip: &IpConfig) -> Option<&Interface> {
+        self.interfaces.get(usize::try_from(ip.interface?).ok()?)
+    }
+}
+
 impl Interface {
     fn from_field(field: &Field<'_>) -> Result<Self, CniError> {
         let fields = field.object()?.ok_or_else(|| field.expected("an object"))?;

@@ -498,3 +498,32 @@ proptest! {
         }
     }
 }
+
+fn addresses<'a>(ips: impl Iterator<Item = &'a IpConfig>) -> Vec<String> {
+    ips.map(|ip| ip.address.addr().to_string()).collect()
+}
+
+#[test]
+fn which_addresses_are_the_containers() {
+    let text = r#"{"cniVersion":"1.0.0",
+        "interfaces":[{"name":"br0"},{"name":"eth0","sandbox":"/n"},{"name":"net1","sandbox":"/n"}],
+        "ips":[{"address":"10.0.0.1/24","interface":0},{"address":"10.0.0.2/24","interface":1},
+               {"address":"10.0.0.3/24","interface":2},{"address":"10.0.0.4/24"},
+               {"address":"10.0.0.5/24","interface":-1},{"address":"10.0.0.6/24","interface":9}]}"#;
+    let json = Json::parse(text.as_bytes()).expect("JSON");
+    let result = CniResult::from_json(&json, CniVersion::V1_0_0).expect("a result");
+    let nowhere = ["10.0.0.4", "10.0.0.5", "10.0.0.6"];
+    let all = [&["10.0.0.2", "10.0.0.3"], &nowhere[..]].concat();
+    assert_eq!(addresses(result.ips_of_container()), all);
+    assert_eq!(addresses(result.ips_of_interface("eth0")), [&["10.0.0.2"], &nowhere[..]].concat());
+}
+
+#[test]
+fn without_sandboxes_every_address_is_the_containers() {
+    let text = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"dummy0"}],
+        "ips":[{"address":"10.0.0.2/24","interface":0}]}"#;
+    let json = Json::parse(text.as_bytes()).expect("JSON");
+    let result = CniResult::from_json(&json, CniVersion::V1_0_0).expect("a result");
+    assert_eq!(addresses(result.ips_of_container()), ["10.0.0.2"]);
+    assert_eq!(result.ips_of_interface("dummy0").count(), 0);
+}
