@@ -1,34 +1,37 @@
-//! Which bridge a container is on, found by what it is and not by its place in a list.
+//! Which bridge a container is on, found by what it is and not by its place in a list, and the
+//! isolation of its port there.
 
 use std::net::IpAddr;
 use std::path::Path;
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{AttachmentRequest, CniError, CniResult, ErrorCode};
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::route::Routes;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
+use cni_common::kernel::veth::{VethError, host_end};
 
-use crate::config::IngressPolicy;
-use crate::plan::{self, Isolation, Policy};
+use crate::config::Policy;
+use crate::plan::{self, Isolation, Plan};
 
-/// A container's place on a bridge.
+/// Where a container is on a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct BridgePort {
     /// The bridge's name.
-    pub bridge: String,
+    pub(crate) bridge: String,
     /// The bridge's port that leads to the container.
-    pub port: Option<Link>,
+    pub(crate) link: Option<Link>,
 }
 
 /// What the policy asks of the bridge that the container is on; none where it asks nothing.
-pub fn isolation(
+pub(crate) fn isolation(
     request: &AttachmentRequest,
-    ingress: IngressPolicy,
+    policy: Option<Policy>,
     result: &CniResult,
-) -> Result<Option<(Isolation, Place)>, CniError> {
-    let Some(policy) = Policy::from_ingress(ingress) else { return Ok(None) };
-    let place = find(request, result).map_err(|error| cannot_look(&error))?.ok_or_else(|| {
+) -> Result<Option<(Isolation, BridgePort)>, CniError> {
+    let Some(policy) = policy else { return Ok(None) };
+    let port = find(request, result).map_err(|error| cannot_look(&error))?.ok_or_else(|| {
         CniError::config(format!(
             "ingressPolicy \"{}\" needs a bridge, and the container is on none: put firewall behind the \
              bridge plugin, so that prevResult names the bridge or the host's end of the veth",
@@ -36,7 +39,7 @@ pub fn isolation(
         ))
     })?;
     let gateways = own_gateways(result)?;
-    Ok(Some((Isolation { bridge: place.bridge.clone(), policy, gateways }, place)))
+    Ok(Some((Isolation { bridge: port.bridge.clone(), policy, gateways }, port)))
 }
 
 fn cannot_look(error: &RtnetlinkError) -> CniError {
@@ -46,48 +49,40 @@ fn cannot_look(error: &RtnetlinkError) -> CniError {
 
 /// The bridge above the host's end of the container's veth, or else the only thing in the result
 /// that is a bridge.
-pub fn find(
+fn find(
     request: &AttachmentRequest,
     result: &CniResult,
-) -> Result<Option<Place>, RtnetlinkError> {
+) -> Result<Option<BridgePort>, RtnetlinkError> {
     let mut links = Links::open()?;
-    if let Some(place) = above_veth(&mut links, request)? {
-        return Ok(Some(place));
+    if let Some(link) = veth_on_host(&mut links, request)?
+        && let Some(bridge) = controlling_bridge(&mut links, &link)?
+    {
+        return Ok(Some(BridgePort { bridge, link: Some(link) }));
     }
     let mut bridge = None;
     for interface in result.interfaces.iter().filter(|i| i.sandbox.is_none()) {
         let Some(link) = links.by_name(&interface.name)? else { continue };
         if let Some(bridge) = controlling_bridge(&mut links, &link)? {
-            return Ok(Some(Place { bridge, port: Some(link) }));
+            return Ok(Some(BridgePort { bridge, link: Some(link) }));
         }
         if link.kind.as_deref() == Some("bridge") {
             bridge.get_or_insert(link.name);
         }
     }
-    Ok(bridge.map(|bridge| Place { bridge, port: None }))
+    Ok(bridge.map(|bridge| BridgePort { bridge, link: None }))
 }
 
-/// Follows the container's interface to its peer on the host.
-fn above_veth(
+/// The host's end of the container's interface, if that is a veth pair and the container is there.
+fn veth_on_host(
     links: &mut Links,
     request: &AttachmentRequest,
-) -> Result<Option<Place>, RtnetlinkError> {
+) -> Result<Option<Link>, RtnetlinkError> {
     let Ok(netns) = Netns::open(Path::new(&request.netns)) else { return Ok(None) };
-    let ifname = &request.attachment.ifname;
-    let inside = netns.run(|| Links::open().ok()?.by_name(ifname).ok()?);
-    let Some(inside) = inside.ok().flatten().filter(|link| link.kind.as_deref() == Some("veth"))
-    else {
-        return Ok(None);
-    };
-    let Some(port) = inside.peer.map(|index| links.by_index(index)).transpose()?.flatten() else {
-        return Ok(None);
-    };
-    // Its peer may be in a third namespace, where the index means another interface.
-    if port.kind.as_deref() != Some("veth") || port.peer != Some(inside.index) {
-        return Ok(None);
+    match host_end(links, &netns, &request.attachment.ifname) {
+        Ok(link) => Ok(Some(link)),
+        Err(VethError::Rtnetlink(error)) => Err(error),
+        Err(_) => Ok(None),
     }
-    let bridge = controlling_bridge(links, &port)?;
-    Ok(bridge.map(|bridge| Place { bridge, port: Some(port) }))
 }
 
 fn controlling_bridge(links: &mut Links, link: &Link) -> Result<Option<String>, RtnetlinkError> {
@@ -116,9 +111,47 @@ fn own_gateways(result: &CniResult) -> Result<Vec<IpAddr>, CniError> {
     Ok(own)
 }
 
+/// Where frames within a bridge do not see the host's IP rules, the bridge itself keeps its ports
+/// apart. Where they do, it must not: with `br_netfilter`, a mapped port's packet can go from port
+/// to port after its translation.
+pub(crate) fn isolate(plan: &Plan, port: Option<&BridgePort>, log: &Log) -> Result<(), CniError> {
+    let Some(port) = port.filter(|_| plan.isolates_ports()) else { return Ok(()) };
+    say_how_the_bridge_isolates(log);
+    switch_isolation(port, !passes_ip_rules())
+}
+
+/// CHECK: how the port's isolation differs from what [`isolate`] does.
+pub(crate) fn mismatch(plan: &Plan, port: Option<&BridgePort>) -> Option<String> {
+    let port = port.filter(|_| plan.isolates_ports() && !passes_ip_rules())?;
+    match &port.link {
+        Some(link) if link.isolated => None,
+        Some(link) => Some(format!("port {} of bridge {} is not isolated", link.name, port.bridge)),
+        None => Some(format!("the container's port on bridge {} was not found", port.bridge)),
+    }
+}
+
+/// DEL: a port that outlives the attachment is isolated no more. One that is gone needs nothing.
+pub(crate) fn release(request: &AttachmentRequest, result: &CniResult) {
+    let port = find(request, result).ok().flatten();
+    if let Some(port) = port
+        && let Err(error) = switch_isolation(&port, false)
+    {
+        request.log.warn(error.to_string());
+    }
+}
+
+/// Warns where isolation rests on the bridge's ports.
+pub(crate) fn say_how_the_bridge_isolates(log: &Log) {
+    if !passes_ip_rules() {
+        log.warn(
+            "br_netfilter is off: traffic within a bridge bypasses the host's IP rules, so ingressPolicy \
+             \"isolated\" rests on isolated bridge ports",
+        );
+    }
+}
+
 /// Whether traffic within a bridge passes the host's IP rules in both families.
-#[must_use]
-pub fn passes_ip_rules() -> bool {
+fn passes_ip_rules() -> bool {
     ["iptables", "ip6tables"].iter().all(|family| {
         let path = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
         std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
@@ -126,8 +159,8 @@ pub fn passes_ip_rules() -> bool {
 }
 
 /// Switches the isolation of the bridge's port.
-pub fn isolate(place: &Place, isolated: bool) -> Result<(), CniError> {
-    let Some(port) = &place.port else {
+fn switch_isolation(port: &BridgePort, isolated: bool) -> Result<(), CniError> {
+    let Some(link) = &port.link else {
         if !isolated {
             return Ok(());
         }
@@ -136,20 +169,20 @@ pub fn isolate(place: &Place, isolated: bool) -> Result<(), CniError> {
             format!(
                 "cannot isolate the container from others on bridge {}: its port there was not found; \
                  name the host's end of the veth in prevResult, or use ingressPolicy \"same-bridge\"",
-                place.bridge
+                port.bridge
             ),
         ));
     };
-    if port.isolated == isolated {
+    if link.isolated == isolated {
         return Ok(());
     }
     let outcome = Links::open()
         .map_err(RtnetlinkError::from)
-        .and_then(|mut links| links.isolate_port(port.index, isolated));
+        .and_then(|mut links| links.isolate_port(link.index, isolated));
     outcome.map_err(|error| {
         CniError::new(
             ErrorCode::Kernel,
-            format!("cannot isolate port {} of bridge {}", port.name, place.bridge),
+            format!("cannot isolate port {} of bridge {}", link.name, port.bridge),
         )
         .with_details(error.to_string())
     })

@@ -1,30 +1,29 @@
 //! The configuration of a `firewall` entry, typed and validated. No I/O.
 
-use cni_common::cni::protocol::{CniError, ErrorCode, Field, NetworkConfig};
-use cni_common::kernel::nft::{Family, Table};
-
-use crate::forward_chains::ForwardChain;
-use crate::layout::TABLE;
+use cni_common::cni::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
+use cni_common::kernel::IpVersion;
 
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub(crate) struct Config {
     /// Where the rules live; `None` leaves the choice to what the host uses.
-    pub backend: Option<BackendName>,
+    pub(crate) backend: Option<BackendName>,
     /// The administrator's chain, whose rules come first.
-    pub admin_chain: String,
+    pub(crate) admin_chain: String,
     /// The zone that containers' addresses are put into (firewalld).
-    pub zone: String,
-    /// Who may reach the network's containers.
-    pub ingress: IngressPolicy,
+    pub(crate) zone: String,
+    /// Who is kept out of the network's containers; `None` lets everybody in.
+    pub(crate) policy: Option<Policy>,
     /// Other people's nftables chains that containers' packets must get through, each once.
-    pub forward_chains: Vec<ForwardChain>,
+    pub(crate) forward_chains: Vec<ForwardChain>,
 }
 
+/// The name of everything that is ours in nftables: our table, and our chain in other tables.
+pub(crate) const OWN_NAME: &str = "cni_firewall";
 /// Go's default for `iptablesAdminChainName`.
-pub const DEFAULT_ADMIN_CHAIN: &str = "CNI-ADMIN";
+pub(crate) const DEFAULT_ADMIN_CHAIN: &str = "CNI-ADMIN";
 /// Go's default for `firewalldZone`.
-pub const DEFAULT_ZONE: &str = "trusted";
+pub(crate) const DEFAULT_ZONE: &str = "trusted";
 /// The kernel's limit for a chain's name in iptables.
 const CHAIN_NAME_LEN: usize = 28;
 /// Names that already mean something to one of the backends.
@@ -45,9 +44,9 @@ const RESERVED_CHAINS: [&str; 14] = [
     "drop",
 ];
 
-/// A place that rules can live in.
+/// A firewall that can admit containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackendName {
+pub(crate) enum BackendName {
     /// A table of our own.
     Nftables,
     /// Chains in the `filter` table.
@@ -58,8 +57,7 @@ pub enum BackendName {
 
 impl BackendName {
     /// As in the configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
@@ -68,55 +66,77 @@ impl BackendName {
     }
 }
 
-/// Who may reach a network's containers from other networks' containers, and each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IngressPolicy {
-    /// Everybody.
-    Open,
-    /// Containers on the same bridge.
+/// An ingress policy that keeps containers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Policy {
+    /// Containers on the bridge reach each other, those on other bridges do not reach them.
     SameBridge,
-    /// No container.
+    /// Nor do they reach each other.
     Isolated,
 }
 
-impl IngressPolicy {
+impl Policy {
     /// As in the configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Open => "open",
             Self::SameBridge => "same-bridge",
             Self::Isolated => "isolated",
         }
     }
 }
 
+/// A base chain of somebody else's, of hook forward, in native nftables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ForwardChain {
+    /// The packets that its table sees; both versions' if `None` (family `inet`).
+    pub(crate) version: Option<IpVersion>,
+    /// Its table's name.
+    pub(crate) table: String,
+    /// Its own name.
+    pub(crate) chain: String,
+}
+
 impl Config {
     /// Reads the whole configuration for ADD, CHECK and STATUS.
-    pub fn read(network: &NetworkConfig) -> Result<Self, CniError> {
+    pub(crate) fn read(network: &NetworkConfig) -> Result<Self, CniError> {
         network.with_fields(|top| {
             Ok(Self {
                 backend: backend(&top.field("backend"))?,
                 admin_chain: admin_chain(&top.field("iptablesAdminChainName"))?,
                 zone: zone(&top.field("firewalldZone"))?,
-                ingress: ingress(&top.field("ingressPolicy"))?,
+                policy: policy(&top.field("ingressPolicy"))?,
                 forward_chains: forward_chains(&top.field("nftablesForwardChains"))?,
             })
         })
     }
 
-    /// What DEL goes by where the configuration is not valid any more.
-    #[must_use]
-    pub fn read_or_default(network: &NetworkConfig) -> Self {
-        Self::read(network).unwrap_or_else(|_| Self {
+    /// What DEL and GC go by, which no configuration may stop: a key that is not valid has its
+    /// default.
+    pub(crate) fn read_leniently(network: &NetworkConfig) -> Self {
+        let read = |top: Fields<'_>| {
+            Ok(Self {
+                backend: backend(&top.field("backend")).unwrap_or_default(),
+                admin_chain: admin_chain(&top.field("iptablesAdminChainName"))
+                    .unwrap_or_else(|_| DEFAULT_ADMIN_CHAIN.to_owned()),
+                zone: zone(&top.field("firewalldZone")).unwrap_or_else(|_| DEFAULT_ZONE.to_owned()),
+                policy: policy(&top.field("ingressPolicy")).unwrap_or_default(),
+                forward_chains: forward_chains(&top.field("nftablesForwardChains"))
+                    .unwrap_or_default(),
+            })
+        };
+        network.with_fields(read).unwrap_or_default()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
             backend: None,
             admin_chain: DEFAULT_ADMIN_CHAIN.to_owned(),
-            zone: network
-                .with_fields(|top| zone(&top.field("firewalldZone")))
-                .unwrap_or_else(|_| DEFAULT_ZONE.to_owned()),
-            ingress: IngressPolicy::Open,
+            zone: DEFAULT_ZONE.to_owned(),
+            policy: None,
             forward_chains: Vec::new(),
-        })
+        }
     }
 }
 
@@ -138,11 +158,11 @@ fn backend(field: &Field<'_>) -> Result<Option<BackendName>, CniError> {
     }
 }
 
-fn ingress(field: &Field<'_>) -> Result<IngressPolicy, CniError> {
+fn policy(field: &Field<'_>) -> Result<Option<Policy>, CniError> {
     match field.string()? {
-        None | Some("" | "open") => Ok(IngressPolicy::Open),
-        Some("same-bridge") => Ok(IngressPolicy::SameBridge),
-        Some("isolated") => Ok(IngressPolicy::Isolated),
+        None | Some("" | "open") => Ok(None),
+        Some("same-bridge") => Ok(Some(Policy::SameBridge)),
+        Some("isolated") => Ok(Some(Policy::Isolated)),
         Some(other) => Err(unsupported(format!(
             "unknown ingress policy: {other:?}: use \"open\", \"same-bridge\" or \"isolated\""
         ))),
@@ -184,18 +204,17 @@ fn forward_chain(item: &Field<'_>) -> Result<ForwardChain, CniError> {
     let entry = item.object()?.ok_or_else(|| item.expected("an object"))?;
     let (family, table, chain) =
         (entry.field("family"), entry.field("table"), entry.field("chain"));
-    let word = family.string()?;
-    let known = [Family::Inet, Family::Ip, Family::Ip6];
-    let known = known.into_iter().find(|known| word == Some(known.as_str()));
-    let known = known.ok_or_else(|| family.expected("\"inet\", \"ip\" or \"ip6\""))?;
-    let found = ForwardChain {
-        table: Table { family: known, name: nft_name(&table)?.into() },
-        chain: nft_name(&chain)?,
+    let version = match family.string()? {
+        Some("inet") => None,
+        Some("ip") => Some(IpVersion::V4),
+        Some("ip6") => Some(IpVersion::V6),
+        _ => return Err(family.expected("\"inet\", \"ip\" or \"ip6\"")),
     };
-    if found.table == TABLE {
+    let found = ForwardChain { version, table: nft_name(&table)?, chain: nft_name(&chain)? };
+    if version.is_none() && found.table == OWN_NAME {
         return Err(table.expected("a table other than the plugin's own"));
     }
-    if known != Family::Inet && found.table.name == "filter" && found.chain == "FORWARD" {
+    if version.is_some() && found.table == "filter" && found.chain == "FORWARD" {
         return Err(chain.expected(
             "a native nftables chain (this one is iptables', which could not read its table any more: \
              use \"backend\":\"iptables\")",
@@ -240,7 +259,7 @@ mod tests {
         assert_eq!(config.backend, None);
         assert_eq!(config.admin_chain, "CNI-ADMIN");
         assert_eq!(config.zone, "trusted");
-        assert_eq!(config.ingress, IngressPolicy::Open);
+        assert_eq!(config.policy, None);
         assert_eq!(read(r#","backend":"","ingressPolicy":"","firewalldZone":null"#), Ok(config));
     }
 
@@ -254,7 +273,7 @@ mod tests {
         assert_eq!(config.backend, Some(BackendName::Iptables));
         assert_eq!(config.admin_chain, "CNI-foo.bar_1");
         assert_eq!(config.zone, "internal");
-        assert_eq!(config.ingress, IngressPolicy::SameBridge);
+        assert_eq!(config.policy, Some(Policy::SameBridge));
     }
 
     #[test]
@@ -276,8 +295,8 @@ mod tests {
         };
         let read = |entry: &str| read(&format!(r#","nftablesForwardChains":[{entry},{entry}]"#));
         let config = read(&entry("inet", "filter", "forward")).expect("valid");
-        let expected = Table::new(Family::Inet, "filter");
-        let chain = ForwardChain { table: expected, chain: "forward".to_owned() };
+        let (table, chain) = ("filter".to_owned(), "forward".to_owned());
+        let chain = ForwardChain { version: None, table, chain };
         assert_eq!(config.forward_chains, [chain], "each once");
         for (entry, words) in [
             ("{}".to_owned(), "[0].family must be"),
@@ -308,6 +327,7 @@ mod tests {
     fn del_reads_what_it_can() {
         let text = br#"{"name":"n","backend":"bogus","firewalldZone":"internal"}"#;
         let network = NetworkConfig::from_stdin(text).expect("envelope");
-        assert_eq!(Config::read_or_default(&network).zone, "internal");
+        let expected = Config { zone: "internal".to_owned(), ..Config::default() };
+        assert_eq!(Config::read_leniently(&network), expected);
     }
 }

@@ -1,73 +1,42 @@
-//! From a configuration, the previous result and what its bridge is to the desired state. Pure.
+//! From a configuration, the previous result and what its bridge is to what must be. Pure.
 
 use std::net::IpAddr;
 
 use cni_common::cni::protocol::CniResult;
 use cni_common::cni::{Attachment, OwnerTag};
+use cni_common::kernel::IpVersion;
 
-use crate::config::{Config, IngressPolicy};
-use crate::forward_chains::ForwardChain;
+use crate::config::{Config, ForwardChain, Policy};
 
-/// The desired state of one attachment.
+/// What must be for one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Who owns it.
-    pub tag: OwnerTag,
-    /// The container's addresses, each once.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) tag: OwnerTag,
+    /// The container's addresses, which are admitted, each once.
+    pub(crate) addresses: Vec<IpAddr>,
     /// What keeps other containers out, unless everybody may come in.
-    pub isolation: Option<Isolation>,
+    pub(crate) isolation: Option<Isolation>,
     /// The administrator's chain.
-    pub admin_chain: String,
+    pub(crate) admin_chain: String,
     /// Other people's nftables chains that its packets must get through.
-    pub forward_chains: Vec<ForwardChain>,
+    pub(crate) forward_chains: Vec<ForwardChain>,
 }
 
-/// A bridge's share in keeping containers apart.
+/// What a bridge does to keep containers apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Isolation {
+pub(crate) struct Isolation {
     /// The bridge's name.
-    pub bridge: String,
+    pub(crate) bridge: String,
     /// Whether containers on the bridge are kept apart as well.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
     /// The host's own addresses on the bridge.
-    pub gateways: Vec<IpAddr>,
-}
-
-/// A policy that isolates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Policy {
-    /// Containers on the bridge reach each other, those on other bridges do not reach them.
-    SameBridge,
-    /// Nor do they reach each other.
-    Isolated,
-}
-
-impl Policy {
-    /// The policy behind a configuration's word; none for the one that lets everybody in.
-    #[must_use]
-    pub fn from_ingress(ingress: IngressPolicy) -> Option<Self> {
-        match ingress {
-            IngressPolicy::Open => None,
-            IngressPolicy::SameBridge => Some(Self::SameBridge),
-            IngressPolicy::Isolated => Some(Self::Isolated),
-        }
-    }
-
-    /// As in the configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SameBridge => "same-bridge",
-            Self::Isolated => "isolated",
-        }
-    }
+    pub(crate) gateways: Vec<IpAddr>,
 }
 
 impl Plan {
     /// The plan for an attachment.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         attachment: &Attachment,
         config: &Config,
         result: &CniResult,
@@ -83,56 +52,77 @@ impl Plan {
     }
 
     /// Whether nothing is asked for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.addresses.is_empty() && self.isolation.is_none()
     }
 
-    /// The addresses of one family.
-    pub fn of_family(&self, v4: bool) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.iter().copied().filter(move |address| address.is_ipv4() == v4)
+    /// The addresses of one version.
+    pub(crate) fn of_version(&self, version: IpVersion) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().copied().filter(move |address| IpVersion::of(*address) == version)
+    }
+
+    /// The versions that it has addresses of.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = IpVersion> + '_ {
+        IpVersion::ALL.into_iter().filter(|version| self.of_version(*version).next().is_some())
+    }
+
+    /// Whether containers of the same bridge are kept out, too.
+    pub(crate) fn isolates_ports(&self) -> bool {
+        self.isolation.as_ref().is_some_and(|isolation| isolation.policy == Policy::Isolated)
     }
 }
 
-/// The container's addresses: all but those of the host's interfaces. A result that names no
-/// sandbox does not say which those are.
-#[must_use]
-pub fn container_addresses(result: &CniResult) -> Vec<IpAddr> {
-    let knows_sandboxes = result.interfaces.iter().any(|interface| interface.sandbox.is_some());
-    let of_host = |index: Option<i64>| {
-        let interface = index
-            .and_then(|index| usize::try_from(index).ok())
-            .and_then(|index| result.interfaces.get(index));
-        knows_sandboxes && interface.is_some_and(|interface| interface.sandbox.is_none())
-    };
-    let mut addresses = Vec::new();
-    for ip in result.ips.iter().filter(|ip| !of_host(ip.interface)) {
-        let address = ip.address.addr().to_canonical();
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
+/// The container's addresses, each once.
+fn container_addresses(result: &CniResult) -> Vec<IpAddr> {
+    each_once(result.ips_of_container().map(|ip| ip.address.addr()))
 }
 
 /// The gateways that the result names, each once.
-#[must_use]
-pub fn gateways(result: &CniResult) -> Vec<IpAddr> {
-    let mut gateways = Vec::new();
-    for gateway in result.ips.iter().filter_map(|ip| ip.gateway) {
-        let gateway = gateway.to_canonical();
-        if !gateways.contains(&gateway) {
-            gateways.push(gateway);
+pub(crate) fn gateways(result: &CniResult) -> Vec<IpAddr> {
+    each_once(result.ips.iter().filter_map(|ip| ip.gateway))
+}
+
+fn each_once(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut once = Vec::new();
+    for address in addresses.map(|address| address.to_canonical()) {
+        if !once.contains(&address) {
+            once.push(address);
         }
     }
-    gateways
+    once
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use cni_common::cni::protocol::json::Json;
     use cni_common::cni::protocol::version::CniVersion;
+
+    pub(crate) fn addresses(list: &[&str]) -> Vec<IpAddr> {
+        list.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    impl Plan {
+        /// Of container `id`, on bridge br0 if it has a policy.
+        pub(crate) fn sample(id: &str, list: &[&str], policy: Option<Policy>) -> Self {
+            let attachment = Attachment {
+                network: "net".into(),
+                container_id: id.into(),
+                ifname: "eth0".into(),
+            };
+            Self {
+                tag: attachment.tag(),
+                addresses: addresses(list),
+                isolation: policy.map(|policy| Isolation {
+                    bridge: "br0".to_owned(),
+                    policy,
+                    gateways: addresses(&["10.0.0.1"]),
+                }),
+                admin_chain: "CNI-ADMIN".to_owned(),
+                forward_chains: Vec::new(),
+            }
+        }
+    }
 
     fn result(text: &str) -> CniResult {
         let json = Json::parse(text.as_bytes()).expect("JSON");
@@ -146,10 +136,8 @@ mod tests {
                 "ips":[{"address":"10.0.0.1/24","interface":0},{"address":"10.0.0.2/24","interface":1},
                        {"address":"10.0.0.2/24"},{"address":"fd00::2/64","gateway":"fd00::1"}]}"#,
         );
-        let expected: Vec<IpAddr> =
-            ["10.0.0.2", "fd00::2"].map(|text| text.parse().expect("address")).to_vec();
-        assert_eq!(container_addresses(&result), expected);
-        assert_eq!(gateways(&result), ["fd00::1".parse::<IpAddr>().expect("address")]);
+        assert_eq!(container_addresses(&result), addresses(&["10.0.0.2", "fd00::2"]));
+        assert_eq!(gateways(&result), addresses(&["fd00::1"]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use cni_common::cni::Attachment;
 use cni_common::cni::protocol::NetworkConfig;
 use cni_common::kernel::nft::text::render;
 use cni_common::kernel::nft::{
-    Chain, DataType, Element, Family, NetlinkNft, Nft, Object, Set, Table, Transaction, Value, Verb,
+    DataType, Element, Family, NetlinkNft, Nft, Object, Set, Table, Transaction, Value, Verb,
 };
 
 use cni_testbox::{TestBox, cases, run, tool};
@@ -86,40 +86,8 @@ fn netlink_and_text_make_the_same_table(b: &TestBox) {
     );
 }
 
-/// Everything that the firewall ever writes.
-fn firewall() -> Transaction {
-    use cni_firewall::layout::{self, Share, TABLE};
-    use cni_firewall::plan::Policy;
-    let attachment =
-        Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
-    let tag = attachment.tag();
-    let addresses = ["10.71.0.2", "fd71::2"].map(|text| text.parse().expect("address"));
-    let mut all = Transaction::new();
-    layout::build(&mut all);
-    all.push(Verb::Add, &TABLE, Object::Chain(Chain { name: "CNI-ADMIN".into(), base: None }));
-    all.push(Verb::Add, &TABLE, Object::Rule(layout::admin_jump("CNI-ADMIN")));
-    let share = Share::default().plus(Policy::SameBridge).plus(Policy::Isolated);
-    let mut elements = vec![
-        (layout::attachments(), layout::attachment_element(&tag, &addresses)),
-        (layout::members(), layout::member_element(&tag, "br0", Policy::Isolated)),
-        (layout::bridges(), share.element("br0")),
-    ];
-    for address in addresses {
-        let v4 = address.is_ipv4();
-        elements.push((layout::containers(v4), layout::container_element(address, &tag)));
-        elements.push((layout::gateways(v4), layout::gateway_element(address, "br0")));
-    }
-    for (set, key, _) in share.lookups("br0") {
-        elements.push((set, Element { key, data: Vec::new(), comment: None }));
-    }
-    for (set, element) in elements {
-        all.elements(Verb::Create, &TABLE, &set, vec![element]);
-    }
-    all
-}
-
 fn netlink_and_text_make_the_same_firewall(b: &TestBox) {
-    let transaction = firewall();
+    let transaction = cni_firewall::everything_in_nftables();
     open().commit(&transaction).expect("netlink");
     let by_netlink = listing();
     b.nft("flush ruleset");

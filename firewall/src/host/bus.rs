@@ -1,19 +1,17 @@
-//! The firewalld backend: containers' addresses as sources of a zone, over D-Bus.
+//! firewalld over D-Bus.
 //!
 //! Every call is bounded in time: a bus that accepts a connection and then says nothing must not
 //! hold a container up.
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::{IpVersion, bus};
 use tokio::runtime::Runtime;
 use zbus::Connection;
 
-const SERVICE: &str = "org.fedoraproject.FirewallD1";
-const OBJECT: &str = "/org/fedoraproject/FirewallD1";
 const ZONES: &str = "org.fedoraproject.FirewallD1.zone";
 /// How long one answer may take. Adding a source to a large configuration takes firewalld a
 /// second or two.
@@ -21,16 +19,49 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long it may take to find out whether firewalld runs.
 const BRIEF_PATIENCE: Duration = Duration::from_secs(3);
 
-/// A connection to a running firewalld.
+/// The system bus, connected to when it is first needed, and then for the rest of the call.
+#[derive(Debug, Default)]
+pub(crate) struct Bus {
+    firewalld: Option<Firewalld>,
+    firewalld_runs: Option<bool>,
+}
+
+/// A connection to firewalld.
 #[derive(Debug)]
-pub struct Firewalld {
+pub(crate) struct Firewalld {
     runtime: Runtime,
     connection: Connection,
 }
 
+impl Bus {
+    /// Whether firewalld owns its name on the system bus. A bus that does not answer counts as no.
+    pub(crate) fn has_firewalld(&mut self) -> bool {
+        if let Some(known) = self.firewalld_runs {
+            return known;
+        }
+        let runs = bus::is_there() && self.firewalld().is_ok_and(Firewalld::owns_its_name);
+        self.firewalld_runs = Some(runs);
+        runs
+    }
+
+    /// A connection to firewalld, wherever it can be made.
+    pub(crate) fn firewalld(&mut self) -> Result<&Firewalld, BusError> {
+        let firewalld = match self.firewalld.take() {
+            Some(connected) => connected,
+            None => Firewalld::open()?,
+        };
+        Ok(self.firewalld.insert(firewalld))
+    }
+
+    /// The connection without which ADD or CHECK cannot go on.
+    pub(crate) fn required_firewalld(&mut self) -> Result<&Firewalld, CniError> {
+        self.firewalld().map_err(|error| unreachable(&error))
+    }
+}
+
 /// What went wrong, in the bus's or firewalld's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BusError(String);
+pub(crate) struct BusError(String);
 
 impl std::fmt::Display for BusError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,23 +78,9 @@ impl From<zbus::Error> for BusError {
     }
 }
 
-/// Whether firewalld owns its name on the system bus. A bus that does not answer counts as no.
-#[must_use]
-pub fn is_running() -> bool {
-    bus_is_there() && Firewalld::open().is_ok_and(|firewalld| firewalld.owns_its_name())
-}
-
-/// Spares hosts without a bus the attempt.
-fn bus_is_there() -> bool {
-    std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").is_some()
-        || ["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"]
-            .iter()
-            .any(|path| Path::new(path).exists())
-}
-
 impl Firewalld {
     /// Connects to the system bus (`DBUS_SYSTEM_BUS_ADDRESS` if that is set).
-    pub fn open() -> Result<Self, BusError> {
+    fn open() -> Result<Self, BusError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -83,7 +100,7 @@ impl Firewalld {
                     "/org/freedesktop/DBus",
                     Some("org.freedesktop.DBus"),
                     "NameHasOwner",
-                    &SERVICE,
+                    &bus::FIREWALLD,
                 )
                 .await?;
             Ok(reply.body().deserialize::<bool>()?)
@@ -92,7 +109,7 @@ impl Firewalld {
     }
 
     /// Puts an address into a zone; it may be there already.
-    pub fn add(&self, zone: &str, address: IpAddr) -> Result<(), CniError> {
+    pub(crate) fn add(&self, zone: &str, address: IpAddr) -> Result<(), CniError> {
         let source = source(address);
         let holder = self.zone_of(&source).map_err(|error| refused(zone, &source, &error))?;
         if holder == zone {
@@ -109,7 +126,7 @@ impl Firewalld {
     }
 
     /// Takes an address out of a zone; it may be gone already, and the zone too.
-    pub fn remove(&self, zone: &str, address: IpAddr) -> Result<(), BusError> {
+    pub(crate) fn remove(&self, zone: &str, address: IpAddr) -> Result<(), BusError> {
         match self.call::<String>("removeSource", &(zone, source(address).as_str())) {
             Err(error)
                 if !["UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE"]
@@ -122,8 +139,8 @@ impl Firewalld {
         }
     }
 
-    /// What is wrong with an address's place in the zone.
-    pub fn fault(&self, zone: &str, address: IpAddr) -> Result<Option<String>, CniError> {
+    /// What the zone lacks of an address, in words.
+    pub(crate) fn mismatch(&self, zone: &str, address: IpAddr) -> Result<Option<String>, CniError> {
         let source = source(address);
         let there = self
             .call::<bool>("querySource", &(zone, source.as_str()))
@@ -146,7 +163,13 @@ impl Firewalld {
         bounded(&self.runtime, PATIENCE, async {
             let reply = self
                 .connection
-                .call_method(Some(SERVICE), OBJECT, Some(ZONES), method, arguments)
+                .call_method(
+                    Some(bus::FIREWALLD),
+                    bus::FIREWALLD_OBJECT,
+                    Some(ZONES),
+                    method,
+                    arguments,
+                )
                 .await?;
             Ok(reply.body().deserialize::<T>()?)
         })
@@ -166,24 +189,12 @@ fn bounded<T>(
     })
 }
 
-/// STATUS: does firewalld answer, and does it have the zone?
-pub fn status(zone: &str) -> Result<(), CniError> {
-    // The documentation's range: nobody's source.
-    let nobody = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    let outcome = Firewalld::open()
-        .map_err(|error| unreachable(&error))
-        .and_then(|firewalld| firewalld.fault(zone, nobody));
-    outcome.map(|_| ()).map_err(|error| CniError { code: ErrorCode::NotAvailable, ..error })
-}
-
 /// As the Go plugin writes a source.
 fn source(address: IpAddr) -> String {
-    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
+    format!("{address}/{}", IpVersion::of(address).host_prefix())
 }
 
-/// The error of a call without which ADD or CHECK cannot go on.
-#[must_use]
-pub fn unreachable(error: &BusError) -> CniError {
+fn unreachable(error: &BusError) -> CniError {
     CniError::new(
         ErrorCode::TryAgainLater,
         "cannot reach firewalld over D-Bus: start firewalld, or set another \"backend\"",

@@ -12,52 +12,52 @@ use cni_common::cni::Failure as _;
 use cni_common::cni::OwnerTag;
 use cni_common::cni::attachment::network_short_name;
 use cni_common::cni::protocol::CniError;
+use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::is_rule;
 use cni_common::kernel::nft::{
     Chain, DataType, Element, Family, Hook, InstalledRule, Nft, NftError, Object, Rule, Set,
-    Statement, Table, Transaction, Value, Verb,
+    Statement, Table, Transaction, Value, Verb, keys_only,
 };
 
-use crate::layout::{self, TABLE};
+use super::elements;
+use super::layout::{self, TABLE};
+use crate::config::{ForwardChain, OWN_NAME};
 use crate::plan::Plan;
 
 /// Our chain in a table that is not ours.
-const CHAIN: &str = "cni_firewall";
-
-/// A chain of somebody else's that containers' packets must get through.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ForwardChain {
-    /// Its table.
-    pub table: Table,
-    /// Its name.
-    pub chain: String,
-}
+const CHAIN: &str = OWN_NAME;
 
 /// The map of tables that have our chain: `digest -> addresses in it`, with the table's name as
 /// comment. It exists only as long as there are any.
-#[must_use]
-pub fn hooks() -> Set {
+pub(super) fn hooks() -> Set {
     let (key, data) = (vec![DataType::IfName], vec![DataType::Mark]);
     Set { name: "forward_chains".to_owned(), key, data }
 }
 
-fn containers(v4: bool) -> Set {
-    let set = layout::containers(v4);
+fn containers(version: IpVersion) -> Set {
+    let set = layout::containers(version);
     Set { name: format!("{CHAIN}_{}", set.name), ..set }
 }
 
-/// The address families whose packets a table sees.
-fn families(table: &Table) -> &'static [bool] {
+/// The table that a chain is in.
+pub(super) fn table_of(chain: &ForwardChain) -> Table {
+    let family = chain.version.map_or(Family::Inet, Family::of);
+    Table { family, name: chain.table.clone().into() }
+}
+
+/// The IP versions whose packets a table sees.
+fn versions(table: &Table) -> &'static [IpVersion] {
     match table.family {
-        Family::Inet => &[true, false],
-        Family::Ip => &[true],
-        Family::Ip6 => &[false],
+        Family::Inet => &IpVersion::ALL,
+        Family::Ip => &[IpVersion::V4],
+        Family::Ip6 => &[IpVersion::V6],
     }
 }
 
 fn rules(table: &Table) -> Vec<Rule> {
-    let families = families(table).iter();
-    let verdicts = families.flat_map(|v4| layout::accepting(*v4, &containers(*v4)));
+    let verdicts = versions(table)
+        .iter()
+        .flat_map(|version| layout::accepting(*version, &containers(*version)));
     verdicts.map(|statements| rule(CHAIN, statements, None)).collect()
 }
 
@@ -70,8 +70,9 @@ fn rule(chain: &str, statements: Vec<Statement>, comment: Option<&str>) -> Rule 
 }
 
 /// Refuses chains that are not there, or that forwarded packets do not come through.
-pub fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), CniError> {
-    for ForwardChain { table, chain } in chains {
+pub(super) fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), CniError> {
+    for forward in chains {
+        let (table, chain) = (&table_of(forward), &forward.chain);
         let found = nft.chains_at(table, std::slice::from_ref(chain)).map_err(|error| {
             error.into_cni("cannot look at the chains of nftablesForwardChains")
         })?;
@@ -91,26 +92,26 @@ pub fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), CniErro
     Ok(())
 }
 
-/// Who leaves the chains: the attachment, from those of these addresses that it has.
-pub struct Leaving<'a> {
+/// Who leaves the chains: an attachment, from those of these addresses that it has.
+pub(super) struct Leaver<'a> {
     /// The attachment.
-    pub tag: &'a OwnerTag,
+    pub(super) tag: &'a OwnerTag,
     /// The addresses that it may have.
-    pub addresses: &'a [IpAddr],
+    pub(super) addresses: &'a [IpAddr],
 }
 
 /// Takes out what the attachment has, and puts in what the plan asks for, whoever had that
 /// address before.
-pub fn change(
+pub(super) fn change(
     nft: &mut dyn Nft,
-    leaving: &Leaving,
+    leaver: &Leaver<'_>,
     plan: Option<&Plan>,
     transaction: &mut Transaction,
 ) -> Result<(), NftError> {
     let recorded = recorded(nft)?;
     let named = plan.map(|plan| plan.forward_chains.as_slice()).unwrap_or_default();
-    let named_tables = named.iter().map(|named| &named.table);
-    let tables: BTreeSet<Table> = recorded.keys().chain(named_tables).cloned().collect();
+    let named_tables = named.iter().map(table_of);
+    let tables: BTreeSet<Table> = recorded.keys().cloned().chain(named_tables).collect();
     let mut left = BTreeMap::new();
     for table in tables {
         let there = is_there(nft, &table)?;
@@ -120,12 +121,13 @@ pub fn change(
             // Our own table was lost and made again.
             None => all(nft, &table)?.iter().map(|(_, elements)| elements.len()).sum(),
         };
-        for v4 in families(&table) {
-            let gone = if there { leavers(nft, &table, *v4, leaving, plan)? } else { Vec::new() };
+        for version in versions(&table) {
+            let gone =
+                if there { leavers(nft, &table, *version, leaver, plan)? } else { Vec::new() };
             count = count.saturating_sub(gone.len());
-            delete(transaction, &table, &containers(*v4), &gone);
+            delete(transaction, &table, &containers(*version), &gone);
         }
-        let chains: Vec<_> = named.iter().filter(|named| named.table == table).collect();
+        let chains: Vec<_> = named.iter().filter(|named| table_of(named) == table).collect();
         if let (Some(plan), false) = (plan, chains.is_empty()) {
             build(nft, &table, &chains, transaction)?;
             count += fill(&table, plan, transaction);
@@ -139,7 +141,7 @@ pub fn change(
 }
 
 /// GC: takes out what is stale, and counts anew.
-pub fn collect_garbage(
+pub(super) fn collect_garbage(
     nft: &mut dyn Nft,
     is_stale: impl Fn(&Element) -> bool,
     transaction: &mut Transaction,
@@ -208,7 +210,7 @@ fn is_there(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
 }
 
 fn all(nft: &mut dyn Nft, table: &Table) -> Result<Vec<(Set, Vec<Element>)>, NftError> {
-    let sets = families(table).iter().map(|v4| containers(*v4));
+    let sets = versions(table).iter().map(|version| containers(*version));
     sets.map(|set| nft.elements(table, &set).map(|elements| (set, elements))).collect()
 }
 
@@ -216,26 +218,26 @@ fn all(nft: &mut dyn Nft, table: &Table) -> Result<Vec<(Set, Vec<Element>)>, Nft
 fn leavers(
     nft: &mut dyn Nft,
     table: &Table,
-    v4: bool,
-    leaving: &Leaving,
+    version: IpVersion,
+    leaver: &Leaver<'_>,
     plan: Option<&Plan>,
 ) -> Result<Vec<Element>, NftError> {
-    let wanted: Vec<IpAddr> = plan.map(|plan| plan.of_family(v4).collect()).unwrap_or_default();
-    let own = leaving.addresses.iter().copied().filter(|address| address.is_ipv4() == v4);
+    let wanted: Vec<IpAddr> =
+        plan.map(|plan| plan.of_version(version).collect()).unwrap_or_default();
+    let own = leaver.addresses.iter().copied().filter(|address| IpVersion::of(*address) == version);
     let addresses: BTreeSet<IpAddr> = own.chain(wanted.iter().copied()).collect();
     let keys: Vec<_> = addresses.into_iter().map(|a| vec![Value::Address(a)]).collect();
     let mut held: Vec<Element> =
-        nft.elements_at(table, &containers(v4), &keys)?.into_iter().flatten().collect();
+        nft.elements_at(table, &containers(version), &keys)?.into_iter().flatten().collect();
     held.retain(|element| {
-        element.comment.as_deref() == Some(leaving.tag.as_str())
+        element.comment.as_deref() == Some(leaver.tag.as_str())
             || wanted.iter().any(|address| element.key == [Value::Address(*address)])
     });
     Ok(held)
 }
 
 fn delete(transaction: &mut Transaction, table: &Table, set: &Set, elements: &[Element]) {
-    let key = |e: &Element| Element { key: e.key.clone(), data: Vec::new(), comment: None };
-    transaction.elements(Verb::Delete, table, set, elements.iter().map(key).collect());
+    transaction.elements(Verb::Delete, table, set, keys_only(elements));
 }
 
 fn build(
@@ -244,8 +246,8 @@ fn build(
     chains: &[&ForwardChain],
     transaction: &mut Transaction,
 ) -> Result<(), NftError> {
-    for v4 in families(table) {
-        transaction.push(Verb::Add, table, Object::Set(containers(*v4)));
+    for version in versions(table) {
+        transaction.push(Verb::Add, table, Object::Set(containers(*version)));
     }
     let chain = Chain { name: CHAIN.to_owned(), base: None };
     transaction.chain_with_rules(table, chain, rules(table));
@@ -267,11 +269,11 @@ fn is_jump(table: &Table, rule: &InstalledRule) -> bool {
 /// Puts the plan's addresses in and says how many.
 fn fill(table: &Table, plan: &Plan, transaction: &mut Transaction) -> usize {
     let mut count = 0;
-    for v4 in families(table) {
+    for version in versions(table) {
         let elements: Vec<_> =
-            plan.of_family(*v4).map(|a| layout::container_element(a, &plan.tag)).collect();
+            plan.of_version(*version).map(|a| elements::container_element(a, &plan.tag)).collect();
         count += elements.len();
-        transaction.elements(Verb::Create, table, &containers(*v4), elements);
+        transaction.elements(Verb::Create, table, &containers(*version), elements);
     }
     count
 }
@@ -288,7 +290,7 @@ fn dismantle(
     transaction.push(Verb::Flush, table, chain());
     transaction.push(Verb::Delete, table, chain());
     let known = nft.sets(table)?;
-    for set in families(table).iter().map(|v4| containers(*v4)) {
+    for set in versions(table).iter().map(|version| containers(*version)) {
         if known.contains(&set.name) {
             transaction.push(Verb::Delete, table, Object::Set(set));
         }
@@ -297,35 +299,36 @@ fn dismantle(
 }
 
 /// CHECK: what is wrong in the named chains, in words.
-pub fn faults(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
-    let mut faults = Vec::new();
-    for ForwardChain { table, chain } in &plan.forward_chains {
+pub(super) fn mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, NftError> {
+    let mut mismatches = Vec::new();
+    for forward in &plan.forward_chains {
+        let (table, chain) = (&table_of(forward), &forward.chain);
         let installed = nft.rules(table)?;
         if !installed.iter().any(|rule| rule.chain == *chain && is_jump(table, rule)) {
-            faults.push(format!("chain {table} {chain} does not jump to {CHAIN}"));
+            mismatches.push(format!("chain {table} {chain} does not jump to {CHAIN}"));
         }
         let ours: Vec<_> = installed.iter().filter(|rule| rule.chain == CHAIN).collect();
         let wanted = rules(table);
         let same =
             |(wanted, installed): (&Rule, &&InstalledRule)| is_rule(table, wanted, installed);
         if wanted.len() != ours.len() || !wanted.iter().zip(&ours).all(same) {
-            faults.push(format!("chain {table} {CHAIN} has other rules than it should have"));
+            mismatches.push(format!("chain {table} {CHAIN} has other rules than it should have"));
         }
         for address in &plan.addresses {
-            let v4 = address.is_ipv4();
-            if !families(table).contains(&v4) {
+            let version = IpVersion::of(*address);
+            if !versions(table).contains(&version) {
                 continue;
             }
-            let set = containers(v4);
+            let set = containers(version);
             let held = nft.elements_at(table, &set, &[vec![Value::Address(*address)]])?;
             let owner = held.first().and_then(Option::as_ref).and_then(|e| e.comment.as_deref());
             if owner != Some(plan.tag.as_str()) {
                 let name = set.name;
-                faults.push(format!(
+                mismatches.push(format!(
                     "element {{ {address} }} of set {table} {name} is not this attachment's"
                 ));
             }
         }
     }
-    Ok(faults)
+    Ok(mismatches)
 }

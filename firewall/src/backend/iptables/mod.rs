@@ -1,0 +1,125 @@
+//! The iptables backend: upstream's chains, order and rules, plus an owner's tag on each rule that
+//! belongs to one attachment.
+//!
+//! A call reads the `filter` table once, works out what has to change, and changes it with one
+//! restore per IP version, under a lock that keeps our own processes apart. What ADD would change
+//! is also what CHECK complains about.
+
+mod changes;
+mod isolation;
+mod removal;
+
+use cni_common::cni::holder::on_all;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{IptablesError, Variant};
+
+use crate::filter::{FORWARD, Filter, TABLE};
+use crate::host::Host;
+use crate::plan::Plan;
+use changes::changes;
+use removal::Removal;
+
+/// Chains in iptables' table `filter`.
+pub(crate) struct Iptables;
+
+impl<'a> Holder<Host<'a>, Plan> for Iptables {
+    fn name(&self) -> &'static str {
+        "iptables' table filter"
+    }
+
+    fn check(&self, host: &mut Host<'a>, plan: &Plan) -> Result<Finding, CniError> {
+        if host.filters().map_err(|error| error.into_cni(READING))?.is_empty() {
+            return Ok(Finding::Absent);
+        }
+        let (mut is_there, mut mismatches) = (false, Vec::new());
+        for version in plan.versions() {
+            let dump = host.filter.read(version, Variant::Default);
+            let filter = Filter::of_plugins(dump.map_err(|error| error.into_cni(READING))?);
+            is_there |= filter.rules.iter().any(|rule| rule.comment() == Some(plan.tag.as_str()));
+            let lines = changes(&filter, version, Some(plan), &Removal::Nothing);
+            let name = if version.is_v4() { "iptables" } else { "ip6tables" };
+            let wanted = lines.iter().filter(|line| !line.starts_with(':'));
+            mismatches.extend(wanted.map(|line| format!("{name} needs: {line}")));
+        }
+        Ok(if is_there { Finding::of(mismatches) } else { Finding::Absent })
+    }
+
+    fn remove(
+        &self,
+        host: &mut Host<'a>,
+        attachment: &Attachment,
+        _known: Option<&Plan>,
+    ) -> Result<(), CniError> {
+        remove(host, &Removal::Attachment(&attachment.tag()))
+    }
+
+    fn collect_garbage(&self, host: &mut Host<'a>, stale: &Stale) -> Result<(), CniError> {
+        remove(host, &Removal::Stale(stale))
+    }
+}
+
+impl<'a> Backend<Host<'a>, Plan> for Iptables {
+    /// The Go plugin's rules of the same addresses are replaced in the same restore.
+    fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        if !plan.forward_chains.is_empty() {
+            return Err(CniError::config(
+                "nftablesForwardChains is for backend nftables, and this host's is iptables: set \
+                 \"backend\":\"nftables\", or remove the list",
+            ));
+        }
+        let outcome = plan.versions().try_for_each(|version| {
+            host.filter.change(version, Variant::Default, |dump| {
+                changes(&Filter::of_plugins(dump), version, Some(plan), &Removal::Nothing)
+            })
+        });
+        outcome.map_err(|error: IptablesError| {
+            // The other version's rules must not stay behind; what undoing them meets is what
+            // this met, and is said by its error.
+            for version in plan.versions() {
+                let removal = Removal::Attachment(&plan.tag);
+                let _ = take_out(host, version, Variant::Default, &removal);
+            }
+            error.into_cni("cannot install the firewall rules")
+        })
+    }
+
+    /// Can the table be read? A host without IPv6 may lack the other tool.
+    fn status(&self, host: &mut Host<'a>, _sample: &Plan) -> Result<(), CniError> {
+        let outcome = host.filter.read(IpVersion::V4, Variant::Default);
+        outcome.map(|_| ()).map_err(|error| CniError {
+            code: ErrorCode::NotAvailable,
+            ..error.into_cni("firewall cannot use iptables")
+        })
+    }
+}
+
+const READING: &str = "cannot read the firewall rules";
+
+/// Removes what goes, wherever it can be. Where the programs are gone, what they made stays: that
+/// is a warning.
+fn remove(host: &mut Host<'_>, removal: &Removal<'_>) -> Result<(), CniError> {
+    const DOING: &str = "cannot remove the firewall rules";
+    let filters = host.filters().map_err(|error| error.into_cni(DOING))?;
+    on_all(filters, |(version, variant)| match take_out(host, version, variant, removal) {
+        Err(error @ IptablesError::Missing(_)) => {
+            host.log.warn(format!(
+                "rules of {variant} ({version}) may be left in table {TABLE}: {error}; delete them from \
+                 chains {FORWARD} and CNI-ISOLATION-* by hand if they are"
+            ));
+            Ok(())
+        }
+        outcome => outcome.map_err(|error| error.into_cni(DOING)),
+    })
+}
+
+fn take_out(
+    host: &mut Host<'_>,
+    version: IpVersion,
+    variant: Variant,
+    removal: &Removal<'_>,
+) -> Result<(), IptablesError> {
+    host.filter
+        .change(version, variant, |dump| changes(&Filter::of_plugins(dump), version, None, removal))
+}

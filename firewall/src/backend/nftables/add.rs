@@ -1,0 +1,85 @@
+//! Makes what a plan asks for in our table.
+
+use cni_common::cni::Failure as _;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::nft::compare::has_rule;
+use cni_common::kernel::nft::object::concatenation;
+use cni_common::kernel::nft::{Chain, Nft, NftError, Object, Transaction, Verb};
+use cni_common::kernel::retry::retry;
+
+use super::admission::{Owned, create_elements, delete, held_by_others};
+use super::bridges::change_bridges;
+use super::check::is_whole;
+use super::forward_chains::{self, Leaver};
+use super::layout::{self, TABLE};
+use super::remove::remove;
+use crate::plan::Plan;
+
+/// Makes exactly what the plan asks for, replacing whatever the attachment had before.
+pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
+    const DOING: &str = "cannot install the firewall rules";
+    forward_chains::require(nft, &plan.forward_chains)?;
+    if plan.isolation.is_none() && plan.forward_chains.is_empty() {
+        match nft.commit(&create_elements(plan)) {
+            Ok(()) if is_whole(nft, plan).map_err(|error| error.into_cni(DOING))? => {
+                return Ok(());
+            }
+            Ok(()) => log.debug(|| format!("table {TABLE} is not whole: building it")),
+            Err(error) if error.is_missing() || error.is_exists() || error.is_transient() => {
+                log.debug(|| format!("looking what is there: {error}"));
+            }
+            Err(error) => return Err(error.into_cni(DOING)),
+        }
+    }
+    let outcome = retry(|| {
+        let mut transaction = Transaction::new();
+        let generation = nft.generation()?;
+        layout::build(&mut transaction);
+        add_admin_chain(nft, &plan.admin_chain, &mut transaction)?;
+        let owned = Owned::read(nft, &plan.tag, &plan.addresses)?;
+        let foreign = held_by_others(nft, plan)?;
+        delete(&mut transaction, owned.elements.iter().chain(&foreign));
+        transaction.operations.extend(create_elements(plan).operations);
+        change_bridges(nft, owned.membership.as_ref(), plan, &mut transaction)?;
+        let leaver = Leaver { tag: &plan.tag, addresses: &owned.candidates };
+        forward_chains::change(nft, &leaver, Some(plan), &mut transaction)?;
+        transaction.generation = Some(generation);
+        nft.commit(&transaction)?;
+        Ok(foreign)
+    });
+    match outcome.map_err(|error: NftError| error.into_cni(DOING)) {
+        Ok(foreign) => {
+            for element in foreign.iter().flat_map(|(_, elements)| elements) {
+                log.warn(format!(
+                    "address {} of attachment {} was taken over by {}, the newest owner",
+                    concatenation(&element.key),
+                    element.owner(),
+                    plan.tag
+                ));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            // What the first transaction made must not stay behind. What undoing it meets is
+            // what this met, and is said by its error.
+            let _ = remove(nft, &plan.tag, &plan.addresses);
+            Err(error)
+        }
+    }
+}
+
+/// The administrator's chain and the jump to it, unless they are there.
+fn add_admin_chain(
+    nft: &mut dyn Nft,
+    name: &str,
+    transaction: &mut Transaction,
+) -> Result<(), NftError> {
+    let chain = Chain { name: name.to_owned(), base: None };
+    transaction.push(Verb::Add, &TABLE, Object::Chain(chain));
+    let jump = layout::admin_jump(name);
+    if !has_rule(&TABLE, &nft.rules(&TABLE)?, &jump) {
+        transaction.push(Verb::Add, &TABLE, Object::Rule(jump));
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Which addresses are admitted, and whose they are.
+
+use std::net::IpAddr;
+
+use cni_common::cni::OwnerTag;
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::{
+    Element, Elements, Nft, NftError, Set, Transaction, Value, Verb, keys_only, lookup,
+};
+
+use super::elements::{self, address};
+use super::layout::{self, TABLE};
+use crate::config::Policy;
+use crate::plan::Plan;
+
+/// The attachment's elements, without its bridge's.
+pub(super) fn create_elements(plan: &Plan) -> Transaction {
+    let mut transaction = Transaction::new();
+    let owner = elements::attachment_element(&plan.tag, &plan.addresses);
+    transaction.elements(Verb::Create, &TABLE, &layout::attachments(), vec![owner]);
+    for version in IpVersion::ALL {
+        let elements =
+            plan.of_version(version).map(|address| elements::container_element(address, &plan.tag));
+        transaction.elements(
+            Verb::Create,
+            &TABLE,
+            &layout::containers(version),
+            elements.collect(),
+        );
+    }
+    if let Some(isolation) = &plan.isolation {
+        let member = elements::member_element(&plan.tag, &isolation.bridge, isolation.policy);
+        transaction.elements(Verb::Create, &TABLE, &layout::members(), vec![member]);
+    }
+    transaction
+}
+
+/// What an attachment has in the table.
+#[derive(Debug, Default)]
+pub(super) struct Owned {
+    pub(super) elements: Elements,
+    /// The addresses that it may have in other tables.
+    pub(super) candidates: Vec<IpAddr>,
+    pub(super) membership: Option<(String, Policy)>,
+}
+
+impl Owned {
+    /// Reads what carries the tag. `known` addresses are looked at besides those that the
+    /// attachment's element names; only where neither is all of it, the sets are read.
+    pub(super) fn read(
+        nft: &mut dyn Nft,
+        tag: &OwnerTag,
+        known: &[IpAddr],
+    ) -> Result<Self, NftError> {
+        let key = elements::owner_key(tag);
+        let owner = owned_at(nft, &layout::attachments(), std::slice::from_ref(&key), tag)?;
+        let member = owned_at(nft, &layout::members(), &[key], tag)?;
+        let membership = member.first().and_then(elements::membership);
+
+        let (count, named) =
+            owner.first().and_then(elements::attachment_addresses).unwrap_or_default();
+        let complete = count == named.len();
+        let mut addresses = named;
+        addresses.extend(known);
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut elements = Elements::new();
+        let mut found = 0;
+        for version in IpVersion::ALL {
+            let set = layout::containers(version);
+            let keys: Vec<_> = addresses
+                .iter()
+                .filter(|address| IpVersion::of(**address) == version)
+                .map(|address| vec![Value::Address(*address)])
+                .collect();
+            let held = owned_at(nft, &set, &keys, tag)?;
+            found += held.len();
+            elements.push((set, held));
+        }
+        if !complete && found < count {
+            elements.clear();
+            for set in [layout::containers(IpVersion::V4), layout::containers(IpVersion::V6)] {
+                let mut held = nft.elements(&TABLE, &set)?;
+                held.retain(|element| element.is_commented(tag.as_str()));
+                elements.push((set, held));
+            }
+        }
+        addresses.extend(elements.iter().flat_map(|(_, held)| held).filter_map(address));
+        elements.push((layout::attachments(), owner));
+        elements.push((layout::members(), member));
+        Ok(Self { elements, candidates: addresses, membership })
+    }
+}
+
+pub(super) fn owned_at(
+    nft: &mut dyn Nft,
+    set: &Set,
+    keys: &[Vec<Value>],
+    tag: &OwnerTag,
+) -> Result<Vec<Element>, NftError> {
+    let mut held = lookup(nft, &TABLE, set, keys)?;
+    held.retain(|element| element.is_commented(tag.as_str()));
+    Ok(held)
+}
+
+/// The plan's addresses where another attachment has them: the newest owner wins.
+pub(super) fn held_by_others(nft: &mut dyn Nft, plan: &Plan) -> Result<Elements, NftError> {
+    let mut foreign = Elements::new();
+    for version in IpVersion::ALL {
+        let set = layout::containers(version);
+        let keys: Vec<_> = plan.of_version(version).map(|a| vec![Value::Address(a)]).collect();
+        let mut held = lookup(nft, &TABLE, &set, &keys)?;
+        held.retain(|element| !element.is_commented(plan.tag.as_str()));
+        foreign.push((set, held));
+    }
+    Ok(foreign)
+}
+
+pub(super) fn delete<'a>(
+    transaction: &mut Transaction,
+    elements: impl IntoIterator<Item = &'a (Set, Vec<Element>)>,
+) {
+    for (set, elements) in elements {
+        let keys = keys_only(elements.iter());
+        transaction.elements(Verb::Delete, &TABLE, set, keys);
+    }
+}
+
+/// Those of the addresses that some attachment has.
+pub(crate) fn held_addresses(
+    nft: &mut dyn Nft,
+    addresses: &[IpAddr],
+) -> Result<Vec<IpAddr>, NftError> {
+    let mut held = Vec::new();
+    for address in addresses {
+        let key = [vec![Value::Address(*address)]];
+        if !lookup(nft, &TABLE, &layout::containers(IpVersion::of(*address)), &key)?.is_empty() {
+            held.push(*address);
+        }
+    }
+    Ok(held)
+}

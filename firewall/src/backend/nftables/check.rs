@@ -1,0 +1,82 @@
+//! Compares our table with what ADD makes of it.
+
+use cni_common::cni::Finding;
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::compare::{
+    chain_mismatches, chains_are_whole, element_mismatch, has_rule,
+};
+use cni_common::kernel::nft::{Nft, NftError, lookup};
+
+use super::admission::owned_at;
+use super::bridges::bridge_mismatches;
+use super::elements;
+use super::forward_chains;
+use super::layout::{self, TABLE};
+use crate::plan::Plan;
+
+/// Whether the chains have their rules: somebody may have flushed them and left the sets.
+pub(super) fn is_whole(nft: &mut dyn Nft, plan: &Plan) -> Result<bool, NftError> {
+    let expected = layout::chains();
+    // `admin` has the jump to it and one to the administrator's chain.
+    let names = [layout::ADMIN.to_owned(), plan.admin_chain.clone()];
+    let admin = nft.chains_at(&TABLE, &names)?;
+    let used =
+        admin.iter().zip([2, 1]).all(|(f, least)| f.as_ref().is_some_and(|f| f.uses >= least));
+    Ok(used && chains_are_whole(nft, &TABLE, &expected)?)
+}
+
+/// CHECK: compares what is there with the plan, exactly.
+pub(crate) fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Finding, NftError> {
+    let (is_there, mut mismatches) = element_mismatches(nft, plan)?;
+    if !is_there {
+        return Ok(Finding::Absent);
+    }
+    if let Some(isolation) = &plan.isolation {
+        mismatches.extend(bridge_mismatches(nft, isolation)?);
+    } else {
+        let key = [elements::owner_key(&plan.tag)];
+        if !owned_at(nft, &layout::members(), &key, &plan.tag)?.is_empty() {
+            mismatches.push(format!("map {TABLE} members still isolates this attachment's bridge"));
+        }
+    }
+    mismatches.extend(all_chain_mismatches(nft, Some(&plan.admin_chain))?);
+    mismatches.extend(forward_chains::mismatches(nft, plan)?);
+    Ok(Finding::of(mismatches))
+}
+
+/// Whether any element is the attachment's, and how they differ from those wanted.
+fn element_mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<(bool, Vec<String>), NftError> {
+    let mut expected =
+        vec![(layout::attachments(), elements::attachment_element(&plan.tag, &plan.addresses))];
+    for address in &plan.addresses {
+        let element = elements::container_element(*address, &plan.tag);
+        expected.push((layout::containers(IpVersion::of(*address)), element));
+    }
+    if let Some(isolation) = &plan.isolation {
+        let member = elements::member_element(&plan.tag, &isolation.bridge, isolation.policy);
+        expected.push((layout::members(), member));
+    }
+    let (mut is_there, mut mismatches) = (false, Vec::new());
+    for (set, wanted) in &expected {
+        let held = lookup(nft, &TABLE, set, std::slice::from_ref(&wanted.key))?;
+        is_there |= held.iter().any(|element| element.is_commented(plan.tag.as_str()));
+        mismatches.extend(element_mismatch(&TABLE, set, wanted, held.first()));
+    }
+    Ok((is_there, mismatches))
+}
+
+/// What is wrong with the chains, and with the way to the administrator's chain if it is given.
+pub(super) fn all_chain_mismatches(
+    nft: &mut dyn Nft,
+    admin_chain: Option<&str>,
+) -> Result<Vec<String>, NftError> {
+    let mut mismatches = chain_mismatches(nft, &TABLE, &layout::chains())?;
+    if let Some(name) = admin_chain {
+        let chain = nft.chains_at(&TABLE, &[name.to_owned()])?;
+        let jump = layout::admin_jump(name);
+        if chain.iter().all(Option::is_none) || !has_rule(&TABLE, &nft.rules(&TABLE)?, &jump) {
+            mismatches.push(format!("chain {TABLE} {} does not jump to {name}", layout::ADMIN));
+        }
+    }
+    Ok(mismatches)
+}

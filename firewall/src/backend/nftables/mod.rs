@@ -1,0 +1,87 @@
+//! The nftables backend: a table of our own, which [`layout`] describes.
+
+mod add;
+pub(crate) mod admission;
+mod bridges;
+mod check;
+mod elements;
+mod foreign_drops;
+mod forward_chains;
+mod layout;
+mod remove;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use cni_common::cni::protocol::CniError;
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::kernel::nft::Transaction;
+
+use crate::host::Host;
+use crate::plan::Plan;
+
+/// The table `inet cni_firewall`.
+pub(crate) struct Nftables;
+
+/// Makes what the plan asks for in our table, whatever other tables do with the packets.
+pub(crate) fn install(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
+    let log = host.log;
+    add::add(host.nft()?, plan, log)
+}
+
+/// Whether the table could be made, and is sound if it is there.
+pub(crate) fn probe(host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
+    status::status(host.nft()?, sample)
+}
+
+impl<'a> Holder<Host<'a>, Plan> for Nftables {
+    fn name(&self) -> &'static str {
+        "table inet cni_firewall"
+    }
+
+    fn check(&self, host: &mut Host<'a>, plan: &Plan) -> Result<Finding, CniError> {
+        let outcome = check::check(host.nft()?, plan);
+        outcome.map_err(|error| error.into_cni("cannot read the firewall rules"))
+    }
+
+    fn remove(
+        &self,
+        host: &mut Host<'a>,
+        attachment: &Attachment,
+        known: Option<&Plan>,
+    ) -> Result<(), CniError> {
+        let Some(nft) = host.nft_if_any() else { return Ok(()) };
+        let known = known.map(|known| known.addresses.as_slice()).unwrap_or_default();
+        host.removed = remove::remove(nft, &attachment.tag(), known)?;
+        Ok(())
+    }
+
+    fn collect_garbage(&self, host: &mut Host<'a>, stale: &Stale) -> Result<(), CniError> {
+        let Some(nft) = host.nft_if_any() else { return Ok(()) };
+        host.removed.addresses = remove::collect_garbage(nft, stale)?;
+        Ok(())
+    }
+}
+
+impl<'a> Backend<Host<'a>, Plan> for Nftables {
+    fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        install(host, plan)?;
+        let log = host.log;
+        foreign_drops::warn(host.nft()?, &plan.forward_chains, log);
+        Ok(())
+    }
+
+    fn status(&self, host: &mut Host<'a>, sample: &Plan) -> Result<(), CniError> {
+        probe(host, sample)?;
+        let log = host.log;
+        let nft = host.nft()?;
+        forward_chains::require(nft, &sample.forward_chains)?;
+        foreign_drops::warn(nft, &sample.forward_chains, log);
+        Ok(())
+    }
+}
+
+/// Everything that the plugin ever writes into its table, for one attachment that needs all of it.
+pub(crate) fn everything(sample: &Plan) -> Transaction {
+    status::everything(sample)
+}

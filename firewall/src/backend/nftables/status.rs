@@ -1,0 +1,79 @@
+//! Whether ADD could be served by our table.
+
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::{Chain, Element, Nft, NftError, Object, Table, Transaction, Verb};
+
+use super::admission::create_elements;
+use super::check::all_chain_mismatches;
+use super::elements;
+use super::layout::{self, TABLE};
+use crate::backend::counts::PolicyCounts;
+use crate::plan::Plan;
+
+/// The table that the kernel is to try.
+const PROBE: &str = "cni_firewall_probe";
+
+/// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.
+pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan) -> Result<(), CniError> {
+    // In a table of another name, so that the real one is not touched.
+    let probe = everything(sample).in_table(&Table::new(TABLE.family, PROBE));
+    nft.validate(&probe).map_err(|error| {
+        let remedy = error.remedy();
+        CniError::new(ErrorCode::NotAvailable, format!("firewall cannot use nf_tables: {remedy}"))
+            .with_details(error.to_string())
+    })?;
+    let unreadable = |error: NftError| {
+        CniError::new(
+            ErrorCode::NotAvailable,
+            format!("firewall cannot read table {TABLE}: {}", error.remedy()),
+        )
+        .with_details(error.to_string())
+    };
+    if nft.elements(&TABLE, &layout::attachments()).map_err(unreadable)?.is_empty() {
+        return Ok(());
+    }
+    let mismatches = all_chain_mismatches(nft, None).map_err(unreadable)?;
+    let Some(first) = mismatches.first() else { return Ok(()) };
+    Err(CniError::new(
+        ErrorCode::LimitedConnectivity,
+        format!(
+            "containers may not be reachable or isolated: {first}; the next ADD restores the table"
+        ),
+    )
+    .with_details(mismatches.join("; ")))
+}
+
+/// Everything that ADD could ever send.
+pub(super) fn everything(sample: &Plan) -> Transaction {
+    let mut all = Transaction::new();
+    layout::build(&mut all);
+    let chain = Chain { name: sample.admin_chain.clone(), base: None };
+    all.push(Verb::Add, &TABLE, Object::Chain(chain));
+    all.push(Verb::Add, &TABLE, Object::Rule(layout::admin_jump(&sample.admin_chain)));
+    all.operations.extend(create_elements(sample).operations);
+    if let Some(isolation) = &sample.isolation {
+        let bridge = &isolation.bridge;
+        let counts = PolicyCounts::default().plus(isolation.policy);
+        all.elements(
+            Verb::Create,
+            &TABLE,
+            &layout::bridges(),
+            vec![elements::counts_element(bridge, counts)],
+        );
+        for (set, key, _) in elements::lookups(bridge, counts) {
+            let element = Element { key, data: Vec::new(), comment: None };
+            all.elements(Verb::Create, &TABLE, &set, vec![element]);
+        }
+        for gateway in &isolation.gateways {
+            let element = elements::gateway_element(*gateway, bridge);
+            all.elements(
+                Verb::Create,
+                &TABLE,
+                &layout::gateways(IpVersion::of(*gateway)),
+                vec![element],
+            );
+        }
+    }
+    all
+}

@@ -1,0 +1,72 @@
+//! The places that can hold something of an attachment.
+
+use cni_common::cni::{Backend, Holder};
+
+use crate::backend::firewalld::Firewalld;
+use crate::backend::iptables::Iptables;
+use crate::backend::nftables::Nftables;
+use crate::config::{BackendName, Config};
+use crate::go::GoPlugin;
+use crate::host::Host;
+use crate::plan::Plan;
+
+/// A place that can hold something of an attachment.
+pub(crate) type AnyHolder<'h> = dyn Holder<Host<'h>, Plan>;
+
+/// All of them.
+pub(crate) struct Holders {
+    nftables: Nftables,
+    iptables: Iptables,
+    firewalld: Firewalld,
+    pub(crate) go: GoPlugin,
+}
+
+impl Holders {
+    /// As the configuration has them.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            nftables: Nftables,
+            iptables: Iptables,
+            firewalld: Firewalld::of(config),
+            go: GoPlugin::of(config),
+        }
+    }
+
+    /// The backend of a name.
+    pub(crate) fn backend<'h>(&self, name: BackendName) -> &dyn Backend<Host<'h>, Plan> {
+        match name {
+            BackendName::Nftables => &self.nftables,
+            BackendName::Iptables => &self.iptables,
+            BackendName::Firewalld => &self.firewalld,
+        }
+    }
+
+    /// Where the attachment may be if the host chose otherwise at its ADD.
+    pub(crate) fn before<'h>(&self, chosen: BackendName) -> Option<&AnyHolder<'h>> {
+        match chosen {
+            BackendName::Nftables => Some(&self.iptables),
+            BackendName::Iptables => Some(&self.nftables),
+            BackendName::Firewalld => None,
+        }
+    }
+
+    /// Where an earlier ADD may have put what a backend has made now. firewalld's is in our table,
+    /// too, and iptables' own replaces the Go plugin's.
+    pub(crate) fn besides<'h>(&self, name: BackendName) -> Vec<&AnyHolder<'h>> {
+        match name {
+            BackendName::Nftables | BackendName::Firewalld => vec![&self.go, &self.iptables],
+            BackendName::Iptables => vec![&self.nftables, &self.firewalld],
+        }
+    }
+
+    /// All, for DEL. The Go plugin's sources in firewalld are told from ours by our table, and ours
+    /// are those that were taken from it.
+    pub(crate) fn for_removal<'h>(&self) -> [&AnyHolder<'h>; 4] {
+        [&self.go, &self.nftables, &self.firewalld, &self.iptables]
+    }
+
+    /// All, for GC. The Go plugin's chains are ours, too: they go once they are empty.
+    pub(crate) fn for_garbage<'h>(&self) -> [&AnyHolder<'h>; 4] {
+        [&self.nftables, &self.firewalld, &self.iptables, &self.go]
+    }
+}

@@ -1,0 +1,110 @@
+//! What one call opens of the host, once, and what the places that it asks hand on to each other.
+
+mod bus;
+mod tables;
+
+use std::net::IpAddr;
+
+use cni_common::cni::failure::unreachable_nft;
+use cni_common::cni::log::Log;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft_if_any};
+
+pub(crate) use bus::{Bus, BusError};
+pub(crate) use tables::FilterTables;
+
+use crate::filter::{FORWARD, STAGE_1, TABLE};
+
+/// The host, during one call.
+pub(crate) struct Host<'a> {
+    /// The call's log.
+    pub(crate) log: &'a Log,
+    /// The tables of iptables.
+    pub(crate) filter: FilterTables,
+    /// The system bus.
+    pub(crate) bus: Bus,
+    /// What was removed so far.
+    pub(crate) removed: Removed,
+    nft: Option<NetlinkNft>,
+    /// Where iptables may have rules of ours or of the Go plugin, once that was asked.
+    filters: Option<Vec<(IpVersion, Variant)>>,
+}
+
+/// What removal from our table hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Addresses that were admitted, for firewalld's zone.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether the attachment had its bridge keep containers apart.
+    pub(crate) isolated: bool,
+}
+
+impl<'a> Host<'a> {
+    /// For commands that need `nf_tables`, if only to look what the host uses.
+    pub(crate) fn open(log: &'a Log) -> Result<Self, CniError> {
+        let nft = NetlinkNft::open().map_err(unreachable_nft)?;
+        Ok(Self::with(log, Some(nft)))
+    }
+
+    /// For commands that remove: what is not there needs no cleaning up.
+    pub(crate) fn open_leniently(log: &'a Log) -> Result<Self, CniError> {
+        Ok(Self::with(log, open_nft_if_any().map_err(unreachable_nft)?))
+    }
+
+    fn with(log: &'a Log, nft: Option<NetlinkNft>) -> Self {
+        Self {
+            log,
+            filter: FilterTables::default(),
+            bus: Bus::default(),
+            removed: Removed::default(),
+            nft,
+            filters: None,
+        }
+    }
+
+    /// The kernel's `nf_tables`.
+    pub(crate) fn nft(&mut self) -> Result<&mut dyn Nft, CniError> {
+        match &mut self.nft {
+            Some(nft) => Ok(nft),
+            None => Err(CniError::new(ErrorCode::Kernel, "the kernel has no nf_tables")),
+        }
+    }
+
+    /// The kernel's `nf_tables`, or none where it has none.
+    pub(crate) fn nft_if_any(&mut self) -> Option<&mut dyn Nft> {
+        self.nft.as_mut().map(|nft| nft as &mut dyn Nft)
+    }
+
+    /// Where there can be rules of ours or of the Go plugin in iptables, found without starting a
+    /// program: each IP version in each of the two kernel interfaces.
+    pub(crate) fn filters(&mut self) -> Result<Vec<(IpVersion, Variant)>, NftError> {
+        if let Some(known) = &self.filters {
+            return Ok(known.clone());
+        }
+        let chain_of =
+            |version, name: &str| (Table::new(Family::of(version), TABLE), name.to_owned());
+        let chains = IpVersion::ALL
+            .map(|version| [FORWARD, STAGE_1].map(|name| chain_of(version, name)))
+            .concat();
+        let found = match &mut self.nft {
+            Some(nft) => nft.chains(&chains)?,
+            None => Vec::new(),
+        };
+        let mut filters = Vec::new();
+        for version in IpVersion::ALL {
+            let mut seen = chains.iter().zip(&found);
+            if seen
+                .any(|((table, _), chain)| table.family == Family::of(version) && chain.is_some())
+            {
+                filters.push((version, Variant::Nft));
+            }
+            if legacy_table_loaded(version, TABLE) {
+                filters.push((version, Variant::Legacy));
+            }
+        }
+        self.filters = Some(filters.clone());
+        Ok(filters)
+    }
+}

@@ -1,0 +1,63 @@
+//! The `filter` tables of a host's iptables: each is read once for what is decided on it.
+
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::retry::retry;
+
+use crate::filter::TABLE;
+
+/// What was read of them so far, and the lock that keeps our own processes from changing it.
+#[derive(Debug, Default)]
+pub(crate) struct FilterTables {
+    lock: Option<Lock>,
+    read: Vec<((IpVersion, Variant), TableDump)>,
+}
+
+impl FilterTables {
+    /// One version's table, as the programs of one kind of iptables see it.
+    pub(crate) fn read(
+        &mut self,
+        version: IpVersion,
+        variant: Variant,
+    ) -> Result<&TableDump, IptablesError> {
+        let key = (version, variant);
+        let known = self.read.iter().position(|(known, _)| *known == key);
+        let position = if let Some(position) = known {
+            position
+        } else {
+            let dump = Iptables::seeing(version, variant)?.save(TABLE)?;
+            self.read.push((key, dump));
+            self.read.len() - 1
+        };
+        Ok(&self.read[position].1)
+    }
+
+    /// Applies the restore lines that `decide` derives from the table. If the tool refuses, the
+    /// table may have changed in between, so they are derived anew.
+    pub(crate) fn change(
+        &mut self,
+        version: IpVersion,
+        variant: Variant,
+        mut decide: impl FnMut(&TableDump) -> Vec<String>,
+    ) -> Result<(), IptablesError> {
+        self.lock()?;
+        retry(|| {
+            let lines = decide(self.read(version, variant)?);
+            if lines.is_empty() {
+                return Ok(());
+            }
+            // Two variants may be two names of one table.
+            self.read.retain(|((known, _), _)| *known != version);
+            Iptables::seeing(version, variant)?.restore(&[(TABLE, lines)])
+        })
+    }
+
+    /// Until the end of the call. What was read before may have changed since.
+    pub(crate) fn lock(&mut self) -> Result<(), IptablesError> {
+        if self.lock.is_none() {
+            self.lock = Some(Lock::acquire()?);
+            self.read.clear();
+        }
+        Ok(())
+    }
+}
