@@ -34,7 +34,7 @@ fn sweep_table(
     admin_chain: &str,
 ) -> Result<(), IptablesError> {
     let Host { filter, bus, .. } = host;
-    filter.change(version, variant, |dump| {
+    filter.try_to_change(version, variant, |dump| {
         removal(&Filter::whole(dump), admin_chain, || bus.has_firewalld())
     })
 }

@@ -38,22 +38,30 @@ impl FilterTables {
         &mut self,
         version: IpVersion,
         variant: Variant,
-        mut decide: impl FnMut(&TableDump) -> Vec<String>,
+        decide: impl Fn(&TableDump) -> Vec<String>,
+    ) -> Result<(), IptablesError> {
+        retry(|| self.try_to_change(version, variant, &decide))
+    }
+
+    /// The same once, for what can as well be done another time.
+    pub(crate) fn try_to_change(
+        &mut self,
+        version: IpVersion,
+        variant: Variant,
+        decide: impl FnOnce(&TableDump) -> Vec<String>,
     ) -> Result<(), IptablesError> {
         self.lock()?;
-        retry(|| {
-            let lines = decide(self.read(version, variant)?);
-            if lines.is_empty() {
-                return Ok(());
-            }
-            // Two variants may be two names of one table.
-            self.read.retain(|((known, _), _)| *known != version);
-            Iptables::seeing(version, variant)?.restore(&[(TABLE, lines)])
-        })
+        let lines = decide(self.read(version, variant)?);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        // Two variants may be two names of one table.
+        self.read.retain(|((known, _), _)| *known != version);
+        Iptables::seeing(version, variant)?.restore(&[(TABLE, lines)])
     }
 
     /// Until the end of the call. What was read before may have changed since.
-    pub(crate) fn lock(&mut self) -> Result<(), IptablesError> {
+    fn lock(&mut self) -> Result<(), IptablesError> {
         if self.lock.is_none() {
             self.lock = Some(Lock::acquire()?);
             self.read.clear();
