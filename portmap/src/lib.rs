@@ -24,6 +24,7 @@ use cni_common::cni::protocol::{
 use cni_common::cni::{Attachment, Finding, Holder};
 use cni_common::kernel::nft::Transaction;
 
+use backend::Look;
 use config::Config;
 use go::Go;
 use host::Host;
@@ -48,11 +49,13 @@ impl Plugin for Portmap {
         if plan.is_empty() {
             // Nothing to map now; an earlier ADD of this attachment may have mapped something.
             remove(&mut host, &request.attachment, &plan)?;
+            mend_guard(&mut host, &config, plan.addresses);
             return Ok(result);
         }
         // Opened before anything is changed, but written only once the guard stands.
         let localnet = Localnet::prepare(&plan)?;
         plan.loopback = localnet.is_needed();
+        localnet.warning().into_iter().for_each(|warning| request.log.warn(warning));
         let choice = backend::choose(&config, &mut host);
         choice.backend.add(&mut host, &plan)?;
         if let Err(error) = localnet.apply() {
@@ -72,7 +75,10 @@ impl Plugin for Portmap {
         let config = Config::read_leniently(&request.config);
         let result = request.config.prev_result().ok().flatten().unwrap_or_default();
         let known = plan_of(&request.attachment, &config, &result);
-        remove(&mut Host::new(&request.log), &request.attachment, &known)
+        let mut host = Host::new(&request.log);
+        let outcome = remove(&mut host, &request.attachment, &known);
+        mend_guard(&mut host, &config, known.addresses);
+        outcome
     }
 
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
@@ -80,9 +86,6 @@ impl Plugin for Portmap {
         let result = request.required_prev_result()?;
         let plan = plan_of(&request.attachment, &config, &result);
         let mut host = Host::new(&request.log);
-        if plan.is_empty() && host.nft_if_any()?.is_none() {
-            return Ok(());
-        }
         let choice = backend::choose(&config, &mut host);
         let mut mismatches = match choice.backend.check(&mut host, &plan)? {
             Finding::Sound => Vec::new(),
@@ -91,6 +94,7 @@ impl Plugin for Portmap {
         };
         if mismatches.is_empty() {
             mismatches.extend(localnet::mismatch(&plan));
+            mismatches.extend(unguarded(&mut host, plan.addresses, Look::Exact).map(str::to_owned));
         }
         CniError::unless_sound(
             "port mappings are not as ADD made them",
@@ -117,8 +121,29 @@ impl Plugin for Portmap {
         if config.snat {
             status::require_writable_sysctls()?;
         }
+        if !backend::is_guarded(&mut host, Look::Exact, localnet::is_set_anywhere) {
+            request.log.warn(format!("{UNGUARDED}; the next ADD or DEL there puts it back"));
+        }
         Ok(())
     }
+}
+
+const UNGUARDED: &str =
+    "route_localnet is set, and the chain that keeps others out of 127.0.0.0/8 is missing";
+
+/// Whether `route_localnet` towards the container has lost its guard.
+fn unguarded(host: &mut Host<'_>, addresses: Addresses, look: Look) -> Option<&'static str> {
+    let is_open = || localnet::is_set_towards(addresses);
+    (!backend::is_guarded(host, look, is_open)).then_some(UNGUARDED)
+}
+
+/// Whoever finds the guard missing puts it back, also when nothing is mapped.
+fn mend_guard(host: &mut Host<'_>, config: &Config, addresses: Addresses) {
+    let Some(problem) = unguarded(host, addresses, Look::Quick) else { return };
+    host.log.warn(match backend::build_guard(config, host) {
+        Ok(()) => format!("{problem}; it was put back"),
+        Err(error) => format!("{problem}: {error}"),
+    });
 }
 
 /// Every place that may hold something of an attachment.

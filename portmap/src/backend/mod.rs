@@ -3,7 +3,8 @@
 pub(crate) mod iptables;
 pub(crate) mod nftables;
 
-use cni_common::cni::{Backend, Holder};
+use cni_common::cni::protocol::CniError;
+use cni_common::cni::{Backend, Failure as _, Holder};
 
 use crate::config::{BackendName, Config};
 use crate::host::Host;
@@ -51,6 +52,30 @@ pub(crate) fn choose<'a>(config: &Config, host: &mut Host<'a>) -> Choice<'a> {
     };
     host.log.debug(|| choice.to_string());
     choice
+}
+
+/// How closely one looks at what netlink does not show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Quick,
+    Exact,
+}
+
+/// Whether something keeps others out of 127.0.0.0/8 where `is_open` says that `route_localnet` lets
+/// them in. What cannot be asked is taken to be there: ADD and CHECK have their own errors for that.
+pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce() -> bool) -> bool {
+    let Ok(mut nft) = host.nft_if_any() else { return true };
+    let in_nftables = nft.as_mut().is_some_and(|nft| nftables::guard::stands(*nft).unwrap_or(true));
+    in_nftables || !is_open() || iptables::guard::stands(nft, look).unwrap_or(true)
+}
+
+/// Puts the guard where this host's mappings would be.
+pub(crate) fn build_guard(config: &Config, host: &mut Host<'_>) -> Result<(), CniError> {
+    const DOING: &str = "cannot keep others out of 127.0.0.0/8";
+    match choose(config, host).name {
+        BackendName::Nftables => nftables::guard::build(host.nft()?).map_err(|e| e.into_cni(DOING)),
+        BackendName::Iptables => iptables::guard::build().map_err(|e| e.into_cni(DOING)),
+    }
 }
 
 fn decide(

@@ -1,14 +1,41 @@
-//! GC of the chain that keeps packets from outside away from 127.0.0.0/8.
+//! The chain that keeps packets from outside away from 127.0.0.0/8, without any mapping: put back,
+//! and removed by GC.
 //!
 //! Its jump stays as long as it may be needed: while anything is mapped, because ADD makes it
 //! before it sets `route_localnet`, and while an interface has that set, because DEL cannot know
 //! whether somebody else needs it.
 
-use cni_common::kernel::iptables::{IptablesError, Lock, TableDump};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::nft::Nft;
 
-use super::places::Place;
+use super::changes::ensure;
+use super::places::{self, Place};
 use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE, TOP_CHAIN, guard};
+use crate::backend::Look;
 use crate::localnet;
+
+/// Whether it is there. A quick look is content with the chain where netlink shows that.
+pub(crate) fn stands(nft: Option<&mut dyn Nft>, look: Look) -> Result<bool, IptablesError> {
+    for place in places::with_guard(nft) {
+        if look == Look::Quick && place.variant == Variant::Nft {
+            return Ok(true);
+        }
+        let raw = place.open()?.save(GUARD_TABLE)?;
+        if ensure(&raw, &guard()).is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Puts the guard back into the host's own iptables.
+pub(crate) fn build() -> Result<(), IptablesError> {
+    let _lock = Lock::acquire()?;
+    let iptables = Iptables::find(IpVersion::V4, Variant::Default)?;
+    let raw = iptables.save(GUARD_TABLE)?;
+    iptables.restore(&[(GUARD_TABLE, ensure(&raw, &guard()))])
+}
 
 /// Removes the guard if nothing needs it any more.
 pub(super) fn remove_if_useless(place: Place) -> Result<(), IptablesError> {

@@ -6,7 +6,7 @@
 mod add;
 mod changes;
 mod check;
-mod guard;
+pub(super) mod guard;
 mod names;
 mod places;
 mod remove;

@@ -185,11 +185,13 @@ fn shared(plan: &Plan, dialect: Dialect) -> Vec<ChainRule> {
     rules
 }
 
-/// Drops what `route_localnet` would let in (CVE-2020-8558); the Go plugin has nothing like it.
-pub(crate) fn guard() -> [ChainRule; 2] {
+/// Drops what `route_localnet` would let in, to 127.0.0.0/8 (CVE-2020-8558) and from it; the Go plugin
+/// has nothing like it.
+pub(crate) fn guard() -> [ChainRule; 3] {
     let rule = |chain: &str, spec: String| ChainRule { chain: chain.to_owned(), spec, first: true };
     [
         rule(GUARD_CHAIN, "-d 127.0.0.0/8 ! -i lo -j DROP".to_owned()),
+        rule(GUARD_CHAIN, "-s 127.0.0.0/8 ! -i lo -j DROP".to_owned()),
         rule("PREROUTING", format!("-j {GUARD_CHAIN}")),
     ]
 }

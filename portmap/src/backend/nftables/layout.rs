@@ -20,7 +20,7 @@ use crate::plan::{LOOPBACK, Plan};
 /// The table. Everything portmap makes on nftables is in it.
 pub(super) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
 
-const TABLE_COMMENT: &str = "cni-chain portmap";
+pub(super) const TABLE_COMMENT: &str = "cni-chain portmap";
 
 /// Behind kube-proxy (`dstnat`): a Service must win over a host port (CVE-2019-9946).
 const AFTER_KUBE_PROXY: Priority = Priority(Priority::DSTNAT.0 + 5);
@@ -268,24 +268,25 @@ pub(super) fn attachments() -> Set {
     Set { name: "attachments".to_owned(), key: vec![DataType::IfName], data: vec![DataType::Mark] }
 }
 
-/// `route_localnet` makes 127.0.0.0/8 routable; nothing from outside may use that (CVE-2020-8558).
-fn guard() -> (Chain, Vec<Rule>) {
+/// `route_localnet` makes 127.0.0.0/8 routable; nothing from outside may use that, neither as
+/// destination (CVE-2020-8558) nor as source.
+pub(super) fn guard() -> (Chain, Vec<Rule>) {
     let name = "guard".to_owned();
-    let statements = vec![
-        Statement::Match {
-            selector: Selector::InputInterface,
-            negated: true,
-            operand: Operand::Interface("lo".to_owned()),
-        },
-        Statement::Match {
-            selector: Selector::Ip4Destination,
-            negated: false,
-            operand: Operand::Network(LOOPBACK),
-        },
-        Statement::Drop,
-    ];
-    let rule = Rule { chain: name.clone(), statements, comment: None };
-    (base_chain(name, ChainKind::Filter, Hook::Prerouting, Priority::RAW), vec![rule])
+    let drop = |selector| Rule {
+        chain: name.clone(),
+        statements: vec![
+            Statement::Match {
+                selector: Selector::InputInterface,
+                negated: true,
+                operand: Operand::Interface("lo".to_owned()),
+            },
+            Statement::Match { selector, negated: false, operand: Operand::Network(LOOPBACK) },
+            Statement::Drop,
+        ],
+        comment: None,
+    };
+    let rules = [Selector::Ip4Destination, Selector::Ip4Source].map(drop).to_vec();
+    (base_chain(name, ChainKind::Filter, Hook::Prerouting, Priority::RAW), rules)
 }
 
 /// The set that a name of ours stands for; `None` for one that an older or newer version made.

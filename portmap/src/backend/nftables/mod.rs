@@ -8,6 +8,7 @@ mod add;
 mod check;
 mod conditions;
 mod elements;
+pub(super) mod guard;
 mod layout;
 mod owned;
 #[cfg(test)]

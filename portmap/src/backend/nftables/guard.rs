@@ -1,0 +1,22 @@
+//! The chain that keeps packets from outside away from 127.0.0.0/8, without any mapping.
+
+use cni_common::kernel::nft::compare::chains_are_whole;
+use cni_common::kernel::nft::{Nft, NftError, Object, Transaction, Verb};
+
+use super::layout::{self, TABLE};
+
+/// Whether it is there with its rules.
+pub(crate) fn stands(nft: &mut dyn Nft) -> Result<bool, NftError> {
+    chains_are_whole(nft, &TABLE, &[layout::guard()])
+}
+
+/// Puts it back, in a table that holds nothing else if there was none.
+pub(crate) fn build(nft: &mut dyn Nft) -> Result<(), NftError> {
+    let mut transaction = Transaction::new();
+    transaction.push(Verb::Add, &TABLE, Object::Table(Some(layout::TABLE_COMMENT)));
+    // GC knows the table by it.
+    transaction.push(Verb::Add, &TABLE, Object::Set(layout::attachments()));
+    let (chain, rules) = layout::guard();
+    transaction.chain_with_rules(&TABLE, chain, rules);
+    nft.commit(&transaction)
+}
