@@ -16,7 +16,8 @@
 //! A case is a function, and a line in the list of its file. [`cases!`] makes its tests: which
 //! implementations it runs for, its kind says.
 //!
-//! ```ignore
+//! ```no_run
+//! # fn main() {}
 //! use cni_testbox::{HOST_V4, Network, TestBox, Transport, cases, tcp};
 //!
 //! cases! {
