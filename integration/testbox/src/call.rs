@@ -9,12 +9,11 @@ use serde_json::{Map, Value, json};
 
 use crate::container::Attachment;
 use crate::mapping::Mapping;
+use crate::network::VERSION;
 use crate::outcome::Outcome;
 use crate::tool::require;
 use crate::{GO_PLUGINS, Implementation, TestBox};
 
-/// The newest version that Debian's plugins speak.
-pub(crate) const VERSION: &str = "1.0.0";
 /// GC and STATUS need this one.
 const GC_VERSION: &str = "1.1.0";
 

@@ -1,13 +1,13 @@
-//! Containers and their attachments: behind Debian's real `bridge`, or on a pair of veths alone.
+//! Containers and their attachments.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::call::{Call, VERSION};
+use crate::network::VERSION;
 use crate::tool::batch;
-use crate::{Implementation, Namespace, Network, Outcome};
+use crate::{Namespace, Network};
 
 /// A container: an ID and a namespace of that name.
 #[derive(Clone, Debug)]
@@ -21,18 +21,6 @@ pub struct Container {
 impl Container {
     pub(crate) fn create(id: &str) -> Self {
         Self { id: id.into(), netns: Namespace::create(id).into() }
-    }
-
-    /// Runs `bridge` ADD.
-    pub fn join(&self, network: &Network, ifname: &str) -> Attachment {
-        let mut attachment = Attachment {
-            container: self.clone(),
-            ifname: ifname.into(),
-            network: network.clone(),
-            result: Value::Null,
-        };
-        attachment.result = attachment.bridge("ADD").expect_result();
-        attachment
     }
 
     /// Makes one end of a new pair of veths the container's interface, as `ptp` does but without
@@ -79,17 +67,6 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    fn bridge(&self, command: &str) -> Outcome {
-        Call::new("bridge", command, self)
-            .replace_config(self.network.bridge_config())
-            .run_as(Implementation::Go)
-    }
-
-    /// Runs `bridge` DEL: the interface goes and its addresses are free again.
-    pub fn leave(&self) {
-        self.bridge("DEL").expect_silence();
-    }
-
     /// The interface at the host's end of the container's veth.
     pub fn host_end(&self) -> String {
         let interfaces = self.result["interfaces"].as_array().into_iter().flatten();

@@ -63,6 +63,7 @@
 #[macro_use]
 mod cases;
 pub mod bench;
+mod bridge;
 mod call;
 mod container;
 mod firewalld;

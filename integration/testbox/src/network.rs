@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::call::VERSION;
+/// The newest version that Debian's plugins speak.
+pub(crate) const VERSION: &str = "1.0.0";
 
 /// A network: one bridge with a subnet per family, and what every plugin's entry in its chain says.
 #[derive(Clone, Debug)]
