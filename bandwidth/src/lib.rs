@@ -20,9 +20,8 @@ mod status;
 use cni_common::cni::Finding;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::result::Interface;
-use cni_common::cni::protocol::{
-    AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
-};
+use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
+use cni_common::cni::{AttachmentRequest, GcRequest, Plugin, StatusRequest};
 use cni_common::kernel::link::Link;
 use cni_common::kernel::mac;
 

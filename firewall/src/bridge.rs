@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use cni_common::cni::AttachmentRequest;
 use cni_common::cni::log::Log;
-use cni_common::cni::protocol::{AttachmentRequest, CniError, CniResult, ErrorCode};
+use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::route::Routes;

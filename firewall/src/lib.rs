@@ -19,10 +19,8 @@ mod status;
 mod zone;
 
 use cni_common::cni::holder::on_all;
-use cni_common::cni::protocol::{
-    AttachmentRequest, CniError, CniResult, GcRequest, Plugin, StatusRequest,
-};
-use cni_common::cni::{Finding, Holder as _};
+use cni_common::cni::protocol::{CniError, CniResult};
+use cni_common::cni::{AttachmentRequest, Finding, GcRequest, Holder as _, Plugin, StatusRequest};
 use cni_common::kernel::nft::Transaction;
 
 use bridge::BridgePort;

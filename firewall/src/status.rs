@@ -1,8 +1,9 @@
 //! STATUS: could ADD be served?
 
 use cni_common::cni::Attachment;
+use cni_common::cni::StatusRequest;
 use cni_common::cni::log::say;
-use cni_common::cni::protocol::{CniError, StatusRequest};
+use cni_common::cni::protocol::CniError;
 
 use crate::config::{Config, Policy};
 use crate::holders::Holders;

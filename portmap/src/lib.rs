@@ -18,10 +18,10 @@ mod status;
 
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::say;
-use cni_common::cni::protocol::{
-    AttachmentRequest, CniError, CniResult, GcRequest, NetworkConfig, Plugin, StatusRequest,
+use cni_common::cni::protocol::{CniError, CniResult, NetworkConfig};
+use cni_common::cni::{
+    Attachment, AttachmentRequest, Finding, GcRequest, Holder, Plugin, StatusRequest,
 };
-use cni_common::cni::{Attachment, Finding, Holder};
 use cni_common::kernel::nft::Transaction;
 
 use backend::Look;

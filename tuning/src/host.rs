@@ -3,8 +3,9 @@
 use std::io;
 use std::path::Path;
 
+use cni_common::cni::AttachmentRequest;
 use cni_common::cni::failure::code_of;
-use cni_common::cni::protocol::{AttachmentRequest, CniError, ErrorCode};
+use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::{Identity, Netns};
 use cni_common::kernel::rtnetlink::RtnetlinkError;

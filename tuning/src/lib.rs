@@ -24,9 +24,8 @@ mod sysctls;
 mod value;
 
 use cni_common::cni::log::Log;
-use cni_common::cni::protocol::{
-    AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, Plugin, StatusRequest,
-};
+use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
+use cni_common::cni::{AttachmentRequest, GcRequest, Plugin, StatusRequest};
 
 use allowlist::Allowlist;
 use backend::Store;

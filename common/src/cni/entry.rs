@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::cni::protocol::{Plugin, run};
+use crate::cni::{Plugin, run};
 
 /// Defines the process's entry: `cni_common::plugin_main!(MyPlugin);`, in a crate that begins with
 /// `#![cfg_attr(target_env = "gnu", no_main)]`.

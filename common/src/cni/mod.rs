@@ -8,10 +8,11 @@ pub mod failure;
 pub mod holder;
 pub mod log;
 pub mod netns;
+pub mod plugin;
 pub mod protocol;
 pub mod state;
 
 pub use attachment::{Attachment, OwnerTag, Stale};
 pub use failure::Failure;
 pub use holder::{Backend, Finding, Holder};
-pub use protocol::run;
+pub use plugin::{AttachmentRequest, GcRequest, Plugin, StatusRequest, run};

@@ -4,12 +4,12 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::config::{NetworkConfig, ValidAttachment};
-use super::environment::{Command, Environment};
-use super::error::{CniError, ErrorCode};
-use super::json::{Json, Object};
-use super::result::CniResult;
-use super::version::{self, CniVersion};
+use super::protocol::config::{NetworkConfig, ValidAttachment};
+use super::protocol::environment::{Command, Environment};
+use super::protocol::error::{CniError, ErrorCode};
+use super::protocol::json::{Json, Object};
+use super::protocol::result::CniResult;
+use super::protocol::version::{self, CniVersion};
 use crate::cni::attachment::{Attachment, Stale};
 use crate::cni::log::{Log, LogConfig, say};
 use crate::cni::netns;

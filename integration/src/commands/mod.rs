@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use cni_common::cni::protocol::Plugin as _;
+use cni_common::cni::Plugin as _;
 
 use crate::cli::{Cli, Command, NetworkOptions};
 use crate::demo::bridge::DemoBridge;

@@ -15,10 +15,8 @@ use std::path::Path;
 use cni_common::cni::attachment::{Attachment, OwnerTag};
 use cni_common::cni::protocol::json::Object;
 use cni_common::cni::protocol::result::{Interface, IpConfig, Route};
-use cni_common::cni::protocol::{
-    AttachmentRequest, CniError, CniResult, ErrorCode, GcRequest, NetworkConfig, Plugin,
-    StatusRequest, environment,
-};
+use cni_common::cni::protocol::{CniError, CniResult, ErrorCode, NetworkConfig, environment};
+use cni_common::cni::{AttachmentRequest, GcRequest, Plugin, StatusRequest};
 use cni_common::kernel::netns::Netns;
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};

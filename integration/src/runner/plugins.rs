@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use cni_common::cni::protocol::plugin::COLLECTION;
+use cni_common::cni::plugin::COLLECTION;
 
 use super::exec;
 

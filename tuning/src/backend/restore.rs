@@ -1,6 +1,7 @@
 //! Giving back what was there before ADD.
 
-use cni_common::cni::protocol::{AttachmentRequest, CniError, ErrorCode};
+use cni_common::cni::AttachmentRequest;
+use cni_common::cni::protocol::{CniError, ErrorCode};
 
 use super::originals::{Originals, Store};
 use crate::host::{Container, Host};

@@ -1,6 +1,6 @@
 //! The CNI protocol, plugin side: environment, stdin, versions, errors and results.
 //!
-//! Nothing here does I/O but [`plugin`], which reads stdin and writes stdout.
+//! Nothing here does I/O: [`run`](super::run) reads stdin and writes stdout.
 
 pub mod args;
 pub mod config;
@@ -8,7 +8,6 @@ pub mod environment;
 pub mod error;
 pub mod fields;
 pub mod json;
-pub mod plugin;
 pub mod result;
 pub mod version;
 
@@ -16,6 +15,5 @@ pub use config::{NetworkConfig, ValidAttachment};
 pub use environment::{Command, Environment};
 pub use error::{CniError, ErrorCode};
 pub use fields::{Field, Fields};
-pub use plugin::{AttachmentRequest, GcRequest, Plugin, StatusRequest, run};
 pub use result::CniResult;
 pub use version::CniVersion;
