@@ -1,9 +1,9 @@
 //! The `firewall` CNI meta plugin: lets containers' traffic through the host, and keeps networks
 //! apart.
 //!
-//! [`config`] reads the configuration, [`bridge`] finds the bridge that a policy is about, [`plan`]
-//! holds what must be, and a [`backend`] makes it so. [`holders`] are the places where an
-//! attachment may have something: the backends, and what the Go plugin left ([`go`]).
+//! `config` reads the configuration, `bridge` finds the bridge that a policy is about, `plan`
+//! holds what must be, and a `backend` makes it so. `holders` are the places where an
+//! attachment may have something: the backends, and what the Go plugin left (`go`).
 
 #![forbid(unsafe_code)]
 
@@ -57,7 +57,7 @@ impl Plugin for Firewall {
         }
         let mut host = Host::open(&request.log)?;
         if let Err(error) = make(&mut host, request, &config, &plan, port.as_ref()) {
-            // What undoing it meets is what this met, and is said by its error.
+            // Best effort: it would fail for the same reason, which this error tells.
             let _ = remove_everywhere(&mut host, request, &config);
             return Err(error);
         }

@@ -59,7 +59,7 @@ impl Plugin for Portmap {
         let choice = backend::choose(&config, &mut host);
         choice.backend.add(&mut host, &plan)?;
         if let Err(error) = localnet.apply() {
-            // What undoing meets is less to the point than this error.
+            // Best effort: the error to tell is the one that made it necessary.
             let _ = choice.backend.remove(&mut host, &request.attachment, Some(&plan));
             return Err(error);
         }

@@ -1,8 +1,8 @@
 //! The `tuning` CNI meta plugin: sysctls of a container's network namespace, and MAC, MTU,
 //! promiscuous and all-multicast mode and queue length of its interface.
 //!
-//! [`config`] reads the configuration, [`plan`] says what must be, and [`backend`] makes it so in
-//! the container's namespace, checks it, and gives back what was there before. [`go`] reads what
+//! `config` reads the configuration, `plan` says what must be, and `backend` makes it so in
+//! the container's namespace, checks it, and gives back what was there before. `go` reads what
 //! the Go plugin kept for that.
 
 #![forbid(unsafe_code)]

@@ -85,7 +85,7 @@ pub struct Log {
     file: Option<RefCell<File>>,
     /// Members of every line: plugin, command, network, container ID, interface.
     context: Object,
-    /// Said before the log file was known; kept for tests and for the summary.
+    /// What [`Log::warn`] was given: tests read it.
     warnings: RefCell<Vec<String>>,
 }
 

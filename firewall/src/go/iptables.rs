@@ -160,7 +160,7 @@ fn missing(rule: &FilterRule) -> String {
 mod tests {
     use super::*;
 
-    /// reference/firewall.md §5: what 1.7 and HEAD make, and the comments of before.
+    /// What the Go plugin 1.7 and its main branch make, and the comments of before.
     const SAVED: &str = r#"
 FORWARD -m comment --comment "CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)" -j CNI-ISOLATION-STAGE-1
 FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD

@@ -64,7 +64,7 @@ mod tests {
     use cni_common::cni::protocol::NetworkConfig;
     use cni_common::kernel::IpVersion;
 
-    /// reference/portmap.md §5.4: what the Go plugin makes of it.
+    /// What the Go plugin makes of it.
     const CONFIG: &str = r#"{"name":"h1net","cniVersion":"1.0.0","runtimeConfig":{"portMappings":[
         {"hostPort":8080,"containerPort":80,"protocol":"tcp"},
         {"hostPort":5353,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.1"},

@@ -1,7 +1,7 @@
 //! The one place where settings are made: the container's network namespace.
 //!
-//! [`add`] makes a plan true or leaves everything as it was, [`check`] compares, and [`restore`]
-//! gives back the [`originals`] that ADD kept.
+//! `add` makes a plan true or leaves everything as it was, `check` compares, and `restore`
+//! gives back the `originals` that ADD kept.
 
 mod add;
 mod check;

@@ -122,14 +122,13 @@ impl CniError {
     }
 }
 
-/// `msg` or `msg; details`, as every Go runtime prints it.
 impl CniError {
-    /// The outcome of a CHECK: an error (code 100) if it found faults. The message has the first, the
+    /// The outcome of a CHECK: an error (code 100) if it found mismatches. The message has the first, the
     /// details up to twenty others; each is told once.
-    pub fn unless_sound(claim: &str, faults: &[String], remedy: &str) -> Result<(), Self> {
+    pub fn unless_sound(claim: &str, mismatches: &[String], remedy: &str) -> Result<(), Self> {
         const MOST: usize = 20;
         let mut told = HashSet::new();
-        let mut distinct = faults.iter().map(String::as_str).filter(|fault| told.insert(*fault));
+        let mut distinct = mismatches.iter().map(String::as_str).filter(|text| told.insert(*text));
         let Some(first) = distinct.next() else { return Ok(()) };
         let others: Vec<&str> = distinct.collect();
         let more = match others.len() {
@@ -142,6 +141,7 @@ impl CniError {
     }
 }
 
+/// `msg` or `msg; details`, as every Go runtime prints it.
 impl fmt::Display for CniError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.msg)?;
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn check_tells_each_fault_once() {
+    fn check_tells_each_mismatch_once() {
         let faults = ["a is gone", "b is gone", "a is gone"].map(str::to_owned);
         let error = CniError::unless_sound("two are wrong", &faults, "put them back");
         assert_eq!(

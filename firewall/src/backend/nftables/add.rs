@@ -61,8 +61,8 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniEr
             Ok(())
         }
         Err(error) => {
-            // What the first transaction made must not stay behind. What undoing it meets is
-            // what this met, and is said by its error.
+            // What the first transaction made must not stay behind. Removing it is best effort: it
+            // would fail for the same reason, which this error tells.
             let _ = remove(nft, &plan.tag, &plan.addresses);
             Err(error)
         }

@@ -49,8 +49,8 @@ pub(super) fn add(plan: &Plan, log: &Log) -> Result<(), CniError> {
             },
         };
         if let Err(error) = outcome {
-            // All or nothing: the other family must not stay behind. What undoing meets is less to
-            // the point than this error.
+            // All or nothing: the other family must not stay behind. Removing it is best effort:
+            // this error is the one to tell.
             let _ = remove_family(version.other(), &names);
             return Err(error.into_cni(DOING));
         }

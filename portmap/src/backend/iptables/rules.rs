@@ -280,7 +280,7 @@ mod tests {
     use cni_common::cni::Attachment;
     use cni_common::cni::protocol::NetworkConfig;
 
-    /// reference/portmap.md §5.4, but for `-s 127.0.0.0/8` and entries of their own for `hostIP`.
+    /// The Go plugin's rules, but for `-s 127.0.0.0/8` and entries of their own for `hostIP`.
     #[test]
     fn the_rules_of_the_go_plugin() {
         let text = r#"{"name":"h1net","cniVersion":"1.0.0","backend":"iptables","runtimeConfig":{"portMappings":[

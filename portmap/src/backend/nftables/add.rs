@@ -32,8 +32,8 @@ pub(super) fn add(
     let content = &wanted.content;
     match nft.commit(&first_try(wanted)) {
         Ok(()) => repair_if_damaged(nft, wanted, log).map_err(|error| {
-            // Mappings that nothing looks up are no service. What undoing them meets is less to
-            // the point than the repair's error.
+            // Mappings that no chain looks up are no service. Removing them is best effort: the
+            // repair's error is the one to tell.
             let _ = owned::remove(nft, &content.tag, Some(content));
             error.into_cni(DOING)
         })?,
