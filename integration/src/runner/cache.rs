@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion};
+use cni_common::kernel::file;
 
 use super::conflist::{ConfError, NetworkList};
 use super::request::RuntimeConf;
@@ -352,7 +353,7 @@ fn is_current(top: &Object) -> bool {
 
 /// A cache file's object; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<Object>, CacheError> {
-    let bytes = match fs::read(path) {
+    let bytes = match file::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(CacheError::Io(path.to_owned(), error)),

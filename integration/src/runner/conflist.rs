@@ -12,6 +12,7 @@ use cni_common::cni::protocol::environment::is_valid_name;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::version::NumericVersion;
 use cni_common::cni::protocol::{CniError, CniVersion, Field};
+use cni_common::kernel::file;
 
 /// A network: an ordered list of plugins under one name and one protocol version.
 #[derive(Clone, Debug, PartialEq)]
@@ -353,7 +354,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ConfError> {
-    fs::read(path).map_err(|error| ConfError::Read(path.to_owned(), error))
+    file::read(path).map_err(|error| ConfError::Read(path.to_owned(), error))
 }
 
 fn in_file(path: &Path, error: ConfError) -> ConfError {

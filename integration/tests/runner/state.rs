@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -191,6 +193,26 @@ fn rs43_an_unusable_cache_is_removed_even_if_del_fails() {
     stage.remember(FILE, "garbage");
     stage.runner().del(&list("1.0.0", &["a"]), &conf()).expect_err("the plugin fails");
     assert!(stage.remembered().is_empty());
+}
+
+#[test]
+fn rs43_a_fifo_is_no_cache_file_and_is_not_waited_for() {
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let stage = Stage::new(&["a"]);
+        stage.remember("net-c2-eth0", &cached("net", "c2", "eth0").to_string());
+        let fifo = stage.cache_dir().join("results").join(FILE);
+        let status = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo, of coreutils");
+        assert!(status.success());
+        let (list, cache) = (list("1.0.0", &["a"]), stage.runner().cache());
+        assert_eq!(cache.attachments(None).expect("readable").len(), 1);
+        let error = stage.runner().check(&list, &conf()).expect_err("a FIFO").to_string();
+        assert!(error.contains(FILE) && error.contains("no regular file"), "{error}");
+        stage.runner().del(&list, &conf()).expect("DEL goes without it");
+        assert!(!fifo.exists());
+        done.send(()).expect("the test waits");
+    });
+    outcome.recv_timeout(Duration::from_secs(20)).expect("it waits for a writer, or failed");
 }
 
 #[test]
