@@ -178,7 +178,7 @@ impl<'a> Host<'a> {
 
 /// Whether the error says that there is no value: the sysctl is gone, or has none yet, which
 /// `stable_secret` says in its own way.
-fn is_absence(path: &SysctlPath, error: &io::Error) -> bool {
+pub(crate) fn is_absence(path: &SysctlPath, error: &io::Error) -> bool {
     let unset = || path.names().last().is_some_and(|name| name == "stable_secret");
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENOTDIR) => true,

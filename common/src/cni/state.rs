@@ -124,10 +124,10 @@ impl StateDir {
         })
     }
 
-    /// Removes a file; there need not be one.
+    /// Removes a file; there need not be one. A directory of that name is no file of ours, and stays.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(self.directory.as_fd(), name, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::ENOENT | Errno::ENAMETOOLONG) | Ok(()) => Ok(()),
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG | Errno::EISDIR) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

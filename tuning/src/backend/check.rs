@@ -2,11 +2,10 @@
 
 use std::io;
 
-use cni_common::cni::failure::code_of;
-use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::CniError;
 
 use crate::config::WantedSysctl;
-use crate::host::Host;
+use crate::host::{Host, is_absence};
 use crate::plan::Plan;
 use crate::setting::LinkSetting;
 use crate::sysctls::kernel_failure;
@@ -42,10 +41,10 @@ fn sysctl_mismatch(host: &Host<'_>, wanted: &WantedSysctl) -> Result<Option<Stri
         }
         // What can only be written cannot be compared.
         Ok(None) => Ok(None),
-        Err(error) if code_of(&error, ErrorCode::Kernel) == ErrorCode::TryAgainLater => {
-            Err(failed(error))
+        Err(error) if is_absence(path, &error) => {
+            Ok(Some(format!("{path} has no value instead of {:?}", wanted.value)))
         }
-        Err(error) => Ok(Some(format!("{path} cannot be read: {error}"))),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -28,10 +28,8 @@ pub(crate) fn restore(
             warnings.push(format!("not restored: {failure}"));
         }
     }
-    // The rest of the chain must be torn down though a file stays.
-    for outcome in [store.forget(), store.forget_go()] {
-        warnings.extend(outcome.err().map(|error| error.to_string()));
-    }
+    store.forget()?;
+    store.forget_go()?;
     Ok(warnings)
 }
 
