@@ -142,12 +142,7 @@ pub fn dispatch<P: Plugin>(
         // Never reads stdin: a runtime may leave it open and silent.
         return Ok(format!("{}\n", version_report()));
     }
-    // Room for most, so that it takes one read, and one to see that this was all.
-    let mut text = Vec::with_capacity(8 * 1024);
-    stdin.read_to_end(&mut text).map_err(|error| {
-        CniError::new(ErrorCode::IoFailure, "error reading from stdin")
-            .with_details(error.to_string())
-    })?;
+    let text = read_all(stdin)?;
     let config = NetworkConfig::from_stdin(&text)?;
     drop(text);
     let command = environment.command.clone().map_err(|unknown| {
@@ -161,6 +156,25 @@ pub fn dispatch<P: Plugin>(
     };
     let log = Log::open(&log_config, log_context(P::NAME, command, &environment, &config));
     serve(plugin, command, environment, config, log)
+}
+
+/// More than a runtime can mean; the list of all of a node's ports is a twentieth of it.
+const LONGEST_CONFIG: u64 = 64 << 20;
+
+fn read_all(stdin: &mut dyn Read) -> Result<Vec<u8>, CniError> {
+    // Room for most, so that it takes one read, and one to see that this was all.
+    let mut text = Vec::with_capacity(8 * 1024);
+    stdin.take(LONGEST_CONFIG + 1).read_to_end(&mut text).map_err(|error| {
+        CniError::new(ErrorCode::IoFailure, "error reading from stdin")
+            .with_details(error.to_string())
+    })?;
+    if text.len() as u64 <= LONGEST_CONFIG {
+        return Ok(text);
+    }
+    Err(CniError::new(ErrorCode::Decoding, "the network configuration on stdin is too long")
+        .with_details(format!(
+            "it may have {LONGEST_CONFIG} bytes (64 MiB): remove what makes it so long"
+        )))
 }
 
 fn serve<P: Plugin>(
@@ -202,9 +216,11 @@ fn serve<P: Plugin>(
                 config,
                 log,
             };
-            let outcome =
-                serve_attachment(plugin, command, version, &request, environment.netns_override);
-            logged(outcome, &request.log)
+            let outcome = serve_attachment(plugin, command, &request, environment.netns_override);
+            let AttachmentRequest { config, log, .. } = request;
+            // A long one needs its memory for its result, which holds prevResult once more.
+            drop(config);
+            logged(outcome.and_then(|result| text_of(result, version)), &log)
         }
         Command::Version => Ok(format!("{}\n", version_report())),
     }
@@ -223,25 +239,23 @@ fn select_version(command: Command, config: &NetworkConfig) -> Result<CniVersion
 fn serve_attachment<P: Plugin>(
     plugin: &P,
     command: Command,
-    version: CniVersion,
     request: &AttachmentRequest,
     netns_override: bool,
-) -> Result<String, CniError> {
+) -> Result<Option<CniResult>, CniError> {
     match command {
         Command::Add => {
             if !netns_override {
                 netns::validate(&request.netns, true, false)?;
             }
             request.config.validate_common()?;
-            let result = plugin.add(request)?;
-            Ok(result.to_json(version)?.to_pretty())
+            plugin.add(request).map(Some)
         }
         Command::Check => {
             if !netns_override {
                 netns::validate(&request.netns, true, true)?;
             }
             request.config.validate_common()?;
-            plugin.check(request).map(|()| String::new())
+            plugin.check(request).map(|()| None)
         }
         _ => {
             plugin.del(request)?;
@@ -250,9 +264,13 @@ fn serve_attachment<P: Plugin>(
             if !netns_override && !request.netns.is_empty() {
                 netns::validate(&request.netns, false, false)?;
             }
-            Ok(String::new())
+            Ok(None)
         }
     }
+}
+
+fn text_of(result: Option<CniResult>, version: CniVersion) -> Result<String, CniError> {
+    result.map_or_else(|| Ok(String::new()), |result| result.to_pretty(version))
 }
 
 fn logged<T>(outcome: Result<T, CniError>, log: &Log) -> Result<T, CniError> {

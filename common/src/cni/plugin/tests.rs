@@ -347,3 +347,23 @@ fn a_log_that_cannot_be_opened_fails_nothing() {
         assert!(run_command(&Recorder::default(), "ADD", &stdin).is_ok(), "{path}");
     }
 }
+
+#[test]
+fn a_configuration_has_an_end() {
+    let read = |length| read_all(&mut io::repeat(b' ').take(length)).map(|text| text.len());
+    assert_eq!(read(64 << 20), Ok(64 << 20));
+    let plugin = Recorder::default();
+    let variables = [("CNI_COMMAND", "DEL"), ("CNI_NETNS", OWN_NETNS)];
+    let error = dispatch(&plugin, environment(&variables), &mut io::repeat(b'{'));
+    let error = error.expect_err("a stdin without an end");
+    assert_eq!((error.code.number(), plugin.calls().len()), (6, 0));
+    assert!(error.to_string().contains("too long") && error.details.contains("64 MiB"));
+}
+
+#[test]
+fn a_configuration_of_very_many_values_is_too_large() {
+    let text = format!(r#"{{"cniVersion":"1.0.0","name":"net","x":[{}0]}}"#, "0,".repeat(1 << 23));
+    let error = NetworkConfig::from_stdin(text.as_bytes()).expect_err("more than 8 million");
+    assert_eq!(error.code.number(), 6);
+    assert!(error.msg.contains("too large") && error.details.contains("8388608 values"), "{error}");
+}

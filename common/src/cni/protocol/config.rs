@@ -21,6 +21,11 @@ impl NetworkConfig {
     /// Decodes stdin. Code 6 for text that is no JSON object, code 7 for its name.
     pub fn from_stdin(text: &[u8]) -> Result<Self, CniError> {
         let json = Json::parse(text).map_err(|error| {
+            if error.is_data() {
+                // The one thing that is wrong with a document that is JSON.
+                return decoding("the network configuration on stdin is too large")
+                    .with_details(error.to_string());
+            }
             let hint = if text.is_empty() {
                 "stdin is empty; a runtime sends the configuration there".to_owned()
             } else {

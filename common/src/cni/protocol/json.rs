@@ -5,9 +5,11 @@
 //! (containerd sends `HostPort`), so objects keep every member in the order it was written and
 //! are searched by [`Object::get`] or, for free-form maps, [`Object::get_exact`].
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 pub use serde_json::Number;
 
@@ -30,28 +32,42 @@ pub enum Json {
 
 /// The members of a JSON object in document order, duplicates included.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Object(Vec<(String, Json)>);
+pub struct Object(Vec<(Arc<str>, Json)>);
+
+/// More values than this are refused: a text of two bytes for each would fill the memory.
+const MOST_VALUES: usize = 1 << 23;
+/// From this length of a text on, a tree is made to take little memory instead of little time:
+/// equal keys are one, and nothing has room to grow.
+const LONG_TEXT: usize = 1 << 16;
+/// How many different keys are shared; a search in more of them would take too long.
+const SHARED_KEYS: usize = 64;
 
 impl Json {
-    /// Parses exactly one JSON value. Invalid UTF-8 inside it becomes U+FFFD, as Go does it.
+    /// Parses exactly one JSON value of at most some million values. Invalid UTF-8 inside it
+    /// becomes U+FFFD, as Go does it.
     pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
         match std::str::from_utf8(text) {
-            Ok(text) => serde_json::from_str(text),
-            Err(_) => serde_json::from_str(&String::from_utf8_lossy(text)),
+            Ok(text) => Self::parse_text(text, MOST_VALUES),
+            Err(_) => Self::parse_text(&String::from_utf8_lossy(text), MOST_VALUES),
         }
+    }
+
+    fn parse_text(text: &str, most_values: usize) -> Result<Self, serde_json::Error> {
+        let tree = Tree {
+            most_values,
+            values: Cell::new(0),
+            saves_memory: text.len() >= LONG_TEXT,
+            keys: RefCell::default(),
+        };
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let json = tree.deserialize(&mut deserializer)?;
+        deserializer.end().map(|()| json)
     }
 
     /// The text with the four-space indentation that CNI plugins print.
     #[must_use]
     pub fn to_pretty(&self) -> String {
-        let mut text = Vec::new();
-        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-        match self.serialize(&mut serializer) {
-            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
-            // Writing a tree of strings and numbers into memory has no way to fail.
-            Err(error) => unreachable!("serialising JSON into memory: {error}"),
-        }
+        pretty(self)
     }
 
     /// What kind of value this is, in the words of an error message.
@@ -95,6 +111,18 @@ impl Json {
     }
 }
 
+/// The text of a tree, or of what would make one, with an indentation of four spaces.
+pub(super) fn pretty(value: &impl Serialize) -> String {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    match value.serialize(&mut serializer).map(|()| String::from_utf8(text)) {
+        Ok(Ok(text)) => text,
+        // Writing strings and numbers into memory has no way to fail.
+        error => unreachable!("serialising JSON into memory: {error:?}"),
+    }
+}
+
 impl Object {
     /// The last member that is not `null` and whose key equals `key` without regard to case.
     #[must_use]
@@ -115,11 +143,11 @@ impl Object {
     /// Sets a member, replacing every earlier spelling of the key.
     pub fn set(&mut self, key: &str, value: impl Into<Json>) {
         self.remove(key);
-        self.0.push((key.to_owned(), value.into()));
+        self.0.push((key.into(), value.into()));
     }
 
     /// Appends a member without looking for an earlier one.
-    pub fn push(&mut self, key: impl Into<String>, value: impl Into<Json>) {
+    pub fn push(&mut self, key: impl Into<Arc<str>>, value: impl Into<Json>) {
         self.0.push((key.into(), value.into()));
     }
 
@@ -131,7 +159,7 @@ impl Object {
     /// All members in document order.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &Json)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value))
+        self.0.iter().map(|(key, value)| (&**key, value))
     }
 
     /// Whether there is no member at all.
@@ -143,7 +171,7 @@ impl Object {
 
 impl FromIterator<(String, Json)> for Object {
     fn from_iter<I: IntoIterator<Item = (String, Json)>>(members: I) -> Self {
-        Self(members.into_iter().collect())
+        Self(members.into_iter().map(|(key, value)| (key.into(), value)).collect())
     }
 }
 
@@ -200,7 +228,7 @@ impl Serialize for Json {
             Self::Object(object) => {
                 let mut map = serializer.serialize_map(Some(object.0.len()))?;
                 for (key, value) in &object.0 {
-                    map.serialize_entry(key, value)?;
+                    map.serialize_entry(&**key, value)?;
                 }
                 map.end()
             }
@@ -215,54 +243,108 @@ impl fmt::Display for Json {
     }
 }
 
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TreeVisitor;
+/// What one parse remembers.
+struct Tree {
+    most_values: usize,
+    values: Cell<usize>,
+    saves_memory: bool,
+    keys: RefCell<Vec<Arc<str>>>,
+}
 
-        impl<'de> Visitor<'de> for TreeVisitor {
-            type Value = Json;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON value")
-            }
-            fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Null)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-                Ok(Json::Bool(value))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-                Ok(Json::Number(value.into()))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-                Ok(Json::Number(value.into()))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-                Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-                Ok(Json::String(value.to_owned()))
-            }
-            fn visit_string<E>(self, value: String) -> Result<Json, E> {
-                Ok(Json::String(value))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Json::Array(items))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Json::Object(Object(members)))
-            }
+impl Tree {
+    fn key(&self, text: &str) -> Arc<str> {
+        if !self.saves_memory {
+            return text.into();
         }
+        let mut keys = self.keys.borrow_mut();
+        if let Some(key) = keys.iter().find(|key| ***key == *text) {
+            return Arc::clone(key);
+        }
+        let key: Arc<str> = text.into();
+        if keys.len() < SHARED_KEYS {
+            keys.push(Arc::clone(&key));
+        }
+        key
+    }
+}
 
-        deserializer.deserialize_any(TreeVisitor)
+impl<'de> DeserializeSeed<'de> for &Tree {
+    type Value = Json;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
+        let values = self.values.get() + 1;
+        if values > self.most_values {
+            return Err(D::Error::custom(format!("more than {} values", self.most_values)));
+        }
+        self.values.set(values);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &Tree {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Number(value.into()))
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::String(value.to_owned()))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
+        }
+        if self.saves_memory {
+            items.shrink_to_fit();
+        }
+        Ok(Json::Array(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry_seed(Key(self), self)? {
+            members.push(member);
+        }
+        if self.saves_memory {
+            members.shrink_to_fit();
+        }
+        Ok(Json::Object(Object(members)))
+    }
+}
+
+struct Key<'a>(&'a Tree);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Arc<str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Arc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Arc<str>, E> {
+        Ok(self.0.key(text))
     }
 }
 
@@ -303,6 +385,23 @@ mod tests {
         assert!(Json::parse(b"{} {}").is_err());
         assert!(Json::parse(b"").is_err());
         assert!(Json::parse(b"\xef\xbb\xbf{}").is_err());
+    }
+
+    #[test]
+    fn more_values_than_memory_has_room_for_are_an_error() {
+        let parse = |most| Json::parse_text(r#"{"a":[1,{"b":null}]}"#, most);
+        assert!(parse(5).is_ok());
+        let error = parse(4).expect_err("one too many");
+        assert!(error.is_data() && error.to_string().starts_with("more than 4 values"), "{error}");
+        assert!(!Json::parse(b"[").expect_err("no JSON").is_data());
+    }
+
+    #[test]
+    fn keys_of_a_long_text_are_those_of_a_short_one() {
+        let members: Vec<String> = (0..20_000).map(|n| format!("\"k{}\":{n}", n % 100)).collect();
+        let text = format!("{{{}}}", members.join(","));
+        assert!(text.len() > LONG_TEXT);
+        assert_eq!(Json::from(object(&text)).to_string(), text);
     }
 
     #[test]

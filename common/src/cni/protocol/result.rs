@@ -6,10 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::error::CniError;
 use super::fields::{Field, Fields};
-use super::json::{Json, Object};
+use super::json::{Json, Object, pretty};
 use super::version::CniVersion;
 
 /// An ADD result in the form of the newest version.
@@ -163,6 +164,17 @@ impl CniResult {
         Ok(object.into())
     }
 
+    /// The text of the result in the form of `version`, as [`Json::to_pretty`] prints it, without a
+    /// tree of all of it in memory.
+    pub fn to_pretty(&self, version: CniVersion) -> Result<String, CniError> {
+        if version <= CniVersion::V0_2_0 {
+            return self.to_json(version).map(|json| json.to_pretty());
+        }
+        // Everything but the lists, which may be long.
+        let rest = Self { dns: self.dns.clone(), extra: self.extra.clone(), ..Self::default() };
+        Ok(pretty(&Printed { result: self, version, rest: rest.to_json(version)? }))
+    }
+
     fn push_lists(&self, version: CniVersion, object: &mut Object) {
         let mut push = |key: &str, items: Vec<Json>| {
             if !items.is_empty() {
@@ -232,6 +244,51 @@ impl CniResult {
     #[must_use]
     pub fn interface_of(&self, ip: &IpConfig) -> Option<&Interface> {
         self.interfaces.get(usize::try_from(ip.interface?).ok()?)
+    }
+}
+
+struct Printed<'a> {
+    result: &'a CniResult,
+    version: CniVersion,
+    /// The members around the lists: the version in front of them, the others behind.
+    rest: Json,
+}
+
+impl Serialize for Printed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { result, version, rest } = self;
+        let mut map = serializer.serialize_map(None)?;
+        let mut members = rest.as_object().into_iter().flat_map(Object::iter);
+        if let Some((key, value)) = members.next() {
+            map.serialize_entry(key, value)?;
+        }
+        entry(&mut map, "interfaces", &result.interfaces, |item| item.to_json(*version))?;
+        entry(&mut map, "ips", &result.ips, |item| item.to_json(*version))?;
+        entry(&mut map, "routes", &result.routes, Route::to_json)?;
+        for (key, value) in members {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+fn entry<M: SerializeMap, T>(
+    map: &mut M,
+    key: &str,
+    items: &[T],
+    to_json: impl Fn(&T) -> Json,
+) -> Result<(), M::Error> {
+    if items.is_empty() { Ok(()) } else { map.serialize_entry(key, &List { items, to_json }) }
+}
+
+struct List<'a, T, F> {
+    items: &'a [T],
+    to_json: F,
+}
+
+impl<T, F: Fn(&T) -> Json> Serialize for List<'_, T, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.items.iter().map(&self.to_json))
     }
 }
 

@@ -479,6 +479,14 @@ proptest! {
     }
 
     #[test]
+    fn it_is_printed_as_its_tree_is(result in result()) {
+        for version in CniVersion::ALL {
+            let tree = result.to_json(version).map(|json| json.to_pretty());
+            prop_assert_eq!(result.to_pretty(version), tree);
+        }
+    }
+
+    #[test]
     fn through_the_newest_form_and_back_is_identity(result in result()) {
         for version in CniVersion::ALL {
             let Ok(printed) = result.to_json(version) else {
