@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows CNI.
 
+pub mod address;
 mod attributes;
 pub mod bus;
 pub mod conntrack;

@@ -36,9 +36,19 @@ pub fn chain_mismatches(
     table: &Table,
     expected: &[(Chain, Vec<Rule>)],
 ) -> Result<Vec<String>, NftError> {
+    let installed = nft.rules(table)?;
+    chain_mismatches_in(nft, table, expected, &installed)
+}
+
+/// The same for a table whose rules were read.
+pub fn chain_mismatches_in(
+    nft: &mut dyn Nft,
+    table: &Table,
+    expected: &[(Chain, Vec<Rule>)],
+    installed: &[InstalledRule],
+) -> Result<Vec<String>, NftError> {
     let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
     let chains = nft.chains_at(table, &names)?;
-    let installed = nft.rules(table)?;
     let mut mismatches = Vec::new();
     for ((chain, rules), found) in expected.iter().zip(&chains) {
         let place = format!("chain {table} {}", chain.name);
