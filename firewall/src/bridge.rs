@@ -7,6 +7,7 @@ use std::path::Path;
 use cni_common::cni::AttachmentRequest;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
+use cni_common::kernel::address::has_ipv6;
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::route::Routes;
@@ -39,7 +40,7 @@ pub(crate) fn isolation(
             policy.as_str()
         ))
     })?;
-    let gateways = own_gateways(result)?;
+    let gateways = own_gateways(result, &port.bridge)?;
     Ok(Some((Isolation { bridge: port.bridge.clone(), policy, gateways }, port)))
 }
 
@@ -92,8 +93,9 @@ fn controlling_bridge(links: &mut Links, link: &Link) -> Result<Option<String>, 
     Ok(controller.filter(|c| c.kind.as_deref() == Some("bridge")).map(|bridge| bridge.name))
 }
 
-/// The gateways that the host itself is.
-fn own_gateways(result: &CniResult) -> Result<Vec<IpAddr>, CniError> {
+/// The gateways that the host itself is: addresses that it routes to itself, and those of the
+/// bridge that are so young that it does not yet (duplicate address detection).
+fn own_gateways(result: &CniResult, bridge: &str) -> Result<Vec<IpAddr>, CniError> {
     let gateways = plan::gateways(result);
     if gateways.is_empty() {
         return Ok(gateways);
@@ -105,23 +107,51 @@ fn own_gateways(result: &CniResult) -> Result<Vec<IpAddr>, CniError> {
     let mut routes = Routes::open().map_err(cannot)?;
     let mut own = Vec::new();
     for gateway in gateways {
-        if routes.to(gateway).map_err(cannot)?.is_some_and(|route| route.local) {
+        let is_local = routes.to(gateway).map_err(cannot)?.is_some_and(|route| route.local);
+        if is_local || is_of_bridge(gateway, bridge).map_err(cannot)? {
             own.push(gateway);
         }
     }
     Ok(own)
 }
 
+fn is_of_bridge(address: IpAddr, bridge: &str) -> std::io::Result<bool> {
+    let IpAddr::V6(address) = address else { return Ok(false) };
+    match Links::open()?.by_name(bridge) {
+        Ok(Some(bridge)) => has_ipv6(bridge.index, address),
+        Ok(None) => Ok(false),
+        Err(error) => Err(std::io::Error::from_raw_os_error(error.errno)),
+    }
+}
+
+/// ADD: makes the port's isolation what the plan asks for. What an earlier ADD of this attachment did
+/// is taken back; isolation that others asked for, such as the bridge plugin, stays.
+pub(crate) fn settle(
+    request: &AttachmentRequest,
+    result: &CniResult,
+    plan: &Plan,
+    port: Option<&BridgePort>,
+    was_isolated: bool,
+) -> Result<(), CniError> {
+    if plan.isolates_ports() {
+        return isolate(port, &request.log);
+    }
+    if was_isolated {
+        release(request, result);
+    }
+    Ok(())
+}
+
 /// Where frames within a bridge do not see the host's IP rules, the bridge itself keeps its ports
 /// apart. Where they do, it must not: with `br_netfilter`, a mapped port's packet can go from port
 /// to port after its translation.
-pub(crate) fn isolate(plan: &Plan, port: Option<&BridgePort>, log: &Log) -> Result<(), CniError> {
-    let Some(port) = port.filter(|_| plan.isolates_ports()) else { return Ok(()) };
+fn isolate(port: Option<&BridgePort>, log: &Log) -> Result<(), CniError> {
+    let Some(port) = port else { return Ok(()) };
     say_how_the_bridge_isolates(log);
     switch_isolation(port, !passes_ip_rules())
 }
 
-/// CHECK: how the port's isolation differs from what [`isolate`] does.
+/// CHECK: how the port's isolation differs from what [`settle`] makes of it.
 pub(crate) fn mismatch(plan: &Plan, port: Option<&BridgePort>) -> Option<String> {
     let port = port.filter(|_| plan.isolates_ports() && !passes_ip_rules())?;
     match &port.link {
@@ -131,7 +161,8 @@ pub(crate) fn mismatch(plan: &Plan, port: Option<&BridgePort>) -> Option<String>
     }
 }
 
-/// DEL: a port that outlives the attachment is isolated no more. One that is gone needs nothing.
+/// A port that outlives the isolation that the attachment asked for is isolated no more. One that is
+/// gone needs nothing.
 pub(crate) fn release(request: &AttachmentRequest, result: &CniResult) {
     let port = find(request, result).ok().flatten();
     if let Some(port) = port

@@ -3,6 +3,8 @@
 use cni_common::cni::protocol::{CniError, ErrorCode, Field, Fields, NetworkConfig};
 use cni_common::kernel::IpVersion;
 
+use crate::reserved::is_reserved;
+
 /// What the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
@@ -26,24 +28,6 @@ pub(crate) const DEFAULT_ADMIN_CHAIN: &str = "CNI-ADMIN";
 pub(crate) const DEFAULT_ZONE: &str = "trusted";
 /// The kernel's limit for a chain's name in iptables.
 const CHAIN_NAME_LEN: usize = 28;
-/// Names that already mean something to one of the backends.
-const RESERVED_CHAINS: [&str; 14] = [
-    "CNI-FORWARD",
-    "CNI-ISOLATION-STAGE-1",
-    "CNI-ISOLATION-STAGE-2",
-    "CNI-ISOLATION-MEMBERS",
-    "CNI-ISOLATION-INPUT",
-    "INPUT",
-    "FORWARD",
-    "OUTPUT",
-    "admin",
-    "forward",
-    "input",
-    "isolation",
-    "accept",
-    "drop",
-];
-
 /// A firewall that can admit containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BackendName {
@@ -184,8 +168,11 @@ fn admin_chain(field: &Field<'_>) -> Result<String, CniError> {
             "a chain name: a letter, then letters, digits, '-', '_' or '.', at most 28 in all",
         ));
     }
-    if RESERVED_CHAINS.contains(&name) {
-        return Err(field.expected("a name that no chain of the firewall plugin has"));
+    if is_reserved(name) {
+        return Err(field.expected(
+            "a name that means nothing else: no chain of the firewall plugin, no target of iptables and no \
+             word of nft is called so",
+        ));
     }
     Ok(name.to_owned())
 }
@@ -213,6 +200,9 @@ fn forward_chain(item: &Field<'_>) -> Result<ForwardChain, CniError> {
     let found = ForwardChain { version, table: nft_name(&table)?, chain: nft_name(&chain)? };
     if version.is_none() && found.table == OWN_NAME {
         return Err(table.expected("a table other than the plugin's own"));
+    }
+    if found.chain == OWN_NAME {
+        return Err(chain.expected("a chain other than the plugin's own"));
     }
     if version.is_some() && found.table == "filter" && found.chain == "FORWARD" {
         return Err(chain.expected(
@@ -304,6 +294,7 @@ mod tests {
             (entry("inet", "", "forward"), "[0].table must be a name"),
             (entry("inet", "filter", "a b"), "[0].chain must be a name"),
             (entry("inet", "cni_firewall", "forward"), "[0].table must be a table other"),
+            (entry("inet", "filter", "cni_firewall"), "[0].chain must be a chain other"),
             (entry("ip", "filter", "FORWARD"), "iptables"),
             ("7".to_owned(), "[0] must be an object"),
         ] {
@@ -316,7 +307,19 @@ mod tests {
     #[test]
     fn an_admin_chain_cannot_smuggle_words() {
         let long = "A".repeat(29);
-        for name in ["a b", "-A", "x\\ny", "1st", "x;", "ä", "CNI-FORWARD", "FORWARD", &long] {
+        for name in [
+            "a b",
+            "-A",
+            "x\\ny",
+            "1st",
+            "x;",
+            "ä",
+            "CNI-FORWARD",
+            "FORWARD",
+            "REJECT",
+            "ip",
+            &long,
+        ] {
             let keys = format!(r#","iptablesAdminChainName":"{name}""#);
             let error = read(&keys).expect_err(name);
             assert!(error.msg.contains("iptablesAdminChainName"), "{}", error.msg);

@@ -15,6 +15,7 @@ mod go;
 mod holders;
 mod host;
 mod plan;
+mod reserved;
 mod status;
 mod zone;
 
@@ -56,7 +57,10 @@ impl Plugin for Firewall {
             return Ok(result);
         }
         let mut host = Host::open(&request.log)?;
-        if let Err(error) = make(&mut host, request, &config, &plan, port.as_ref()) {
+        let made = make(&mut host, request, &config, &plan).and_then(|()| {
+            bridge::settle(request, &result, &plan, port.as_ref(), host.removed.isolated)
+        });
+        if let Err(error) = made {
             // Best effort: it would fail for the same reason, which this error tells.
             let _ = remove_everywhere(&mut host, request, &config);
             return Err(error);
@@ -117,13 +121,11 @@ fn make(
     request: &AttachmentRequest,
     config: &Config,
     plan: &Plan,
-    port: Option<&BridgePort>,
 ) -> Result<(), CniError> {
     let choice = backend::choose(config, host)?;
     request.log.debug(|| choice.to_string());
     let holders = Holders::of(config);
     holders.backend(choice.name).add(host, plan)?;
-    bridge::isolate(plan, port, &request.log)?;
     on_all(holders.besides(choice.name), |holder| {
         holder.remove(host, &request.attachment, Some(plan))
     })

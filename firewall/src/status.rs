@@ -3,7 +3,7 @@
 use cni_common::cni::Attachment;
 use cni_common::cni::StatusRequest;
 use cni_common::cni::log::say;
-use cni_common::cni::protocol::CniError;
+use cni_common::cni::protocol::{CniError, ErrorCode};
 
 use crate::config::{Config, Policy};
 use crate::holders::Holders;
@@ -13,11 +13,19 @@ use crate::{backend, bridge};
 
 pub(crate) fn status(request: &StatusRequest) -> Result<(), CniError> {
     let config = Config::read(&request.config)?;
+    look(request, &config).map_err(|error| match error.code {
+        // To a runtime that asks for the state it is one, whatever the kernel refused.
+        ErrorCode::Kernel => CniError { code: ErrorCode::NotAvailable, ..error },
+        _ => error,
+    })
+}
+
+fn look(request: &StatusRequest, config: &Config) -> Result<(), CniError> {
     let mut host = Host::open(&request.log)?;
-    let choice = backend::choose(&config, &mut host)?;
+    let choice = backend::choose(config, &mut host)?;
     say(format_args!("{choice}"));
     request.log.debug(|| choice.to_string());
-    Holders::of(&config).backend(choice.name).status(&mut host, &sample_plan(&config))?;
+    Holders::of(config).backend(choice.name).status(&mut host, &sample_plan(config))?;
     if config.policy == Some(Policy::Isolated) {
         bridge::say_how_the_bridge_isolates(&request.log);
     }

@@ -32,13 +32,21 @@ pub(crate) struct Host<'a> {
     filters: Option<Vec<(IpVersion, Variant)>>,
 }
 
-/// What removal from our table hands on.
+/// What removal hands on, and ADD of what it replaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
-    /// Addresses that were admitted, for firewalld's zone.
+    /// Addresses that our table admitted, for firewalld's zone.
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether the attachment had its bridge keep containers apart.
     pub(crate) isolated: bool,
+}
+
+impl Removed {
+    /// What another place removed is handed on as well.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.addresses.extend(other.addresses);
+        self.isolated |= other.isolated;
+    }
 }
 
 impl<'a> Host<'a> {

@@ -228,6 +228,7 @@ fn status_lets_the_kernel_try(b: &TestBox) {
     b.admit(&web, &keys);
     status(b, &keys);
     b.nft("flush chain inet cni_firewall forward");
-    let call = Call::of_network("firewall", "STATUS", "net1").keys(&keys);
-    call.run(b).expect_error_with(51, &["forward"]);
+    // The next ADD repairs it, so it is none of a runtime's business.
+    let said = status(b, &keys).stderr;
+    assert!(said.contains("warning") && said.contains("forward"), "{said}");
 }

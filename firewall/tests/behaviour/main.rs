@@ -3,5 +3,6 @@
 mod firewalld;
 mod forward_chains;
 mod hosts;
+mod in_use;
 mod matrix;
 mod ownership;

@@ -30,6 +30,13 @@ fn membership(rule: &FilterRule) -> Option<(String, Policy)> {
     Some((bridge, policy))
 }
 
+/// Whether the attachment has its bridge keep containers apart.
+pub(super) fn isolates(filter: &Filter, tag: &OwnerTag) -> bool {
+    let own = |rule: &&FilterRule| rule.comment() == Some(tag.as_str());
+    let mut policies = filter.rules_of(MEMBERS).filter(own).filter_map(membership);
+    policies.any(|(_, policy)| policy == Policy::Isolated)
+}
+
 /// The list of members, and the chains that follow from it.
 pub(super) fn change(
     filter: &Filter,

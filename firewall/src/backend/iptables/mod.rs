@@ -9,6 +9,8 @@ mod changes;
 mod isolation;
 mod removal;
 
+use std::cell::Cell;
+
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
@@ -69,11 +71,15 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
                  \"backend\":\"nftables\", or remove the list",
             ));
         }
+        let was_isolated = Cell::new(false);
         let outcome = plan.versions().try_for_each(|version| {
             host.filter.change(version, Variant::Default, |dump| {
-                changes(&Filter::of_plugins(dump), version, Some(plan), &Removal::Nothing)
+                let filter = Filter::of_plugins(dump);
+                was_isolated.set(was_isolated.get() || isolation::isolates(&filter, &plan.tag));
+                changes(&filter, version, Some(plan), &Removal::Nothing)
             })
         });
+        host.removed.isolated |= was_isolated.get();
         outcome.map_err(|error: IptablesError| {
             // The other version's rules must not stay behind; what undoing them meets is what
             // this met, and is said by its error.
@@ -120,6 +126,14 @@ fn take_out(
     variant: Variant,
     removal: &Removal<'_>,
 ) -> Result<(), IptablesError> {
-    host.filter
-        .change(version, variant, |dump| changes(&Filter::of_plugins(dump), version, None, removal))
+    let was_isolated = Cell::new(false);
+    let outcome = host.filter.change(version, variant, |dump| {
+        let filter = Filter::of_plugins(dump);
+        if let Removal::Attachment(tag) = removal {
+            was_isolated.set(was_isolated.get() || isolation::isolates(&filter, tag));
+        }
+        changes(&filter, version, None, removal)
+    });
+    host.removed.isolated |= was_isolated.get();
+    outcome
 }

@@ -10,22 +10,28 @@ use cni_common::kernel::retry::retry;
 
 use super::admission::{Owned, create_elements, delete, held_by_others};
 use super::bridges::change_bridges;
-use super::check::is_whole;
+use super::check::chain_mismatches;
 use super::forward_chains::{self, Leaver};
 use super::layout::{self, TABLE};
 use super::remove::remove;
 use crate::plan::Plan;
 
-/// Makes exactly what the plan asks for, replacing whatever the attachment had before.
-pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniError> {
+/// Makes exactly what the plan asks for, replacing whatever the attachment had before. Returns whether
+/// its bridge kept containers apart for it before.
+pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<bool, CniError> {
     const DOING: &str = "cannot install the firewall rules";
     forward_chains::require(nft, &plan.forward_chains)?;
     if plan.isolation.is_none() && plan.forward_chains.is_empty() {
         match nft.commit(&create_elements(plan)) {
-            Ok(()) if is_whole(nft, plan).map_err(|error| error.into_cni(DOING))? => {
-                return Ok(());
+            Ok(()) => {
+                // Somebody may have changed the rules and left the sets.
+                let mismatches = chain_mismatches(nft, Some(&plan.admin_chain))
+                    .map_err(|error| error.into_cni(DOING))?;
+                match mismatches.first() {
+                    None => return Ok(false),
+                    Some(first) => log.debug(|| format!("building the table anew: {first}")),
+                }
             }
-            Ok(()) => log.debug(|| format!("table {TABLE} is not whole: building it")),
             Err(error) if error.is_missing() || error.is_exists() || error.is_transient() => {
                 log.debug(|| format!("looking what is there: {error}"));
             }
@@ -46,10 +52,10 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniEr
         forward_chains::change(nft, &leaver, Some(plan), &mut transaction)?;
         transaction.generation = Some(generation);
         nft.commit(&transaction)?;
-        Ok(foreign)
+        Ok((foreign, owned.is_isolated()))
     });
     match outcome.map_err(|error: NftError| error.into_cni(DOING)) {
-        Ok(foreign) => {
+        Ok((foreign, was_isolated)) => {
             for element in foreign.iter().flat_map(|(_, elements)| elements) {
                 log.warn(format!(
                     "address {} of attachment {} was taken over by {}, the newest owner",
@@ -58,7 +64,7 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<(), CniEr
                     plan.tag
                 ));
             }
-            Ok(())
+            Ok(was_isolated)
         }
         Err(error) => {
             // What the first transaction made must not stay behind. Removing it is best effort: it

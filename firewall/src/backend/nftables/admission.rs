@@ -45,6 +45,11 @@ pub(super) struct Owned {
 }
 
 impl Owned {
+    /// Whether it had its bridge keep containers apart.
+    pub(super) fn is_isolated(&self) -> bool {
+        matches!(self.membership, Some((_, Policy::Isolated)))
+    }
+
     /// Reads what carries the tag. `known` addresses are looked at besides those that the
     /// attachment's element names; only where neither is all of it, the sets are read.
     pub(super) fn read(

@@ -2,9 +2,7 @@
 
 use cni_common::cni::Finding;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::compare::{
-    chain_mismatches, chains_are_whole, element_mismatch, has_rule,
-};
+use cni_common::kernel::nft::compare::{chain_mismatches_in, element_mismatch, has_rule};
 use cni_common::kernel::nft::{Nft, NftError, lookup};
 
 use super::admission::owned_at;
@@ -13,17 +11,6 @@ use super::elements;
 use super::forward_chains;
 use super::layout::{self, TABLE};
 use crate::plan::Plan;
-
-/// Whether the chains have their rules: somebody may have flushed them and left the sets.
-pub(super) fn is_whole(nft: &mut dyn Nft, plan: &Plan) -> Result<bool, NftError> {
-    let expected = layout::chains();
-    // `admin` has the jump to it and one to the administrator's chain.
-    let names = [layout::ADMIN.to_owned(), plan.admin_chain.clone()];
-    let admin = nft.chains_at(&TABLE, &names)?;
-    let used =
-        admin.iter().zip([2, 1]).all(|(f, least)| f.as_ref().is_some_and(|f| f.uses >= least));
-    Ok(used && chains_are_whole(nft, &TABLE, &expected)?)
-}
 
 /// CHECK: compares what is there with the plan, exactly.
 pub(crate) fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Finding, NftError> {
@@ -39,7 +26,7 @@ pub(crate) fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Finding, NftError>
             mismatches.push(format!("map {TABLE} members still isolates this attachment's bridge"));
         }
     }
-    mismatches.extend(all_chain_mismatches(nft, Some(&plan.admin_chain))?);
+    mismatches.extend(chain_mismatches(nft, Some(&plan.admin_chain))?);
     mismatches.extend(forward_chains::mismatches(nft, plan)?);
     Ok(Finding::of(mismatches))
 }
@@ -65,18 +52,18 @@ fn element_mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<(bool, Vec<Strin
     Ok((is_there, mismatches))
 }
 
-/// What is wrong with the chains, and with the way to the administrator's chain if it is given.
-pub(super) fn all_chain_mismatches(
+/// How the chains differ from those that ADD makes, and, if it is given, the way to the
+/// administrator's chain. What others put into the administrators' chains does not count.
+pub(super) fn chain_mismatches(
     nft: &mut dyn Nft,
     admin_chain: Option<&str>,
 ) -> Result<Vec<String>, NftError> {
-    let mut mismatches = chain_mismatches(nft, &TABLE, &layout::chains())?;
-    if let Some(name) = admin_chain {
-        let chain = nft.chains_at(&TABLE, &[name.to_owned()])?;
-        let jump = layout::admin_jump(name);
-        if chain.iter().all(Option::is_none) || !has_rule(&TABLE, &nft.rules(&TABLE)?, &jump) {
-            mismatches.push(format!("chain {TABLE} {} does not jump to {name}", layout::ADMIN));
-        }
+    let installed = nft.rules(&TABLE)?;
+    let mut mismatches = chain_mismatches_in(nft, &TABLE, &layout::chains(), &installed)?;
+    if let Some(name) = admin_chain
+        && !has_rule(&TABLE, &installed, &layout::admin_jump(name))
+    {
+        mismatches.push(format!("chain {TABLE} {} does not jump to {name}", layout::ADMIN));
     }
     Ok(mismatches)
 }

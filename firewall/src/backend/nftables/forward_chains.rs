@@ -69,13 +69,14 @@ fn rule(chain: &str, statements: Vec<Statement>, comment: Option<&str>) -> Rule 
     Rule { chain: chain.to_owned(), statements, comment: comment.map(str::to_owned) }
 }
 
-/// Refuses chains that are not there, or that forwarded packets do not come through.
+/// Refuses chains that are not there, or that forwarded packets do not come through, and tables in
+/// which our chain's name is taken.
 pub(super) fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), CniError> {
+    let cannot_look =
+        |error: NftError| error.into_cni("cannot look at the chains of nftablesForwardChains");
     for forward in chains {
         let (table, chain) = (&table_of(forward), &forward.chain);
-        let found = nft.chains_at(table, std::slice::from_ref(chain)).map_err(|error| {
-            error.into_cni("cannot look at the chains of nftablesForwardChains")
-        })?;
+        let found = nft.chains_at(table, std::slice::from_ref(chain)).map_err(cannot_look)?;
         let Some(found) = found.into_iter().flatten().next() else {
             return Err(CniError::config(format!(
                 "nftablesForwardChains names chain {table} {chain}, which does not exist: make it before \
@@ -86,6 +87,14 @@ pub(super) fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), 
             return Err(CniError::config(format!(
                 "nftablesForwardChains names chain {table} {chain}, which is no base chain of hook forward: \
                  name the chain that forwarded packets enter"
+            )));
+        }
+        if has_chain(nft, table).map_err(cannot_look)?
+            && !has_our_sets(nft, table).map_err(cannot_look)?
+        {
+            return Err(CniError::config(format!(
+                "table {table} has a chain {CHAIN} that is not the plugin's, which has to make one of that \
+                 name for nftablesForwardChains: rename it"
             )));
         }
     }
@@ -205,8 +214,18 @@ fn record(
     transaction.elements(Verb::Create, &TABLE, &set, elements);
 }
 
+/// Whether our chain is in the table. One of that name without our sets is somebody else's.
 fn is_there(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
+    Ok(has_chain(nft, table)? && has_our_sets(nft, table)?)
+}
+
+fn has_chain(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
     Ok(nft.chains_at(table, &[CHAIN.to_owned()])?.iter().any(Option::is_some))
+}
+
+fn has_our_sets(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
+    let known = nft.sets(table)?;
+    Ok(versions(table).iter().any(|version| known.contains(&containers(*version).name)))
 }
 
 fn all(nft: &mut dyn Nft, table: &Table) -> Result<Vec<(Set, Vec<Element>)>, NftError> {

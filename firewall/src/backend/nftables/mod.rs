@@ -26,12 +26,14 @@ pub(crate) struct Nftables;
 /// Makes what the plan asks for in our table, whatever other tables do with the packets.
 pub(crate) fn install(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
     let log = host.log;
-    add::add(host.nft()?, plan, log)
+    host.removed.isolated |= add::add(host.nft()?, plan, log)?;
+    Ok(())
 }
 
 /// Whether the table could be made, and is sound if it is there.
 pub(crate) fn probe(host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
-    status::status(host.nft()?, sample)
+    let log = host.log;
+    status::status(host.nft()?, sample, log)
 }
 
 impl<'a> Holder<Host<'a>, Plan> for Nftables {
@@ -52,7 +54,8 @@ impl<'a> Holder<Host<'a>, Plan> for Nftables {
     ) -> Result<(), CniError> {
         let Some(nft) = host.nft_if_any() else { return Ok(()) };
         let known = known.map(|known| known.addresses.as_slice()).unwrap_or_default();
-        host.removed = remove::remove(nft, &attachment.tag(), known)?;
+        let removed = remove::remove(nft, &attachment.tag(), known)?;
+        host.removed.add(removed);
         Ok(())
     }
 

@@ -15,7 +15,6 @@ use super::bridges::{counts_without, read_counts, set_counts};
 use super::elements::address;
 use super::forward_chains::{self, Leaver};
 use super::layout::{self, TABLE};
-use crate::config::Policy;
 use crate::host::Removed;
 
 /// Removes what carries the tag. `known` addresses are looked at besides those that the table
@@ -42,8 +41,7 @@ pub(crate) fn remove(
         }
         let elements = owned.elements.iter().flat_map(|(_, elements)| elements);
         let addresses = elements.filter_map(address).collect();
-        let isolated = owned.membership.is_some_and(|(_, policy)| policy == Policy::Isolated);
-        Ok(Removed { addresses, isolated })
+        Ok(Removed { addresses, isolated: owned.is_isolated() })
     })
     .map_err(|error: NftError| error.into_cni("cannot remove the firewall rules"))
 }

@@ -1,11 +1,12 @@
 //! Whether ADD could be served by our table.
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Chain, Element, Nft, NftError, Object, Table, Transaction, Verb};
 
 use super::admission::create_elements;
-use super::check::all_chain_mismatches;
+use super::check::chain_mismatches;
 use super::elements;
 use super::layout::{self, TABLE};
 use crate::backend::counts::PolicyCounts;
@@ -14,15 +15,21 @@ use crate::plan::Plan;
 /// The table that the kernel is to try.
 const PROBE: &str = "cni_firewall_probe";
 
-/// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.
-pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan) -> Result<(), CniError> {
-    // In a table of another name, so that the real one is not touched.
-    let probe = everything(sample).in_table(&Table::new(TABLE.family, PROBE));
-    nft.validate(&probe).map_err(|error| {
+/// STATUS: lets the kernel try the whole table, and what ADD does with the one that is there. What
+/// the next ADD repairs is a warning.
+pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan, log: &Log) -> Result<(), CniError> {
+    let unusable = |error: NftError| {
         let remedy = error.remedy();
         CniError::new(ErrorCode::NotAvailable, format!("firewall cannot use nf_tables: {remedy}"))
             .with_details(error.to_string())
-    })?;
+    };
+    // In a table of another name, so that nothing of the real one is in the way.
+    let probe = everything(sample).in_table(&Table::new(TABLE.family, PROBE));
+    nft.validate(&probe).map_err(unusable)?;
+    let mut skeleton = Transaction::new();
+    layout::build(&mut skeleton);
+    nft.validate(&skeleton).map_err(unusable)?;
+
     let unreadable = |error: NftError| {
         CniError::new(
             ErrorCode::NotAvailable,
@@ -33,15 +40,14 @@ pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan) -> Result<(), CniError> {
     if nft.elements(&TABLE, &layout::attachments()).map_err(unreadable)?.is_empty() {
         return Ok(());
     }
-    let mismatches = all_chain_mismatches(nft, None).map_err(unreadable)?;
-    let Some(first) = mismatches.first() else { return Ok(()) };
-    Err(CniError::new(
-        ErrorCode::LimitedConnectivity,
-        format!(
-            "containers may not be reachable or isolated: {first}; the next ADD restores the table"
-        ),
-    )
-    .with_details(mismatches.join("; ")))
+    let mismatches = chain_mismatches(nft, None).map_err(unreadable)?;
+    if let Some(first) = mismatches.first() {
+        log.warn(format!(
+            "containers may not be reachable or isolated: {first}; the next ADD, or cni-chain restore, puts \
+             the table right"
+        ));
+    }
+    Ok(())
 }
 
 /// Everything that ADD could ever send.

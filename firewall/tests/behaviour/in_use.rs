@@ -1,0 +1,238 @@
+//! A node in use: beside other programs' rules, and while somebody changes them.
+
+use serde_json::{Value, json};
+
+use cni_testbox::{
+    Attachment, Call, Network, TestBox, Transport, batch, cases, firewall, run, tool,
+};
+
+cases! {
+    the_last_policy_decides_about_the_ports_isolation, ours;
+    del_takes_the_ports_isolation_back_whatever_the_policy_of_the_day, ours;
+    isolation_of_the_bridge_plugin_stays, ours;
+    a_chain_of_our_name_that_is_not_ours_is_not_touched, ours;
+    an_administrators_chain_has_no_name_that_means_something_else, ours;
+    a_gateway_of_this_moment_is_guarded, ours;
+    status_warns_of_what_the_next_add_repairs, ours;
+    add_compares_what_the_chains_hold, ours;
+    status_without_privilege_is_not_available, ours;
+}
+
+fn keys(backend: &str, policy: &str) -> Value {
+    json!({ "backend": backend, "ingressPolicy": policy })
+}
+
+fn status(keys: &Value) -> Call {
+    Call::of_network("firewall", "STATUS", "net1").keys(keys)
+}
+
+fn is_isolated(attachment: &Attachment) -> bool {
+    let port = attachment.host_end();
+    run(tool("ip").args(["-d", "link", "show", &port])).contains("isolated on")
+}
+
+fn the_last_policy_decides_about_the_ports_isolation(b: &TestBox) {
+    let network = Network::dual(1);
+    for backend in ["nftables", "iptables"] {
+        let (web, other) = (
+            b.web(&network, &format!("web-{backend}")),
+            b.web(&network, &format!("other-{backend}")),
+        );
+        for policy in ["same-bridge", "open"] {
+            for attachment in [&web, &other] {
+                b.admit(attachment, &keys(backend, "isolated"));
+                assert!(is_isolated(attachment), "{backend}");
+            }
+            other.container.netns.cannot_reach(Transport::Tcp, &web.v4(), 80);
+            for attachment in [&web, &other] {
+                b.admit(attachment, &keys(backend, policy));
+                assert!(!is_isolated(attachment), "{backend}: {policy}");
+                b.inspect(attachment, &keys(backend, policy)).expect_silence();
+            }
+            other
+                .container
+                .netns
+                .reach(Transport::Tcp, &web.v4(), 80)
+                .by(&format!("web-{backend}"));
+            other
+                .container
+                .netns
+                .reach(Transport::Tcp, &web.v6(), 80)
+                .by(&format!("web-{backend}"));
+        }
+        // On another backend than before, too.
+        let before = if backend == "nftables" { "iptables" } else { "nftables" };
+        b.admit(&web, &keys(before, "isolated"));
+        b.admit(&web, &keys(backend, "open"));
+        assert!(!is_isolated(&web), "{before} to {backend}");
+        for attachment in [&web, &other] {
+            b.dismiss(attachment, &keys(backend, "open"));
+        }
+    }
+}
+
+fn del_takes_the_ports_isolation_back_whatever_the_policy_of_the_day(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    for backend in ["nftables", "iptables"] {
+        for day in ["open", "same-bridge", "isolated", "bogus"] {
+            b.admit(&web, &keys(backend, "isolated"));
+            assert!(is_isolated(&web));
+            b.dismiss(&web, &keys(backend, day));
+            assert!(!is_isolated(&web), "{backend}: DEL with {day}");
+        }
+    }
+}
+
+fn isolation_of_the_bridge_plugin_stays(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    batch(&[&format!("link set {} type bridge_slave isolated on", web.host_end())]);
+    for backend in ["nftables", "iptables"] {
+        for policy in ["open", "same-bridge"] {
+            b.admit(&web, &keys(backend, policy));
+            b.dismiss(&web, &keys(backend, policy));
+            assert!(is_isolated(&web), "{backend}: {policy}");
+        }
+    }
+}
+
+fn a_chain_of_our_name_that_is_not_ours_is_not_touched(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.nft(
+        "table inet filter {
+            chain cni_firewall { tcp dport 9 drop comment \"theirs\"; }
+            chain forward { type filter hook forward priority 0; policy drop; jump cni_firewall; }
+        }",
+    );
+    let theirs = b.nft_list("inet filter");
+    let entry = json!({ "family": "inet", "table": "filter", "chain": "forward" });
+    let named = json!({ "backend": "nftables", "nftablesForwardChains": [entry] });
+    firewall("ADD", &web).keys(&named).run(b).expect_error_with(7, &["cni_firewall", "rename it"]);
+    status(&named).run(b).expect_error_with(7, &["cni_firewall", "rename it"]);
+    assert_eq!(b.nft_list("inet filter"), theirs, "ADD");
+    b.dismiss(&web, &named);
+    assert_eq!(b.nft_list("inet filter"), theirs, "DEL");
+
+    // Ours was there, and somebody put one of theirs in its place.
+    b.nft("flush chain inet filter forward; delete chain inet filter cni_firewall");
+    b.admit(&web, &named);
+    b.nft("delete table inet filter");
+    b.nft(&theirs);
+    b.dismiss(&web, &named);
+    assert_eq!(b.nft_list("inet filter"), theirs, "DEL after a reload");
+}
+
+fn an_administrators_chain_has_no_name_that_means_something_else(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    for backend in ["nftables", "iptables"] {
+        for name in ["REJECT", "LOG", "ip", "th", "queue", "CNI-ISOLATION-SOURCES"] {
+            let keys = json!({ "backend": backend, "iptablesAdminChainName": name });
+            let outcome = firewall("ADD", &web).keys(&keys).run(b);
+            outcome.expect_error_with(7, &["iptablesAdminChainName"]);
+        }
+        assert!(!b.ruleset().contains("cni_firewall") && !b.ruleset().contains("CNI-"));
+    }
+    // What was made can be listed and loaded again.
+    let keys = json!({ "backend": "nftables", "iptablesAdminChainName": "log-all" });
+    b.admit(&web, &keys);
+    let listing = b.nft_list("inet cni_firewall");
+    b.nft("flush ruleset");
+    b.nft(&listing);
+    b.inspect(&web, &keys).expect_silence();
+}
+
+/// Duplicate address detection lasts a second or two on a bridge that was just made.
+fn a_gateway_of_this_moment_is_guarded(b: &TestBox) {
+    let (network, far_network) = (Network::dual(1), Network::dual(2));
+    b.host.serve("host", 4000);
+    for backend in ["nftables", "iptables"] {
+        let web = b.web(&network, &format!("web-{backend}"));
+        let far = b.web(&far_network, &format!("far-{backend}"));
+        let gateway = network.gateway_v6();
+        b.host.write_sysctl("ipv6/conf/br1/accept_dad", "1");
+        b.host.write_sysctl("ipv6/conf/br1/dad_transmits", "30");
+        batch(&[
+            &format!("address del {gateway}/64 dev br1"),
+            &format!("address add {gateway}/64 dev br1"),
+        ]);
+        let addresses = run(tool("ip").args(["-6", "address", "show", "dev", "br1"]));
+        assert!(addresses.contains("tentative"), "{addresses}");
+        for attachment in [&web, &far] {
+            b.admit(attachment, &keys(backend, "same-bridge"));
+        }
+        b.inspect(&web, &keys(backend, "same-bridge")).expect_silence();
+        batch(&[
+            &format!("address del {gateway}/64 dev br1"),
+            &format!("address add {gateway}/64 dev br1 nodad"),
+        ]);
+        web.container.netns.reach(Transport::Tcp, &gateway, 4000).by("host");
+        far.container.netns.cannot_reach(Transport::Tcp, &gateway, 4000);
+        for attachment in [&web, &far] {
+            b.dismiss(attachment, &keys(backend, "same-bridge"));
+        }
+    }
+}
+
+/// What somebody did to the chains, as long as the next ADD can repair it.
+const DAMAGE: [&str; 5] = [
+    "flush chain inet cni_firewall forward",
+    "flush chain inet cni_firewall isolation",
+    "insert rule inet cni_firewall forward drop",
+    "add chain inet cni_firewall forward { policy drop; }",
+    // As many rules as before, and one of them of another meaning.
+    "flush chain inet cni_firewall input; add rule inet cni_firewall input drop; \
+     add rule inet cni_firewall input accept; add rule inet cni_firewall input accept; \
+     add rule inet cni_firewall input accept; add rule inet cni_firewall input accept",
+];
+
+fn status_warns_of_what_the_next_add_repairs(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, next) = (b.web(&network, "web"), b.web(&network, "next"));
+    let keys = keys("nftables", "open");
+    b.admit(&web, &keys);
+    for damage in DAMAGE {
+        b.nft(damage);
+        let outcome = status(&keys).run(b);
+        outcome.expect_success();
+        assert!(outcome.stderr.contains("the next ADD"), "{damage}: {outcome:?}");
+        b.admit(&next, &keys);
+        let outcome = status(&keys).run(b);
+        outcome.expect_success();
+        assert!(!outcome.stderr.contains("the next ADD"), "{damage}: {outcome:?}");
+        b.inspect(&web, &keys).expect_silence();
+        b.dismiss(&next, &keys);
+    }
+    // What no ADD can repair.
+    b.nft("flush ruleset; table inet cni_firewall { chain forward { type filter hook input priority 0; }; }");
+    status(&keys).run(b).expect_error_with(50, &["chain inet cni_firewall forward"]);
+    firewall("ADD", &web).keys(&keys).run(b).expect_error();
+}
+
+fn add_compares_what_the_chains_hold(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let (first, second) = (b.web(&Network::dual(2), "first"), b.web(&Network::dual(2), "second"));
+    b.admit(&web, &keys("nftables", "same-bridge"));
+    b.admit(&first, &keys("nftables", "open"));
+    first.container.netns.cannot_reach(Transport::Tcp, &web.v4(), 80);
+    // Every chain keeps its number of rules.
+    let rules = run(tool("nft").args(["-a", "list", "chain", "inet", "cni_firewall", "isolation"]));
+    for line in rules.lines().filter(|line| line.contains("drop # handle")) {
+        let handle = line.rsplit(' ').next().expect("a handle");
+        b.nft(&format!("replace rule inet cni_firewall isolation handle {handle} accept"));
+    }
+    first.container.netns.reach(Transport::Tcp, &web.v4(), 80).by("web");
+    b.admit(&second, &keys("nftables", "open"));
+    first.container.netns.cannot_reach(Transport::Tcp, &web.v4(), 80);
+    second.container.netns.cannot_reach(Transport::Tcp, &web.v6(), 80);
+    b.inspect(&web, &keys("nftables", "same-bridge")).expect_silence();
+}
+
+fn status_without_privilege_is_not_available(b: &TestBox) {
+    for keys in [
+        json!({}),
+        json!({ "backend": "nftables" }),
+        json!({ "backend": "iptables" }),
+        json!({ "nftablesForwardChains": [{ "family": "inet", "table": "t", "chain": "c" }] }),
+    ] {
+        status(&keys).without_net_admin().run(b).expect_error_with(50, &[]);
+    }
+}
