@@ -235,12 +235,17 @@ fn validate_chain_name(name: &str, field: &Field<'_>) -> Result<(), CniError> {
     Err(field.expected("the name of an iptables chain, at most 28 characters"))
 }
 
+/// An entry is one argument, blanks and all, as with the Go plugin; an empty one means nothing. One that
+/// is an option and its value in one (`-s 192.0.2.1`), which iptables would not take, is both.
 fn words(field: &Field<'_>) -> Result<Vec<String>, CniError> {
     let mut words = Vec::new();
     for item in field.list()?.into_iter().flatten() {
         let word = item.string()?.ok_or_else(|| item.expected("a string"))?;
-        // One entry may hold several words; an empty one means nothing.
-        words.extend(word.split_whitespace().map(str::to_owned));
+        if word.starts_with(['-', '!']) {
+            words.extend(word.split_whitespace().map(str::to_owned));
+        } else if !word.trim().is_empty() {
+            words.push(word.to_owned());
+        }
     }
     Ok(words)
 }

@@ -29,6 +29,9 @@ impl Failure for IptablesError {
                 (ErrorCode::Kernel, "install iptables, or use the nftables backend")
             }
             Self::Locked(_) => (ErrorCode::TryAgainLater, "try again later"),
+            Self::Garbled(..) => {
+                (ErrorCode::Kernel, "nothing was changed; see what it prints by hand")
+            }
             Self::Failed { .. } | Self::Io(..) => {
                 (ErrorCode::Kernel, "see the details for what iptables said")
             }

@@ -5,6 +5,8 @@ mod check;
 mod conditions;
 mod conntrack;
 mod failure;
+mod iptables_output;
+mod iptables_words;
 mod loopback;
 mod odd_input;
 mod ownership;

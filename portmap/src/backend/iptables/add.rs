@@ -1,12 +1,10 @@
 //! ADD: both families, all or nothing.
 
-use std::collections::HashMap;
-
 use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, Variant};
 use cni_common::kernel::retry::retry;
 
 use super::changes::{ensure, install};
@@ -83,20 +81,18 @@ fn add_family(
 ) -> Result<Vec<(Mapping, String)>, IptablesError> {
     let iptables = Iptables::find(version, Variant::Default)?;
     retry(|| {
-        let tables = if guarded {
-            iptables.save_all()?
+        let (dump, raw) = if guarded {
+            let [nat, raw] = iptables.save_each([TABLE, GUARD_TABLE])?;
+            (nat, Some(raw))
         } else {
-            HashMap::from([(TABLE.to_owned(), iptables.save(TABLE)?)])
+            (iptables.save(TABLE)?, None)
         };
-        let none = TableDump::default();
-        let dump = tables.get(TABLE).unwrap_or(&none);
-        let mut changes = vec![(TABLE, install(dump, rules))];
-        if guarded {
-            let raw = tables.get(GUARD_TABLE).unwrap_or(&none);
-            changes.insert(0, (GUARD_TABLE, ensure(raw, &guard())));
+        let mut changes = vec![(TABLE, install(&dump, rules))];
+        if let Some(raw) = raw {
+            changes.insert(0, (GUARD_TABLE, ensure(&raw, &guard())));
         }
         iptables.restore(&changes)?;
-        Ok(conflicts(dump, rules))
+        Ok(conflicts(&dump, rules))
     })
 }
 

@@ -1,10 +1,11 @@
-//! CHECK: compares what is saved with what ADD would make. Pure, but for the saving.
+//! CHECK: compares what is saved with what ADD would make.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use cni_common::cni::Finding;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Iptables, IptablesError, SavedRule, TableDump, Variant};
+use cni_common::kernel::iptables::{Form, Iptables, IptablesError, SavedRule, TableDump, Variant};
 
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
 use super::saved::own_chains;
@@ -16,12 +17,13 @@ pub(super) fn find(plan: &Plan) -> Result<Finding, IptablesError> {
     let mut ours = false;
     for version in IpVersion::ALL {
         let Some(rules) = Rules::new(plan, version) else { continue };
-        let dump = Iptables::find(version, Variant::Default)?.save(TABLE)?;
+        let iptables = Iptables::find(version, Variant::Default)?;
+        let dump = iptables.save(TABLE)?;
         let program = match version {
             IpVersion::V4 => "iptables",
             IpVersion::V6 => "ip6tables",
         };
-        let found = family_mismatches(&dump, &rules);
+        let found = family_mismatches(&iptables, &dump, &rules, plan)?;
         mismatches.extend(found.into_iter().map(|mismatch| format!("{program}: {mismatch}")));
         let go = GoRules::new(plan, version);
         ours |= go.is_some_and(|go| has_what_only_ours_has(&dump, &rules, &go));
@@ -31,46 +33,81 @@ pub(super) fn find(plan: &Plan) -> Result<Finding, IptablesError> {
 
 /// The Go plugin has the same chains, but not all of the same rules.
 fn has_what_only_ours_has(dump: &TableDump, rules: &Rules, go: &GoRules) -> bool {
+    let forms = |specs: &[String]| specs.iter().map(|spec| Form::of(spec)).collect();
+    let (ours, of_go): (HashSet<Form>, HashSet<Form>) = (forms(&rules.own), forms(&go.own));
     let chains = rules.names.chains().into_iter();
     let mut own = chains.flat_map(|chain| dump.rules_of(chain).map(move |rule| (chain, rule)));
     own.any(|(chain, rule)| {
-        let made_by = |specs: &[String]| specs.iter().any(|spec| rule.is(spec));
-        made_by(&rules.own) && !(*chain == go.names.go_chain && made_by(&go.own))
+        let form = rule.form();
+        ours.contains(&form) && !(*chain == go.names.go_chain && of_go.contains(&form))
     })
 }
 
-fn family_mismatches(dump: &TableDump, rules: &Rules) -> Vec<String> {
+fn family_mismatches(
+    iptables: &Iptables,
+    dump: &TableDump,
+    rules: &Rules,
+    plan: &Plan,
+) -> Result<Vec<String>, IptablesError> {
     let mut mismatches = Vec::new();
     for ChainRule { chain, spec, .. } in &rules.shared {
-        if !dump.rules_of(chain).any(|rule| rule.is(spec)) {
+        let form = Form::of(spec);
+        if !dump.rules_of(chain).any(|rule| rule.form() == form) {
             mismatches.push(format!("rule \"{spec}\" is missing from chain {chain}"));
         }
     }
     let addresses: Vec<IpAddr> = rules.mappings.iter().map(|mapping| mapping.container).collect();
     let Some(chain) = &own_chains(dump, &rules.names, &addresses).into_iter().next() else {
         mismatches.push(format!("chain {} is missing", rules.names.chain));
-        return mismatches;
+        return Ok(mismatches);
     };
-    let own: Vec<&SavedRule> = dump.rules_of(chain).collect();
-    let same = own.len() == rules.own.len()
-        && own.iter().zip(&rules.own).all(|(rule, spec)| rule.is(spec));
-    if !same {
-        let missing = rules.own.iter().find(|spec| !own.iter().any(|rule| rule.is(spec)));
+    let own: Vec<Form> = dump.rules_of(chain).map(SavedRule::form).collect();
+    let wanted: Vec<Form> = rules.own.iter().map(|spec| Form::of(spec)).collect();
+    if own != wanted {
+        let there: HashSet<&Form> = own.iter().collect();
+        let missing = rules.own.iter().zip(&wanted).find(|(_, form)| !there.contains(form));
         mismatches.push(match missing {
-            Some(spec) => format!("rule \"{spec}\" is missing from chain {chain}"),
+            Some((spec, _)) => format!("rule \"{spec}\" is missing from chain {chain}"),
             None => format!("chain {chain} holds rules that ADD did not make, or in another order"),
         });
     }
-    let entries: Vec<&SavedRule> =
-        dump.rules_of(TOP_CHAIN).filter(|rule| rule.option("-j").as_ref() == Some(chain)).collect();
-    for entry in &rules.entries {
-        let spec = entry.to(chain);
-        if !entries.iter().any(|rule| rule.is(&spec)) {
-            mismatches.push(format!("rule \"{spec}\" is missing from chain {TOP_CHAIN}"));
-        }
+    let mut entries = entry_mismatches(dump, chain, rules.entries.iter().map(|e| e.to(chain)));
+    if !entries.is_empty() && !plan.conditions.of(iptables.version()).is_empty() {
+        // People have many words for what iptables has one for.
+        let rephrased = in_own_words(iptables, rules, chain)?;
+        entries = entry_mismatches(dump, chain, rephrased.into_iter());
     }
-    if entries.len() > rules.entries.len() {
+    mismatches.extend(entries);
+    Ok(mismatches)
+}
+
+/// How the rules of the top chain that lead to this chain differ from those wanted.
+fn entry_mismatches(
+    dump: &TableDump,
+    chain: &String,
+    wanted: impl ExactSizeIterator<Item = String>,
+) -> Vec<String> {
+    let entries = dump.rules_of(TOP_CHAIN).filter(|rule| rule.option("-j").as_ref() == Some(chain));
+    let there: Vec<Form> = entries.map(SavedRule::form).collect();
+    let forms: HashSet<&Form> = there.iter().collect();
+    let more = there.len() > wanted.len();
+    let missing = wanted.filter(|spec| !forms.contains(&Form::of(spec)));
+    let mut mismatches: Vec<String> =
+        missing.map(|spec| format!("rule \"{spec}\" is missing from chain {TOP_CHAIN}")).collect();
+    if more {
         mismatches.push(format!("chain {TOP_CHAIN} leads to {chain} more often than ADD made it"));
     }
     mismatches
+}
+
+/// The entries as iptables itself prints them.
+fn in_own_words(
+    iptables: &Iptables,
+    rules: &Rules,
+    chain: &str,
+) -> Result<Vec<String>, IptablesError> {
+    let mut lines = vec![format!(":{TOP_CHAIN} - [0:0]"), format!(":{chain} - [0:0]")];
+    lines.extend(rules.entries.iter().map(|entry| format!("-A {TOP_CHAIN} {}", entry.to(chain))));
+    let dump = iptables.rephrase(TABLE, lines)?;
+    Ok(dump.rules_of(TOP_CHAIN).map(|rule| rule.spec.clone()).collect())
 }

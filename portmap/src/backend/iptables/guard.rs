@@ -44,12 +44,9 @@ pub(super) fn remove_if_useless(place: Place) -> Result<(), IptablesError> {
         return Ok(());
     }
     let iptables = place.open()?;
-    let tables = iptables.save_all()?;
-    let is_mapped = tables.get(TABLE).is_some_and(|nat| nat.rules_of(TOP_CHAIN).next().is_some());
-    match tables.get(GUARD_TABLE) {
-        Some(raw) if !is_mapped => iptables.restore(&[(GUARD_TABLE, removal(raw))]),
-        _ => Ok(()),
-    }
+    let [nat, raw] = iptables.save_each([TABLE, GUARD_TABLE])?;
+    let is_mapped = nat.rules_of(TOP_CHAIN).next().is_some();
+    if is_mapped { Ok(()) } else { iptables.restore(&[(GUARD_TABLE, removal(&raw))]) }
 }
 
 /// The lines that remove the chain and the jumps to it. Somebody else's rule in it makes iptables

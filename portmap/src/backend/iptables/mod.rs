@@ -13,6 +13,8 @@ mod remove;
 mod rules;
 mod saved;
 
+use cni_common::cni::holder::on_all;
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
@@ -58,7 +60,6 @@ impl Holder<Host<'_>, Plan> for Iptables {
         check::find(plan).map_err(|error| error.into_cni("cannot read the port mappings"))
     }
 
-    /// Never fails: what cannot be reached is said in a warning.
     fn remove(
         &self,
         host: &mut Host<'_>,
@@ -69,26 +70,23 @@ impl Holder<Host<'_>, Plan> for Iptables {
         let chains: Vec<String> = names.chains().into_iter().cloned().collect();
         let places = that_may_have(host.nft_if_any().ok().flatten(), &chains);
         let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
-        for place in places.iter().filter(|place| !self.spares(**place, &places, known)) {
-            match remove::remove(*place, &names, &addresses) {
-                Ok(mappings) => host.removed.extend(mappings),
-                Err(error) => warn(host, *place, &error),
-            }
-        }
-        Ok(())
+        let cleaned = places.iter().filter(|place| !self.spares(**place, &places, known));
+        on_all(cleaned, |place| {
+            let removed = remove::remove(*place, &names, &addresses);
+            host.removed.extend(unless_out_of_reach(host.log, *place, removed)?);
+            Ok(())
+        })
     }
 
-    /// Never fails, as `remove` does not.
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
         let shared = rules::SHARED_CHAINS.map(str::to_owned);
         let places = that_may_have(host.nft_if_any().ok().flatten(), &shared);
         let guarded = places::with_guard(host.nft_if_any().ok().flatten());
-        for place in places {
-            match remove::collect_garbage(place, stale) {
-                Ok(mappings) => host.removed.extend(mappings),
-                Err(error) => warn(host, place, &error),
-            }
-        }
+        let outcome = on_all(places, |place| {
+            let removed = remove::collect_garbage(place, stale);
+            host.removed.extend(unless_out_of_reach(host.log, place, removed)?);
+            Ok(())
+        });
         for place in guarded {
             if let Err(error) = guard::remove_if_useless(place) {
                 host.log.warn(format!(
@@ -98,14 +96,27 @@ impl Holder<Host<'_>, Plan> for Iptables {
                 ));
             }
         }
-        Ok(())
+        outcome
     }
 }
 
-fn warn(host: &Host<'_>, place: Place, error: &IptablesError) {
-    host.log.warn(format!(
-        "rules of {place} may be left: {error}; remove chains CNI-DN-* by hand if they are"
-    ));
+/// What was removed. Where the programs are gone, nothing will ever remove the rules: that is a warning,
+/// because trying again helps nobody.
+fn unless_out_of_reach(
+    log: &Log,
+    place: Place,
+    removed: Result<Vec<Mapping>, IptablesError>,
+) -> Result<Vec<Mapping>, CniError> {
+    match removed {
+        Ok(mappings) => Ok(mappings),
+        Err(error @ IptablesError::Missing(_)) => {
+            log.warn(format!(
+                "rules of {place} may be left: {error}; remove chains CNI-DN-* by hand if they are"
+            ));
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error.into_cni(&format!("cannot remove the port mappings of {place}"))),
+    }
 }
 
 impl Backend<Host<'_>, Plan> for Iptables {

@@ -245,8 +245,11 @@ fn entries(names: &Names, mappings: &[Mapping], conditions: &[String]) -> Vec<En
     let mut entries = Vec::new();
     for ((address, protocol), ports) in groups {
         for ports in ports.chunks(PORTS_PER_ENTRY) {
-            let to =
-                address.map(|address| format!("-d {} ", IpNet::from(address))).unwrap_or_default();
+            // iptables takes one destination in a rule. The chain behind it asks for the host address, too.
+            let to = address
+                .filter(|_| !names_a_destination(conditions))
+                .map(|address| format!("-d {} ", IpNet::from(address)))
+                .unwrap_or_default();
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             let comment = quote(&names.comment);
             let words = words_of(conditions);
@@ -260,6 +263,14 @@ fn entries(names: &Names, mappings: &[Mapping], conditions: &[String]) -> Vec<En
         }
     }
     entries
+}
+
+fn names_a_destination(conditions: &[String]) -> bool {
+    conditions.iter().any(|word| {
+        let option = word.split('=').next().unwrap_or(word);
+        ["--dst", "--destination"].contains(&option)
+            || (word.starts_with("-d") && !word.starts_with("--"))
+    })
 }
 
 fn words_of(conditions: &[String]) -> String {

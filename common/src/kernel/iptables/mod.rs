@@ -5,6 +5,8 @@
 //! two steps, so whoever does both holds [`Lock`] meanwhile. Other programs may change other
 //! chains at any time; ours are only ours.
 
+mod dump;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -16,7 +18,11 @@ use std::time::Duration;
 
 use super::flock::lock_within;
 use super::ip::IpVersion;
+use super::nft::{Family, NetlinkNft, Nft as _, Table};
 use super::retry::{Again, Retry};
+use dump::parse_tables;
+
+pub use dump::{Form, SavedRule, TableDump, quote};
 
 /// How long `iptables-restore` waits for the xtables lock, in seconds.
 const XTABLES_WAIT: &str = "5";
@@ -52,26 +58,9 @@ impl fmt::Display for Variant {
 /// The programs of one family and variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Iptables {
+    version: IpVersion,
     save: PathBuf,
     restore: PathBuf,
-}
-
-/// A table as `iptables-save` prints it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableDump {
-    /// Chains with their policy, `-` for those of users.
-    pub chains: Vec<(String, String)>,
-    /// Rules in order.
-    pub rules: Vec<SavedRule>,
-}
-
-/// A rule as `iptables-save` prints it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavedRule {
-    /// Its chain.
-    pub chain: String,
-    /// Everything behind `-A CHAIN `, ready to follow `-D CHAIN `.
-    pub spec: String,
 }
 
 /// What can go wrong with iptables.
@@ -93,6 +82,9 @@ pub enum IptablesError {
         /// What it said.
         message: String,
     },
+    /// What the program saved is not whole: what is wrong with it.
+    #[error("what {0} printed cannot be used: {1}")]
+    Garbled(String, String),
     /// It could not be run.
     #[error("cannot run {0}: {1}")]
     Io(String, io::Error),
@@ -103,7 +95,7 @@ impl Retry for IptablesError {
     /// may have come.
     fn again(&self) -> Again {
         match self {
-            Self::Failed { .. } => Again::Perhaps,
+            Self::Failed { .. } | Self::Garbled(..) => Again::Perhaps,
             Self::Missing(_) | Self::Locked(_) | Self::Io(..) => Again::Never,
         }
     }
@@ -123,9 +115,16 @@ impl Iptables {
             }
         };
         Ok(Self {
+            version,
             save: which(save).ok_or(IptablesError::Missing(save))?,
             restore: which(restore).ok_or(IptablesError::Missing(restore))?,
         })
+    }
+
+    /// Which version of IP they are for.
+    #[must_use]
+    pub fn version(&self) -> IpVersion {
+        self.version
     }
 
     /// The programs that see what one variant made. A host with a single variant may have it under
@@ -155,17 +154,79 @@ impl Iptables {
     pub fn save(&self, table: &str) -> Result<TableDump, IptablesError> {
         let mut command = Command::new(&self.save);
         command.args(["-t", table]).stdin(Stdio::null());
-        let output = run(command, &self.save, "")?;
-        let mut tables = parse_tables(&String::from_utf8_lossy(&output.stdout));
-        Ok(tables.remove(table).unwrap_or_default())
+        let mut tables = self.read(command)?;
+        self.take(&mut tables, table)
     }
 
-    /// Reads all tables in one go, by name.
-    pub fn save_all(&self) -> Result<HashMap<String, TableDump>, IptablesError> {
+    /// Takes a table out of what was saved. Versions differ in what they print of a table that the kernel
+    /// has not got.
+    fn take(
+        &self,
+        tables: &mut HashMap<String, TableDump>,
+        table: &str,
+    ) -> Result<TableDump, IptablesError> {
+        match tables.remove(table) {
+            Some(dump) => Ok(dump),
+            None if self.may_exist(table) => {
+                Err(self.garbled(&format!("it leaves table {table} out")))
+            }
+            None => Ok(TableDump::default()),
+        }
+    }
+
+    /// Whether the kernel has this table, for either kind of iptables.
+    fn may_exist(&self, table: &str) -> bool {
+        const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+        let chains = CHAINS.map(|chain| {
+            let table = Table { family: Family::of(self.version), name: table.to_owned().into() };
+            (table, chain.to_owned())
+        });
+        let found = NetlinkNft::open().and_then(|mut nft| nft.chains(&chains));
+        legacy_table_loaded(self.version, table)
+            || found.is_ok_and(|chains| chains.iter().any(Option::is_some))
+    }
+
+    fn read(&self, command: Command) -> Result<HashMap<String, TableDump>, IptablesError> {
+        let output = run(command, &self.save, "")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        parse_tables(&text).map_err(|problem| self.garbled(&problem))
+    }
+
+    fn garbled(&self, problem: &str) -> IptablesError {
+        IptablesError::Garbled(self.save.display().to_string(), problem.to_owned())
+    }
+
+    /// How the programs themselves put these lines: what is saved after they were restored in a network
+    /// namespace that nobody else sees, and that goes with this call.
+    pub fn rephrase(&self, table: &str, lines: Vec<String>) -> Result<TableDump, IptablesError> {
+        let alone = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .map_err(|error| IptablesError::Io("unshare".to_owned(), error.into()))?;
+            self.restore(&[(table, lines)])?;
+            self.save(table)
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, alone);
+            let thread = thread.map_err(|error| IptablesError::Io("a thread".to_owned(), error))?;
+            let panicked =
+                || IptablesError::Io("a thread".to_owned(), io::Error::other("it panicked"));
+            thread.join().unwrap_or_else(|_| Err(panicked()))
+        })
+    }
+
+    /// Reads several tables in one go.
+    pub fn save_each<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> Result<[TableDump; N], IptablesError> {
         let mut command = Command::new(&self.save);
         command.stdin(Stdio::null());
-        let output = run(command, &self.save, "")?;
-        Ok(parse_tables(&String::from_utf8_lossy(&output.stdout)))
+        let mut tables = self.read(command)?;
+        let mut dumps = [const { None }; N];
+        for (dump, name) in dumps.iter_mut().zip(names) {
+            *dump = Some(self.take(&mut tables, name)?);
+        }
+        Ok(dumps.map(Option::unwrap_or_default))
     }
 
     /// Applies lines to tables: `:CHAIN - [0:0]` makes or empties a chain, `-A`, `-I`, `-D`, `-F`
@@ -183,118 +244,6 @@ impl Iptables {
         }
         run(command, &self.restore, &script).map(|_| ())
     }
-}
-
-fn parse_tables(text: &str) -> HashMap<String, TableDump> {
-    let mut tables = HashMap::new();
-    let mut name = String::new();
-    for line in text.lines() {
-        if let Some(table) = line.strip_prefix('*') {
-            table.clone_into(&mut name);
-        }
-        let dump: &mut TableDump = tables.entry(name.clone()).or_default();
-        dump.read_line(line);
-    }
-    tables
-}
-
-impl TableDump {
-    fn read_line(&mut self, line: &str) {
-        if let Some(rest) = line.strip_prefix(':') {
-            let mut words = rest.split(' ');
-            if let (Some(name), Some(policy)) = (words.next(), words.next()) {
-                self.chains.push((name.to_owned(), policy.to_owned()));
-            }
-        } else if let Some((chain, spec)) = line.strip_prefix("-A ").and_then(|r| r.split_once(' '))
-        {
-            self.rules.push(SavedRule { chain: chain.to_owned(), spec: spec.to_owned() });
-        }
-    }
-
-    /// Whether there is such a chain.
-    #[must_use]
-    pub fn has_chain(&self, name: &str) -> bool {
-        self.chains.iter().any(|(chain, _)| chain == name)
-    }
-
-    /// The rules of a chain, in order.
-    pub fn rules_of(&self, chain: &str) -> impl Iterator<Item = &SavedRule> {
-        self.rules.iter().filter(move |rule| rule.chain == chain)
-    }
-}
-
-impl SavedRule {
-    /// The rule's words, quotes removed.
-    #[must_use]
-    pub fn words(&self) -> Vec<String> {
-        split_words(&self.spec)
-    }
-
-    /// Whether this is the rule that a specification asks for, whatever the order of its options.
-    #[must_use]
-    pub fn is(&self, spec: &str) -> bool {
-        let sorted = |text: &str| {
-            let mut words = split_words(text);
-            words.sort();
-            words
-        };
-        sorted(&self.spec) == sorted(spec)
-    }
-
-    /// The value behind an option, for instance `-j`.
-    #[must_use]
-    pub fn option(&self, name: &str) -> Option<String> {
-        let words = self.words();
-        let position = words.iter().position(|word| word == name)?;
-        words.get(position + 1).cloned()
-    }
-}
-
-/// A word as `iptables-restore` reads it: in quotes, with quotes and backslashes escaped.
-#[must_use]
-pub fn quote(word: &str) -> String {
-    let mut quoted = String::with_capacity(word.len() + 2);
-    quoted.push('"');
-    for c in word.chars() {
-        if c == '"' || c == '\\' {
-            quoted.push('\\');
-        }
-        // A line is a command; a newline in a name must not begin another.
-        quoted.push(if c.is_control() { '?' } else { c });
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// Splits at blanks outside quotes, as iptables' own parser does.
-fn split_words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    let (mut quoted, mut escaped, mut begun) = (false, false, false);
-    for c in line.chars() {
-        match c {
-            _ if escaped => {
-                word.push(c);
-                escaped = false;
-            }
-            '\\' if quoted => escaped = true,
-            '"' => {
-                quoted = !quoted;
-                begun = true;
-            }
-            ' ' if !quoted => {
-                if begun || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                begun = false;
-            }
-            _ => word.push(c),
-        }
-    }
-    if begun || !word.is_empty() {
-        words.push(word);
-    }
-    words
 }
 
 /// Whether the legacy implementation has this table loaded; without it, it has no rules there.
@@ -347,13 +296,11 @@ fn run(mut command: Command, program: &Path, stdin: &str) -> Result<Output, Ipta
     // Nothing of the runtime's environment changes what iptables does, but for its plug-ins.
     command.env_remove("XTABLES_LIBDIR").stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(io)?;
-    if let Some(mut pipe) = child.stdin.take() {
-        // One that dies early says why on stderr.
-        let _ = pipe.write_all(stdin.as_bytes());
-    }
+    let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(stdin.as_bytes()));
     let output = child.wait_with_output().map_err(io)?;
     if output.status.success() {
-        return Ok(output);
+        // One that did not read all of it has not done all of it, whatever it says.
+        return written.map(|()| output).map_err(io);
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     // iptables-nft ends so for whatever the kernel refuses.
@@ -364,39 +311,4 @@ fn run(mut command: Command, program: &Path, stdin: &str) -> Result<Output, Ipta
         return Err(IptablesError::Locked(message));
     }
     Err(IptablesError::Failed { program: name, status: output.status.to_string(), message })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SAVED: &str = r#"# Generated by iptables-save
-*nat
-:PREROUTING ACCEPT [0:0]
-:CNI-HOSTPORT-DNAT - [0:0]
--A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
--A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"n\" id: \"c\"" -m multiport --dports 80,81 -j CNI-DN-x
-COMMIT
-"#;
-
-    #[test]
-    fn a_saved_table() {
-        let mut tables = parse_tables(SAVED);
-        assert!(tables.contains_key("nat") && !tables.contains_key("filter"));
-        let dump = tables.remove("nat").expect("nat");
-        assert!(dump.has_chain("CNI-HOSTPORT-DNAT") && !dump.has_chain("OUTPUT"));
-        let rule = dump.rules_of("CNI-HOSTPORT-DNAT").next().expect("a rule");
-        assert_eq!(rule.option("--comment").as_deref(), Some(r#"dnat name: "n" id: "c""#));
-        assert_eq!(rule.option("-j").as_deref(), Some("CNI-DN-x"));
-        assert_eq!(rule.option("--dports").as_deref(), Some("80,81"));
-        assert_eq!(rule.option("-d"), None);
-    }
-
-    #[test]
-    fn quoting_survives_the_parser() {
-        for text in ["plain", "two words", r#"a "quoted" \ word"#, "", "é'$(x)"] {
-            assert_eq!(split_words(&quote(text)), [text], "{text}");
-        }
-        assert_eq!(quote("a\n-F"), "\"a?-F\"");
-    }
 }

@@ -1,0 +1,227 @@
+//! What `iptables-save` prints, and the words of its rules. Pure.
+
+use std::collections::HashMap;
+
+/// A table as `iptables-save` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableDump {
+    /// Chains with their policy, `-` for those of users.
+    pub chains: Vec<(String, String)>,
+    /// Rules in order.
+    pub rules: Vec<SavedRule>,
+}
+
+/// A rule as `iptables-save` prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedRule {
+    /// Its chain.
+    pub chain: String,
+    /// Everything behind `-A CHAIN `, ready to follow `-D CHAIN `.
+    pub spec: String,
+}
+
+/// A rule as a set of words: two rules that differ in the order of their options are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Form(Vec<String>);
+
+impl Form {
+    /// The form of what stands behind `-A CHAIN `.
+    #[must_use]
+    pub fn of(spec: &str) -> Self {
+        let mut words = split_words(spec);
+        words.sort();
+        Self(words)
+    }
+}
+
+/// Reads what was saved, table by table. What is not whole is an error: taken for an empty table, it
+/// would be written over other containers' rules.
+pub(super) fn parse_tables(text: &str) -> Result<HashMap<String, TableDump>, String> {
+    let mut tables = HashMap::new();
+    let mut open: Option<(String, TableDump)> = None;
+    for line in text.lines() {
+        if line.starts_with("# Table `") && line.contains("incompatible") {
+            return Err(format!("it says {line:?}"));
+        }
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        open = match (open, line.strip_prefix('*')) {
+            (None, Some(name)) => Some((name.to_owned(), TableDump::default())),
+            (Some((name, dump)), None) if line == "COMMIT" => {
+                tables.insert(name, dump);
+                None
+            }
+            (Some((name, mut dump)), None) => {
+                dump.read_line(line).ok_or_else(|| format!("it has the line {line:?}"))?;
+                Some((name, dump))
+            }
+            (_, _) => return Err(format!("it has {line:?} where no such line can be")),
+        };
+    }
+    match open {
+        None => Ok(tables),
+        Some((name, _)) => Err(format!("table {name} ends without COMMIT")),
+    }
+}
+
+impl TableDump {
+    fn read_line(&mut self, line: &str) -> Option<()> {
+        if let Some(rest) = line.strip_prefix(':') {
+            let (name, rest) = rest.split_once(' ')?;
+            let policy = rest.split(' ').next()?;
+            self.chains.push((name.to_owned(), policy.to_owned()));
+        } else {
+            let (chain, spec) = line.strip_prefix("-A ")?.split_once(' ')?;
+            self.rules.push(SavedRule { chain: chain.to_owned(), spec: spec.to_owned() });
+        }
+        Some(())
+    }
+
+    /// Whether there is such a chain.
+    #[must_use]
+    pub fn has_chain(&self, name: &str) -> bool {
+        self.chains.iter().any(|(chain, _)| chain == name)
+    }
+
+    /// The rules of a chain, in order.
+    pub fn rules_of(&self, chain: &str) -> impl Iterator<Item = &SavedRule> {
+        self.rules.iter().filter(move |rule| rule.chain == chain)
+    }
+}
+
+impl SavedRule {
+    /// The rule's words, quotes removed.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        split_words(&self.spec)
+    }
+
+    /// Whether this is the rule that a specification asks for, whatever the order of its options.
+    #[must_use]
+    pub fn is(&self, spec: &str) -> bool {
+        self.form() == Form::of(spec)
+    }
+
+    /// The rule, for comparison with many.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        Form::of(&self.spec)
+    }
+
+    /// The value behind an option, for instance `-j`.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<String> {
+        let words = self.words();
+        let position = words.iter().position(|word| word == name)?;
+        words.get(position + 1).cloned()
+    }
+}
+
+/// A word as `iptables-restore` reads it: in quotes, with quotes and backslashes escaped.
+#[must_use]
+pub fn quote(word: &str) -> String {
+    let mut quoted = String::with_capacity(word.len() + 2);
+    quoted.push('"');
+    for c in word.chars() {
+        if c == '"' || c == '\\' {
+            quoted.push('\\');
+        }
+        // A line is a command; a newline in a name must not begin another.
+        quoted.push(if c.is_control() { '?' } else { c });
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Splits at blanks outside quotes, as iptables' own parser does.
+fn split_words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let (mut quoted, mut escaped, mut begun) = (false, false, false);
+    for c in line.chars() {
+        match c {
+            _ if escaped => {
+                word.push(c);
+                escaped = false;
+            }
+            '\\' if quoted => escaped = true,
+            '"' => {
+                quoted = !quoted;
+                begun = true;
+            }
+            ' ' if !quoted => {
+                if begun || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+                begun = false;
+            }
+            _ => word.push(c),
+        }
+    }
+    if begun || !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAVED: &str = r#"# Generated by iptables-save
+*nat
+:PREROUTING ACCEPT [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"n\" id: \"c\"" -m multiport --dports 80,81 -j CNI-DN-x
+COMMIT
+"#;
+
+    #[test]
+    fn a_saved_table() {
+        let mut tables = parse_tables(SAVED).expect("whole");
+        assert!(tables.contains_key("nat") && !tables.contains_key("filter"));
+        let dump = tables.remove("nat").expect("nat");
+        assert!(dump.has_chain("CNI-HOSTPORT-DNAT") && !dump.has_chain("OUTPUT"));
+        let rule = dump.rules_of("CNI-HOSTPORT-DNAT").next().expect("a rule");
+        assert_eq!(rule.option("--comment").as_deref(), Some(r#"dnat name: "n" id: "c""#));
+        assert_eq!(rule.option("-j").as_deref(), Some("CNI-DN-x"));
+        assert_eq!(rule.option("--dports").as_deref(), Some("80,81"));
+        assert_eq!(rule.option("-d"), None);
+    }
+
+    #[test]
+    fn quoting_survives_the_parser() {
+        for text in ["plain", "two words", r#"a "quoted" \ word"#, "", "é'$(x)"] {
+            assert_eq!(split_words(&quote(text)), [text], "{text}");
+        }
+        assert_eq!(quote("a\n-F"), "\"a?-F\"");
+    }
+
+    #[test]
+    fn what_is_not_whole_is_no_table() {
+        assert_eq!(parse_tables("").expect("nothing saved").len(), 0);
+        for end in 1..SAVED.trim_end().len() {
+            let cut = &SAVED[..end];
+            let outcome = parse_tables(cut);
+            assert!(outcome.is_err() || outcome.is_ok_and(|tables| tables.is_empty()), "{cut}");
+        }
+        for text in [
+            "# Table `nat' is incompatible, use 'nft' tool.\n",
+            "COMMIT\n",
+            "-A PREROUTING -j X\n",
+            "*nat\n*filter\nCOMMIT\n",
+            "*nat\nSegmentation fault\nCOMMIT\n",
+            "*nat\n:\nCOMMIT\n",
+        ] {
+            assert!(parse_tables(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn forms_are_alike_whatever_the_order() {
+        assert_eq!(Form::of("-d 1.2.3.4/32 -p tcp"), Form::of("-p tcp -d 1.2.3.4/32"));
+        assert_ne!(Form::of("-d 1.2.3.4/32 -p tcp"), Form::of("-p udp -d 1.2.3.4/32"));
+    }
+}

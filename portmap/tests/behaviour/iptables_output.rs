@@ -1,0 +1,65 @@
+//! Programs of iptables that do not say all, or do not do what they say.
+
+use cni_testbox::{HOST_V4, Network, TestBox, Transport, both, cases, portmap, sh};
+
+cases! {
+    a_table_that_is_not_whole_is_no_empty_table, iptables_only;
+    a_restore_that_reads_nothing_is_no_success, iptables_only;
+}
+
+/// Puts scripts in front of the real programs, for calls with the returned `PATH`.
+fn programs(names: &[&str], script: &str) -> String {
+    for name in names {
+        let text = format!("#!/bin/sh\nreal=/usr/sbin/{name}\n{script}\n");
+        std::fs::create_dir_all("/run/stubs").expect("a directory");
+        std::fs::write(format!("/run/stubs/{name}"), text).expect("a script");
+    }
+    sh("chmod +x /run/stubs/*");
+    "/run/stubs:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()
+}
+
+const SAVES: [&str; 6] = [
+    "iptables-save",
+    "ip6tables-save",
+    "iptables-nft-save",
+    "ip6tables-nft-save",
+    "iptables-legacy-save",
+    "ip6tables-legacy-save",
+];
+
+fn a_table_that_is_not_whole_is_no_empty_table(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    b.map(&old, &both(8080, 80));
+    let before = b.ruleset();
+    let cuts = [
+        "$real \"$@\" | grep -v COMMIT",
+        "$real \"$@\" | head -n 3",
+        "$real \"$@\" | head -c 200",
+        "echo \"# Table \\`nat' is incompatible, use 'nft' tool.\"",
+        "echo",
+        "true",
+    ];
+    for script in cuts {
+        let path = programs(&SAVES, script);
+        println!("{script}");
+        let add = portmap("ADD", &new).mappings(&both(8081, 80)).env("PATH", &path).run(b);
+        add.expect_error();
+        assert_eq!(b.ruleset(), before, "{script}");
+        let del = portmap("DEL", &old).mappings(&both(8080, 80)).env("PATH", &path).run(b);
+        del.expect_error();
+        assert_eq!(b.ruleset(), before, "{script}");
+    }
+    b.out.reach(Transport::Tcp, HOST_V4, 8080).by("old");
+    b.unmap(&old, &both(8080, 80));
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, 8080);
+}
+
+fn a_restore_that_reads_nothing_is_no_success(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let path = programs(&["iptables-restore", "ip6tables-restore"], "exec <&-; exit 0");
+    // More than a pipe holds: what the program does not read cannot be written.
+    let many: Vec<_> = (1..=900).flat_map(|port| both(8000 + port, 80)).collect();
+    let add = portmap("ADD", &web).mappings(&many).env("PATH", &path).run(b);
+    add.expect_error();
+}
