@@ -13,7 +13,6 @@ mod backend;
 mod config;
 mod go;
 mod host;
-mod kept;
 mod key;
 pub mod listing;
 mod mac;

@@ -5,8 +5,9 @@ use std::path::Path;
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::CniError;
 
-use super::originals::{Originals, Store};
+use super::originals::Originals;
 use super::restore::give_back_all;
+use super::store::Store;
 use crate::allowlist::Allowlist;
 use crate::host::Host;
 use crate::plan::Plan;
@@ -29,7 +30,8 @@ pub(crate) fn add(
         before.extend(host.current(setting)?);
     }
     let earlier = store.load()?.or_refuse()?;
-    let mut originals = Originals::about(host, earlier.clone())?;
+    let mut originals =
+        Originals::about(host.namespace()?, host.link.as_ref(), host.ifname, earlier.clone());
     originals.merge(store.load_go()?.or_refuse()?.into_iter().flatten());
     originals.merge(before.iter().cloned());
     if !originals.settings.is_empty() {

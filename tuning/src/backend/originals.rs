@@ -1,19 +1,10 @@
-//! The originals of one attachment: what was there before the first ADD, kept for DEL.
+//! The originals of one attachment: what was there before the first ADD. No I/O.
 
-use std::io;
-use std::path::Path;
-
-use cni_common::cni::failure::code_of;
+use cni_common::cni::Attachment;
 use cni_common::cni::protocol::json::{Json, Object};
-use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::state::{StateDir, file_name};
-use cni_common::cni::{Attachment, Stale};
 use cni_common::kernel::link::Link;
 use cni_common::kernel::netns::Identity;
 
-use crate::go;
-use crate::host::Host;
-use crate::kept::Kept;
 use crate::setting::Setting;
 
 /// Written into every file, and refused when it is another.
@@ -39,17 +30,21 @@ struct Interface {
 }
 
 impl Originals {
-    /// What of `earlier` is about the namespace and the interface that `host` has open.
-    pub(super) fn about(host: &Host<'_>, earlier: Option<Self>) -> Result<Self, CniError> {
-        let namespace = host.namespace()?;
-        let interface = host.link.as_ref().map(Interface::of);
+    /// What of `earlier` is about this namespace and this interface in it, called `ifname`.
+    pub(super) fn about(
+        namespace: Identity,
+        link: Option<&Link>,
+        ifname: &str,
+        earlier: Option<Self>,
+    ) -> Self {
+        let interface = link.map(Interface::of);
         let mut settings = Vec::new();
         if let Some(earlier) = earlier.filter(|earlier| earlier.namespace.is(&namespace)) {
             let same_interface = earlier.interface == interface;
-            let keep = |setting: &Setting| same_interface || !setting.is_of_interface(host.ifname);
+            let keep = |setting: &Setting| same_interface || !setting.is_of_interface(ifname);
             settings.extend(earlier.settings.into_iter().filter(keep));
         }
-        Ok(Self { namespace, interface, settings })
+        Self { namespace, interface, settings }
     }
 
     /// Adds the originals of properties that are not in it yet.
@@ -61,7 +56,7 @@ impl Originals {
         }
     }
 
-    fn to_text(&self, attachment: &Attachment) -> String {
+    pub(super) fn to_text(&self, attachment: &Attachment) -> String {
         let mut object = Object::default();
         object.push("format", FORMAT);
         object.push("owner", attachment.tag().as_str());
@@ -73,7 +68,8 @@ impl Originals {
         format!("{}\n", Json::from(object))
     }
 
-    fn from_text(text: &[u8], attachment: &Attachment) -> Option<Self> {
+    /// `None` for what is no text of ours, or of another owner. The network may have been renamed.
+    pub(super) fn from_text(text: &[u8], attachment: &Attachment) -> Option<Self> {
         let json = Json::parse(text).ok()?;
         let object = json.as_object()?;
         let owner = object.get_exact("owner")?.as_str()?;
@@ -144,187 +140,12 @@ fn number(object: &Object, name: &str) -> Option<u64> {
     }
 }
 
-/// Where the attachment's originals are, ours and the Go plugin's. No other call on this node
-/// works with originals in the same directory meanwhile.
-#[derive(Debug)]
-pub(crate) struct Store<'a> {
-    dir: StateDir,
-    attachment: &'a Attachment,
-    name: String,
-}
-
-impl<'a> Store<'a> {
-    /// Makes the directory if there is none.
-    pub(crate) fn create(data_dir: &Path, attachment: &'a Attachment) -> Result<Self, CniError> {
-        let dir = StateDir::create(data_dir).map_err(|error| failure("use", data_dir, &error))?;
-        Ok(Self { dir, attachment, name: file_name(attachment) })
-    }
-
-    /// `None` where no ADD can have kept anything.
-    pub(crate) fn open(
-        data_dir: &Path,
-        attachment: &'a Attachment,
-    ) -> Result<Option<Self>, CniError> {
-        let name = file_name(attachment);
-        Ok(open_if_any(data_dir)?.map(|dir| Self { dir, attachment, name }))
-    }
-
-    /// What an earlier ADD of ours kept, whatever the network was called then.
-    pub(super) fn load(&self) -> Result<Kept<Originals>, CniError> {
-        self.read(&self.name, |text| {
-            Originals::from_text(text, self.attachment)
-                .ok_or_else(|| "it is not what tuning writes".to_owned())
-        })
-    }
-
-    /// What the Go plugin kept.
-    pub(super) fn load_go(&self) -> Result<Kept<Vec<Setting>>, CniError> {
-        self.read(&go::backup_name(self.attachment), go::read_backup)
-    }
-
-    fn read<T>(
-        &self,
-        name: &str,
-        parse: impl FnOnce(&[u8]) -> Result<T, String>,
-    ) -> Result<Kept<T>, CniError> {
-        let corrupt = |why: &str| {
-            let path = self.dir.path().join(name);
-            Kept::Corrupt(format!("{} is of no use: {why}", path.display()))
-        };
-        match self.dir.read(name) {
-            Ok(None) => Ok(Kept::Nothing),
-            Ok(Some(text)) => Ok(parse(&text).map_or_else(|why| corrupt(&why), Kept::Originals)),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Ok(corrupt(&error.to_string()))
-            }
-            Err(error) => Err(self.failure("read the originals in", &error)),
-        }
-    }
-
-    /// Replaces what is kept.
-    pub(super) fn save(&self, originals: &Originals) -> Result<(), CniError> {
-        let text = originals.to_text(self.attachment);
-        self.dir
-            .write(&self.name, text.as_bytes())
-            .map_err(|error| self.failure("save the originals in", &error))
-    }
-
-    /// Removes what is kept of ours.
-    pub(super) fn forget(&self) -> Result<(), CniError> {
-        self.dir
-            .forget(&self.name)
-            .map_err(|error| self.failure("remove the originals from", &error))
-    }
-
-    /// Removes what the Go plugin kept.
-    pub(super) fn forget_go(&self) -> Result<(), CniError> {
-        self.dir
-            .remove(&go::backup_name(self.attachment))
-            .map_err(|error| self.failure("remove the Go plugin's backup from", &error))
-    }
-
-    /// Finds out whether the directory can be written.
-    pub(crate) fn probe(&self) -> Result<(), CniError> {
-        self.dir
-            .write(&self.name, b"probe\n")
-            .and_then(|()| self.dir.forget(&self.name))
-            .map_err(|error| self.failure("write to", &error))
-    }
-
-    fn failure(&self, doing: &str, error: &io::Error) -> CniError {
-        failure(doing, self.dir.path(), error)
-    }
-}
-
-/// Removes the files of attachments that are not valid any more, and those that nobody can have
-/// any use of; how many.
-pub(crate) fn forget_stale(data_dir: &Path, stale: &Stale) -> Result<usize, CniError> {
-    let Some(dir) = open_if_any(data_dir)? else { return Ok(0) };
-    let failed = |error: &io::Error| failure("remove stale files from", data_dir, error);
-    let (mut removed, mut first_failure) = (0, dir.remove_drafts().err());
-    for name in dir.names().map_err(|error| failed(&error))? {
-        match is_stale(&dir, &name, stale)
-            .and_then(|is_stale| if is_stale { dir.remove(&name).map(|()| 1) } else { Ok(0) })
-        {
-            Ok(count) => removed += count,
-            Err(error) => first_failure = first_failure.or(Some(error)),
-        }
-    }
-    first_failure.map_or(Ok(removed), |error| Err(failed(&error)))
-}
-
-/// The originals of every owner, with its tag. What cannot be read as such is left out.
-pub(crate) fn all_originals(data_dir: &Path) -> Result<Vec<(String, Vec<Setting>)>, CniError> {
-    let Some(dir) = open_if_any(data_dir)? else { return Ok(Vec::new()) };
-    let names = dir.names().map_err(|error| failure("list", data_dir, &error))?;
-    let read = |name: &String| {
-        let json = Json::parse(&dir.read(name).ok()??).ok()?;
-        let object = json.as_object()?;
-        let owner = object.get_exact("owner")?.as_str()?.to_owned();
-        let originals = object.get_exact("originals")?.as_array()?;
-        Some((owner, originals.iter().filter_map(Setting::from_json).collect()))
-    };
-    Ok(names.iter().filter_map(read).collect())
-}
-
-fn is_stale(dir: &StateDir, name: &str, stale: &Stale) -> io::Result<bool> {
-    let text = match dir.read(name) {
-        Ok(None) => return Ok(false),
-        Ok(Some(text)) => text,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(true),
-        Err(error) => return Err(error),
-    };
-    let json = Json::parse(&text).ok();
-    let owner = json.as_ref().and_then(|json| json.as_object()?.get_exact("owner")?.as_str());
-    Ok(owner.is_none_or(|owner| stale.includes(owner)))
-}
-
-/// `None` if there is no directory at that path, so that ADD can have kept nothing in it.
-fn open_if_any(data_dir: &Path) -> Result<Option<StateDir>, CniError> {
-    match StateDir::open(data_dir) {
-        Ok(dir) => Ok(dir),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(failure("use", data_dir, &error)),
-    }
-}
-
-fn failure(doing: &str, data_dir: &Path, error: &io::Error) -> CniError {
-    let code = code_of(error, ErrorCode::IoFailure);
-    let remedy = if code == ErrorCode::TryAgainLater {
-        "try again later"
-    } else {
-        "make it a directory, not a link to one, that root owns and only root can write to, or set another \"dataDir\""
-    };
-    CniError::new(code, format!("cannot {doing} {}: {remedy}", data_dir.display()))
-        .with_details(error.to_string())
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::setting::LinkSetting;
-    use std::fs;
 
-    fn attachment() -> Attachment {
-        of("net", "c1")
-    }
-
-    fn of(network: &str, container_id: &str) -> Attachment {
-        Attachment {
-            network: network.into(),
-            container_id: container_id.into(),
-            ifname: "eth0".into(),
-        }
-    }
-
-    fn originals(mtu: u32) -> Originals {
+    pub(in crate::backend) fn originals(mtu: u32) -> Originals {
         Originals {
             namespace: Identity {
                 boot_id: "b".into(),
@@ -336,34 +157,6 @@ mod tests {
             interface: Some(Interface { index: 2, peer: Some(9) }),
             settings: vec![Setting::Link(LinkSetting::Mtu(mtu))],
         }
-    }
-
-    fn load(store: &Store<'_>) -> Kept<Originals> {
-        store.load().expect("readable")
-    }
-
-    #[test]
-    fn what_was_saved_is_loaded() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let attachment = attachment();
-        let data_dir = root.path().join("a/b");
-        assert!(Store::open(&data_dir, &attachment).expect("nothing there").is_none());
-        let store = Store::create(&data_dir, &attachment).expect("create");
-        assert_eq!(load(&store), Kept::Nothing);
-        store.forget().expect("nothing to remove");
-        store.save(&originals(1500)).expect("save");
-        assert_eq!(load(&store), Kept::Originals(originals(1500)));
-        store.forget().expect("remove");
-        assert_eq!(load(&store), Kept::Nothing);
-    }
-
-    #[test]
-    fn a_renamed_network_finds_them() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let (old, new) = (of("old", "c1"), of("new", "c1"));
-        Store::create(root.path(), &old).expect("create").save(&originals(1500)).expect("save");
-        let store = Store::create(root.path(), &new).expect("create");
-        assert_eq!(load(&store), Kept::Originals(originals(1500)));
     }
 
     #[test]
@@ -380,77 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn other_content_is_corrupt() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let attachment = attachment();
-        let store = Store::create(root.path(), &attachment).expect("create");
-        let good = originals(1500).to_text(&attachment);
-        let file = root.path().join("c1@eth0.state");
-        for bad in [
-            String::new(),
-            good[..good.len() / 2].to_owned(),
-            good.replace("net/c1", "net/c2"),
-            good.replace("\"format\":1", "\"format\":2"),
-            good.replace("1500", "\"1500\""),
-        ] {
-            fs::write(&file, &bad).expect("write");
-            let kept = load(&store);
-            assert!(matches!(&kept, Kept::Corrupt(why) if why.contains("c1@eth0.state")), "{bad}");
-            assert_eq!(kept.or_refuse().expect_err("ADD").code, ErrorCode::IoFailure);
+    fn what_is_of_another_namespace_or_interface_is_not_about_this_one() {
+        let kept = originals(1500);
+        let link = |index, peer| Link { index, peer: Some(peer), ..Link::default() };
+        let about = |cookie, link: &Link| {
+            let namespace = Identity { cookie: Some(cookie), ..kept.namespace.clone() };
+            Originals::about(namespace, Some(link), "eth0", Some(kept.clone())).settings
+        };
+        assert_eq!(about(7, &link(2, 9)), kept.settings);
+        for (cookie, other) in [(8, link(2, 9)), (7, link(3, 9)), (7, link(2, 10))] {
+            assert_eq!(about(cookie, &other), [], "{cookie} {other:?}");
         }
-        fs::write(&file, &good).expect("write");
-        assert_eq!(load(&store), Kept::Originals(originals(1500)));
-    }
-
-    #[test]
-    fn the_go_backup_is_found_and_goes() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let attachment = attachment();
-        let store = Store::create(root.path(), &attachment).expect("create");
-        assert_eq!(store.load_go().expect("nothing"), Kept::Nothing);
-        let file = root.path().join("c1_eth0.json");
-        fs::write(&file, r#"{"mtu": 1500}"#).expect("write");
-        let mtu = vec![Setting::Link(LinkSetting::Mtu(1500))];
-        assert_eq!(store.load_go().expect("a backup"), Kept::Originals(mtu));
-        fs::write(&file, "{").expect("write");
-        assert!(matches!(store.load_go().expect("a file"), Kept::Corrupt(_)));
-        store.forget_go().expect("remove");
-        store.forget_go().expect("again");
-        assert_eq!(store.load_go().expect("nothing"), Kept::Nothing);
-    }
-
-    #[test]
-    fn stale_files_of_one_network_go() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let (keep, long, other) = (of("net", "c1"), of("net", &"l".repeat(200)), of("net2", "c3"));
-        for attachment in [&keep, &long, &other, &of("net", "c2")] {
-            let store = Store::create(root.path(), attachment).expect("create");
-            store.save(&originals(1500)).expect("save");
-        }
-        fs::write(root.path().join("c4@eth0.state"), "corrupt").expect("write");
-        fs::write(root.path().join("c5@eth0.state.tmp"), "half").expect("a crash's trace");
-        fs::write(root.path().join("c6_eth0.json"), "{}").expect("the Go plugin's");
-        let stale = Stale::new("net", [keep.clone(), long.clone()]);
-        assert_eq!(forget_stale(root.path(), &stale).expect("gc"), 2);
-        for attachment in [&keep, &long, &other] {
-            let store = Store::create(root.path(), attachment).expect("open");
-            assert_eq!(load(&store), Kept::Originals(originals(1500)));
-        }
-        assert_eq!(fs::read_dir(root.path()).expect("directory").count(), 4);
-        assert_eq!(forget_stale(&root.path().join("none"), &stale).expect("none"), 0);
-    }
-
-    #[test]
-    fn a_file_in_the_way_is_named() {
-        let root = tempfile::tempdir().expect("tempdir");
-        let attachment = attachment();
-        let file = root.path().join("file");
-        fs::write(&file, "").expect("write");
-        let error = Store::create(&file, &attachment).expect_err("a file");
-        assert!(
-            error.msg.contains(&*file.to_string_lossy()) && error.msg.contains("dataDir"),
-            "{error}"
-        );
-        assert!(Store::open(&file, &attachment).expect("nothing kept").is_none());
     }
 }

@@ -3,9 +3,9 @@
 use cni_common::cni::AttachmentRequest;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 
-use super::originals::{Originals, Store};
+use super::originals::Originals;
+use super::store::{Kept, Store};
 use crate::host::{Container, Host};
-use crate::kept::Kept;
 use crate::setting::Setting;
 
 /// DEL: gives back what is kept and then forgets it. Returns warnings. Where another try may
@@ -41,7 +41,8 @@ fn give_back_kept(
 ) -> Result<Vec<CniError>, CniError> {
     let own_namespace = container.is_own()?;
     container.inside(|host| {
-        let mut originals = Originals::about(host, ours)?;
+        let mut originals =
+            Originals::about(host.namespace()?, host.link.as_ref(), host.ifname, ours);
         if own_namespace {
             // Whatever a file says, the host's sysctls are not for containers to change. Nor are
             // its interfaces, on the word of the Go plugin, which does not say which namespace
