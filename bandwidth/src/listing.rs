@@ -1,11 +1,15 @@
 //! Which limits hold on this host, and for whom. Reads only.
 
+use std::collections::HashMap;
+
 use cni_common::cni::protocol::CniError;
-use cni_common::kernel::tc::QdiscKind;
+use cni_common::kernel::link::Link;
+use cni_common::kernel::tc::{Qdisc, QdiscKind};
 use cni_common::kernel::veth::VETH;
 
 use crate::backend::tc;
 use crate::host::Host;
+use crate::host_end::HostEnd;
 
 /// A limit that the kernel holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,28 +30,41 @@ pub struct Installed {
 /// The interfaces or their qdiscs cannot be read.
 pub fn installed() -> Result<Vec<Installed>, CniError> {
     let mut host = Host::open()?;
+    let links = host.all_links()?;
+    let owner_of = |link: &Link| link.alias.clone().filter(|alias| is_tag(alias));
+    let is = |link: &&Link, kind: &str| link.kind.as_deref() == Some(kind);
     let mut all = Vec::new();
-    for link in host.all_links()? {
-        let (Some(kind), Some(alias)) = (link.kind.as_deref(), link.alias.as_deref()) else {
-            continue;
-        };
-        let is_ingress = match kind {
-            tc::IFB => tc::limits_ingress(&link.name),
-            VETH => true,
-            _ => continue,
-        };
-        // An alias may be anybody's; an owner's has three parts.
-        if alias.matches('/').count() != 2 {
+    let mut ifbs = HashMap::new();
+    for link in links.iter().filter(|link| is(link, tc::IFB)) {
+        let Some(owner) = owner_of(link) else { continue };
+        ifbs.insert(link.index, owner.clone());
+        let root = host.root_qdisc(link)?;
+        all.extend(limit(root, owner, tc::limits_ingress(&link.name), &link.name));
+    }
+    for link in links.iter().filter(|link| is(link, VETH)) {
+        let root = host.root_qdisc(link)?.filter(tc::is_our_tbf);
+        if root.is_none() {
             continue;
         }
-        let Some(root) = host.root_qdisc(&link)? else { continue };
-        let QdiscKind::Tbf(tbf) = root.kind else { continue };
-        all.push(Installed {
-            owner: alias.to_owned(),
-            is_ingress,
-            rate: tbf.rate.0.saturating_mul(8),
-            interface: link.name,
-        });
+        // Only an end without a redirect has an alias; any other is told by its IFB.
+        let owner = if let Some(owner) = owner_of(link) {
+            Some(owner)
+        } else {
+            let end = HostEnd::look(&mut host, link.clone())?;
+            tc::redirected_to(&end).into_iter().find_map(|ifb| ifbs.get(&ifb).cloned())
+        };
+        all.extend(owner.and_then(|owner| limit(root, owner, true, &link.name)));
     }
     Ok(all)
+}
+
+fn limit(root: Option<Qdisc>, owner: String, is_ingress: bool, link: &str) -> Option<Installed> {
+    let QdiscKind::Tbf(tbf) = root?.kind else { return None };
+    let rate = tbf.rate.0.saturating_mul(8);
+    Some(Installed { owner, is_ingress, rate, interface: link.to_owned() })
+}
+
+/// An alias may be anybody's; an owner's has three parts.
+fn is_tag(alias: &str) -> bool {
+    alias.matches('/').count() == 2
 }

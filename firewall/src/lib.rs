@@ -3,7 +3,8 @@
 //!
 //! `config` reads the configuration, `bridge` finds the bridge that a policy is about, `plan`
 //! holds what must be, and a `backend` makes it so. `holders` are the places where an
-//! attachment may have something: the backends, and what the Go plugin left (`go`).
+//! attachment may have something: the backends, and what the Go plugin left (`go`). `listing`
+//! tells what is there.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ mod filter;
 mod go;
 mod holders;
 mod host;
+pub mod listing;
 mod plan;
 mod reserved;
 mod status;

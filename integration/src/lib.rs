@@ -10,6 +10,8 @@ mod commands;
 mod demo;
 pub mod restore;
 mod runner;
+mod show;
+mod terminal;
 
 pub use commands::main;
 pub use runner::plugins::MetaPlugin;

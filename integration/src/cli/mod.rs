@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Del(AttachmentOptions),
     /// Verify that an attachment still is as `add` left it
     Check(AttachmentOptions),
+    /// Show host ports, limits and settings with their owners
+    Show(ShowOptions),
     /// Delete a network's attachments whose containers are gone
     Gc(GcOptions),
     /// Ask each of a network's plugins whether it could serve `add`
@@ -140,6 +142,41 @@ pub(crate) struct AttachmentOptions {
     /// was given
     #[arg(long, value_name = "PAIRS", env = "CNI_ARGS", hide_env_values = true)]
     pub(crate) args: Option<String>,
+}
+
+/// What to show.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without an argument, all there is. A number is a host port; then it is also shown which program of
+the host listens there and which rules of other programs name the port. An address is one of the
+host or of a container. A container ID may be cut off as long as only one begins so.
+
+State of a host port: in TABLE (in force), missing (ADD was asked for it, and something took it
+away), waiting (a newer owner has it).
+
+Examples:
+  cni-chain show
+  cni-chain show 8080
+  cni-chain show 53/udp
+  cni-chain show 3f2a9c
+  cni-chain show podnet --json
+
+Exit status: 0 success, 1 not all could be read or nothing is called so, 2 wrong usage.")]
+pub(crate) struct ShowOptions {
+    /// Host port, container ID, network, address, or NETWORK/CONTAINERID/IFNAME
+    #[arg(value_name = "PORT[/PROTO]|CONTAINER|NETWORK|ADDRESS")]
+    pub(crate) subject: Option<String>,
+
+    /// Print JSON, as docs/schema/show.json describes it
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show it again every two seconds
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
 }
 
 /// What GC keeps.

@@ -8,7 +8,7 @@ use cni_common::cni::protocol::args;
 use cni_common::cni::protocol::json::{Json, Object};
 use sha2::{Digest, Sha512};
 
-use super::network::{Network, container_id, load};
+use super::network::{Network, complete_id, load};
 use super::{given, runner};
 use crate::cli::AttachmentOptions;
 use crate::runner::faults::Faults;
@@ -87,7 +87,7 @@ fn as_added(options: &AttachmentOptions) -> anyhow::Result<(Runner, NetworkList,
     let mut added = cache.attachment(&network.name, &conf).unwrap_or_default();
     if added.is_none() && options.container_id.is_some() {
         let remembered = cache.attachments(None).unwrap_or_default();
-        conf.container_id = container_id(&conf.container_id, &remembered, Some(&network.name))?;
+        conf.container_id = complete_id(&conf.container_id, &remembered, Some(&network.name))?;
         added = cache.attachment(&network.name, &conf).unwrap_or_default();
     }
     let Some(added) = added else { return Ok((runner, load(&options.network)?, conf)) };

@@ -7,7 +7,7 @@
 use anyhow::bail;
 use cni_common::cni::protocol::{CniResult, CniVersion};
 
-use super::network::{Network, container_id};
+use super::network::{Network, complete_id};
 use super::{runner, say};
 use crate::cli::GcOptions;
 use crate::restore::presence::{self, NamedNamespaces, Presence};
@@ -60,7 +60,7 @@ pub(super) fn gc(options: &GcOptions) -> anyhow::Result<()> {
     let remembered = runner.cache().attachments(None)?;
     let complete = |named: &[ValidAttachment]| {
         let complete = |named: &ValidAttachment| {
-            let id = container_id(&named.container_id, &remembered, Some(&network.name))?;
+            let id = complete_id(&named.container_id, &remembered, Some(&network.name))?;
             Ok(ValidAttachment { container_id: id, ifname: named.ifname.clone() })
         };
         named.iter().map(complete).collect::<anyhow::Result<Vec<_>>>()

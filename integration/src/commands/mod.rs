@@ -6,6 +6,7 @@ mod gc;
 mod network;
 mod privilege;
 mod restore;
+mod show;
 mod status;
 mod version;
 
@@ -42,6 +43,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Add(options) => print(&attachment::add(&options)?)?,
         Command::Del(options) => attachment::del(&options)?,
         Command::Check(options) => attachment::check(&options)?,
+        Command::Show(options) => show::show(&options)?,
         Command::Gc(options) => gc::gc(&options)?,
         Command::Status(options) => status::status(&options)?,
         Command::Restore(options) => return restore::run(&options),

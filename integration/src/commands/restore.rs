@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-use super::network::container_id;
+use super::network::complete_id;
 use super::say;
 use crate::cli::RestoreOptions;
 use crate::restore::watch::watch;
@@ -40,7 +40,7 @@ fn restorer(options: &RestoreOptions) -> anyhow::Result<Restorer> {
     if let Some(id) = &options.container_id {
         let remembered = restorer.runner.cache().attachments(None)?;
         let network = options.network.as_deref();
-        restorer.container_id = Some(container_id(id, &remembered, network)?);
+        restorer.container_id = Some(complete_id(id, &remembered, network)?);
     }
     restorer.dry_run = options.dry_run;
     if !options.plugins.is_empty() {

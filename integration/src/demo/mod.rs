@@ -28,12 +28,13 @@ use anyhow::{Context, Result, bail};
 use cni_common::kernel::netns::Netns;
 
 use crate::runner::Turn;
+use crate::terminal::Tone;
 use chain::Chain;
 use host::{Host, PRIVATE};
 use left::Traces;
 use plan::{CONTAINER_ID, Plan};
 use rate::Rate;
-use screen::{JudgedRow, Screen, Tone, aligned};
+use screen::{JudgedRow, Screen, aligned};
 use trip::{Namespace, Trip};
 use tuned::Watch;
 

@@ -1,6 +1,8 @@
-//! What a person sees: headings, aligned tables, and colour where it can be shown.
+//! What a person sees of the demo: headings, remarks, tables with a verdict.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
+
+use crate::terminal::{Terminal, Tone, wrapped};
 
 /// The longest line that is wrapped to.
 const WIDTH: usize = 98;
@@ -8,7 +10,7 @@ const WIDTH: usize = 98;
 /// Standard output.
 pub(super) struct Screen {
     out: Box<dyn Write>,
-    colour: bool,
+    terminal: Terminal,
 }
 
 /// A row of a table and whether it is as it should be.
@@ -18,38 +20,27 @@ pub(super) struct JudgedRow {
     pub(super) ok: bool,
 }
 
-/// How a piece of text is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
-    Plain,
-    Heading,
-    Good,
-    Bad,
-}
-
 impl Screen {
-    /// The process's standard output; colour only on a terminal whose user does not refuse it.
+    /// The process's standard output.
     pub(super) fn stdout() -> Self {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let out = io::stdout();
-        Self { colour: out.is_terminal() && !refused, out: Box::new(out) }
+        Self { out: Box::new(io::stdout()), terminal: Terminal::stdout() }
     }
 
     /// A blank line and a heading.
     pub(super) fn heading(&mut self, text: &str) -> io::Result<()> {
-        let text = self.paint(text, Tone::Heading);
+        let text = self.terminal.paint(text, Tone::Heading);
         writeln!(self.out, "\n{text}")
     }
 
     /// A blank line, a heading, and a remark on it.
     pub(super) fn step(&mut self, text: &str, remark: &str) -> io::Result<()> {
-        let text = self.paint(text, Tone::Heading);
+        let text = self.terminal.paint(text, Tone::Heading);
         writeln!(self.out, "\n{text}  {remark}")
     }
 
     /// A line of its own.
     pub(super) fn line(&mut self, text: &str, tone: Tone) -> io::Result<()> {
-        let text = self.paint(text, tone);
+        let text = self.terminal.paint(text, tone);
         writeln!(self.out, "{text}")
     }
 
@@ -76,20 +67,10 @@ impl Screen {
         self.block(lines.next().as_slice())?;
         for (line, row) in lines.zip(rows) {
             let (verdict, tone) = if row.ok { ("ok", Tone::Good) } else { ("FAILED", Tone::Bad) };
-            let verdict = self.paint(verdict, tone);
+            let verdict = self.terminal.paint(verdict, tone);
             writeln!(self.out, "  {line}  {verdict}")?;
         }
         Ok(())
-    }
-
-    fn paint(&self, text: &str, tone: Tone) -> String {
-        let code = match tone {
-            Tone::Heading => "1",
-            Tone::Good => "32",
-            Tone::Bad => "1;31",
-            Tone::Plain => return text.to_owned(),
-        };
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -108,21 +89,6 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
         .collect()
 }
 
-/// Breaks text at its spaces; a word that is too long stands alone.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,11 +99,5 @@ mod tests {
             [vec!["a".into(), "→→".into(), "x".into()], vec!["bbb".into(), "c".into(), "y".into()]];
         assert_eq!(aligned(&rows), ["a    →→  x", "bbb  c   y"]);
         assert!(aligned(&[]).is_empty());
-    }
-
-    #[test]
-    fn text_breaks_at_spaces() {
-        assert_eq!(wrapped("aa bb ccc ddddddd e", 5), ["aa bb", "ccc", "ddddddd", "e"]);
-        assert!(wrapped("", 5).is_empty());
     }
 }

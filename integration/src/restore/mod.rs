@@ -28,6 +28,7 @@ use crate::runner::{
 };
 
 use identify::Identifier;
+pub(crate) use ports::wanted as claimed_mappings;
 use ports::{Allotment, Claims};
 use presence::{NamedNamespaces, Presence};
 pub use report::{Outcome, Report, Step, Summary};

@@ -181,7 +181,7 @@ fn key(mapping: &Mapping) -> Key {
 
 /// What the chain's portmap is asked for, in its own reading. A configuration that it would
 /// refuse claims nothing.
-fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Mapping> {
+pub(crate) fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Mapping> {
     let is_portmap =
         |plugin_type: &str| MetaPlugin::by_type(plugin_type) == Some(MetaPlugin::Portmap);
     let portmaps = list.plugins.iter().filter(|plugin| is_portmap(&plugin.plugin_type));

@@ -132,6 +132,11 @@ fn interfaces() -> std::io::Result<Interfaces> {
     Ok(found)
 }
 
+/// The addresses that ADD gave the interface.
+pub(crate) fn addresses(result: &CniResult, ifname: &str) -> Vec<IpAddr> {
+    remembered(result, ifname).addresses
+}
+
 /// What ADD returned about the interface.
 fn remembered(result: &CniResult, ifname: &str) -> Identity {
     let is_it = |index: usize| {

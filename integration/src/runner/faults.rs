@@ -63,15 +63,21 @@ struct Missing<'a> {
 }
 
 impl<'a> Missing<'a> {
-    /// Reads `element { … } is missing from map …` and `chain FAMILY TABLE NAME is missing`.
+    /// Reads `element { … } is missing from map …`, `mapping … is missing from …` and
+    /// `chain FAMILY TABLE NAME is missing`.
     fn parse(fault: &'a str) -> Option<Self> {
-        if let Some(rest) = fault.strip_prefix("element { ") {
-            let (what, from) = rest.split_once(" } is missing from ")?;
-            return Some(Self { from: from.to_owned(), kind: "", what });
+        if let Some((what, from)) = fault.split_once(" is missing from ") {
+            let element = what.strip_prefix("element { ").and_then(|what| what.strip_suffix(" }"));
+            let (kind, what) = match (element, what.strip_prefix("mapping ")) {
+                (Some(element), _) => ("", element),
+                (None, Some(mapping)) => ("mapping", mapping),
+                (None, None) => ("", what),
+            };
+            return Some(Self { from: from.to_owned(), kind, what });
         }
         let chain = fault.strip_prefix("chain ")?.strip_suffix(" is missing")?;
         let (table, what) = chain.rsplit_once(' ')?;
-        Some(Self { from: format!("table {table}"), kind: "chain ", what })
+        Some(Self { from: format!("table {table}"), kind: "chain", what })
     }
 }
 
@@ -94,8 +100,12 @@ fn grouped(faults: &[&str]) -> Vec<String> {
     let text = |(missing, members): &(Option<Missing<'_>>, Vec<&str>)| match missing {
         None => members.concat(),
         Some(Missing { from, kind, .. }) => {
-            let plural = if !kind.is_empty() && members.len() > 1 { "chains " } else { *kind };
-            format!("missing from {from}: {plural}{}", members.join(", "))
+            let kind = match (*kind, members.len()) {
+                ("", _) => String::new(),
+                (kind, 1) => format!("{kind} "),
+                (kind, _) => format!("{kind}s "),
+            };
+            format!("missing from {from}: {kind}{}", members.join(", "))
         }
     };
     groups.iter().map(text).collect()
@@ -133,6 +143,18 @@ mod tests {
                 remedy: "run cni-chain restore to put them back".to_owned(),
             }
         );
+    }
+
+    #[test]
+    fn mappings_are_told_together() {
+        let found = faults(
+            "port mappings are not as ADD made them: mapping *:80/tcp -> 10.0.0.2:80 is missing from \
+             table inet t (and 1 more); run cni-chain restore to put them back",
+            "mapping *:80/tcp -> [fd00::2]:80 is missing from table inet t",
+        );
+        let all =
+            "missing from table inet t: mappings *:80/tcp -> 10.0.0.2:80, *:80/tcp -> [fd00::2]:80";
+        assert_eq!(found.groups, [all]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod asking;
 pub(crate) mod cache;
 mod chain;
 pub(crate) mod conflist;
+pub(crate) mod container_id;
 mod error;
 pub mod exec;
 pub(crate) mod faults;

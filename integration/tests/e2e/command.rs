@@ -1,6 +1,9 @@
-//! `gc` and `status` of the command on a node in use: nothing that lives loses anything.
+//! `show`, `gc` and `status` of the command on a node in use: what it tells is so, and nothing that
+//! lives loses anything.
 
 use std::process::Command;
+
+use serde_json::Value;
 
 use cni_testbox::{HOST_V4, TestBox, Transport, cases, run, tool};
 
@@ -11,6 +14,8 @@ cases! {
     gc_takes_what_lives_by_its_name_only, ours;
     a_probe_tells_by_its_status_what_is_missing, ours;
     status_without_privilege_fails, ours;
+    show_tells_whose_everything_is, backends;
+    show_tells_what_is_missing_and_who_else_has_a_port, ours;
 }
 
 /// Status, stdout and stderr.
@@ -85,7 +90,7 @@ fn a_probe_tells_by_its_status_what_is_missing(b: &TestBox) {
     let mut lines = stdout.lines();
     assert_eq!(lines.next(), Some("podnet/web/eth0: would restore portmap"), "{stdout}");
     assert!(lines.next().is_some_and(|line| line.starts_with("    portmap: ")), "{stdout}");
-    assert_eq!(stdout.matches("map inet cni_portmap by_port4").count(), 1, "grouped: {stdout}");
+    assert_eq!(stdout.matches("missing from table inet cni_portmap").count(), 1, "{stdout}");
     assert!(!stdout.contains("cni-chain restore"), "{stdout}");
     let (status, ..) = outcome(&mut node.cni_chain(&["restore", "--exit-code"]));
     assert_eq!(status, Some(3), "it was missing, although it is there now");
@@ -112,4 +117,149 @@ fn status_without_privilege_fails(b: &TestBox) {
     let (status, stdout, _) = outcome(&mut unprivileged);
     assert_eq!(status, Some(1));
     assert!(stdout.starts_with("portmap: failed: only root can tell"), "{stdout}");
+}
+
+/// What `show --json` prints, as its schema has it.
+fn show(node: &Node<'_>, subject: &[&str]) -> Value {
+    let printed = run(&mut node.cni_chain(&[&["show", "--json"], subject].concat()));
+    let shown: Value = serde_json::from_str(&printed).expect("JSON");
+    println!("{shown:#}");
+    let schema: Value =
+        serde_json::from_str(include_str!("../../../docs/schema/show.json")).expect("JSON");
+    conforms(&shown, &schema, &schema, "it");
+    shown
+}
+
+/// The part of JSON Schema that ours uses.
+fn conforms(value: &Value, schema: &Value, root: &Value, at: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let pointer = reference.strip_prefix('#').expect("a local reference");
+        return conforms(value, root.pointer(pointer).expect("a definition"), root, at);
+    }
+    if let Some(allowed) = schema["enum"].as_array() {
+        assert!(allowed.contains(value), "{at}: {value} is none of {allowed:?}");
+        return;
+    }
+    match schema["type"].as_str().expect("a type") {
+        "string" => assert!(value.is_string(), "{at}: {value}"),
+        "integer" => {
+            let number = value.as_u64().unwrap_or_else(|| panic!("{at}: {value}"));
+            assert!(
+                schema["minimum"].as_u64().is_none_or(|least| number >= least),
+                "{at}: {value}"
+            );
+            assert!(schema["maximum"].as_u64().is_none_or(|most| number <= most), "{at}: {value}");
+        }
+        "array" => {
+            for (index, item) in value.as_array().expect(at).iter().enumerate() {
+                conforms(item, &schema["items"], root, &format!("{at}[{index}]"));
+            }
+        }
+        "object" => {
+            let members = value.as_object().unwrap_or_else(|| panic!("{at}: {value}"));
+            for required in schema["required"].as_array().expect("a list") {
+                assert!(
+                    members.contains_key(required.as_str().expect("a key")),
+                    "{at}: {required}"
+                );
+            }
+            for (key, member) in members {
+                let property = &schema["properties"][key];
+                assert!(property.is_object(), "{at} has {key}, which the schema does not know");
+                conforms(member, property, root, &format!("{at}.{key}"));
+            }
+        }
+        other => panic!("{at}: type {other}"),
+    }
+}
+
+fn show_tells_whose_everything_is(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("web-1", PORT);
+    node.add("db", PORT + 1);
+    let all = show(&node, &[]);
+    let ids = |list: &Value| -> Vec<String> {
+        let mut ids: Vec<String> = list
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| one.pointer("/owner/containerID").unwrap_or(&one["containerID"]))
+            .map(|id| id.as_str().expect("an ID").to_owned())
+            .collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    };
+    for list in ["ports", "limits", "admitted", "attachments"] {
+        assert_eq!(ids(&all[list]), ["db", "web-1"], "{list}");
+    }
+    assert!(
+        all["ports"].as_array().expect("a list").iter().all(|port| port["state"] == "in force")
+    );
+
+    let port = show(&node, &[&PORT.to_string()]);
+    assert_eq!(ids(&port["ports"]), ["web-1"]);
+    assert_eq!(ids(&port["attachments"]), ["web-1"]);
+    let by_prefix = show(&node, &["we"]);
+    for list in ["ports", "limits", "admitted", "attachments"] {
+        assert_eq!(ids(&by_prefix[list]), ["web-1"], "{list}");
+    }
+    assert_eq!(by_prefix["attachments"][0]["netns"], "/run/netns/web-1");
+    assert_eq!(show(&node, &["10.88.1.2"]), by_prefix, "its address");
+    assert_eq!(show(&node, &["podnet/web-1/eth0"]), by_prefix);
+    assert_eq!(show(&node, &[NAME])["ports"], all["ports"]);
+    assert_eq!(show(&node, &["9/sctp"])["ports"], serde_json::json!([]));
+    let (status, _, stderr) = outcome(&mut node.cni_chain(&["show", "nobody"]));
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("nothing here is called \"nobody\""), "{stderr}");
+}
+
+fn show_tells_what_is_missing_and_who_else_has_a_port(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("old", PORT);
+    node.add("new", PORT);
+    run(tool("iptables").args([
+        "-t",
+        "nat",
+        "-A",
+        "PREROUTING",
+        "-p",
+        "tcp",
+        "--dport",
+        "8080",
+        "-j",
+        "REDIRECT",
+        "--to-ports",
+        "1",
+    ]));
+    let _listener = std::net::TcpListener::bind(("0.0.0.0", PORT)).expect("a socket of the host's");
+    let shown = show(&node, &["8080/tcp"]);
+    let states = |shown: &Value| -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let ports = shown["ports"].as_array().expect("a list").iter();
+        let v4 = ports.filter(|port| !text(&port["containerAddress"]).contains(':'));
+        v4.map(|port| (text(&port["owner"]["containerID"]), text(&port["state"]))).collect()
+    };
+    let pair = |id: &str, state: &str| (id.to_owned(), state.to_owned());
+    assert_eq!(states(&shown), [pair("old", "waiting"), pair("new", "in force")]);
+    assert_eq!(shown["ports"][0]["heldBy"]["containerID"], "new");
+    assert_eq!(shown["listeners"][0]["pid"], std::process::id());
+    let rule = shown["translations"][0]["rule"].as_str().expect("a rule");
+    assert!(rule.starts_with("PREROUTING -p tcp") && rule.ends_with("--to-ports 1"), "{rule}");
+    assert_eq!(shown["translations"].as_array().map(Vec::len), Some(1), "none of ours");
+
+    run(tool("nft").args(["delete", "table", "inet", "cni_portmap"]));
+    let shown = show(&node, &["8080/tcp"]);
+    assert_eq!(states(&shown), [pair("old", "missing"), pair("new", "missing")]);
+
+    run(tool("ip").args(["netns", "del", "new"]));
+    std::fs::remove_file(format!("/var/lib/cni/results/{NAME}-old-eth0")).expect("the file");
+    let shown = show(&node, &[]);
+    let containers: Vec<(&str, &str)> = shown["attachments"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| Some((one["containerID"].as_str()?, one["container"].as_str()?)))
+        .collect();
+    assert_eq!(containers, [("new", "gone"), ("old", "not in the cache")]);
 }

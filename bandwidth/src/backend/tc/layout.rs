@@ -65,8 +65,18 @@ pub(super) fn clsact_is(end: &HostEnd) -> Option<u16> {
         .map(|filter| filter.class_minor)
 }
 
+/// The links that our filters redirect to.
+pub(crate) fn redirected_to(end: &HostEnd) -> Vec<u32> {
+    let filters = HOOKS.into_iter().flat_map(|hook| our_filters(end, hook));
+    let target = |filter: &InstalledFilter| match filter.action {
+        Some(Action::Redirect(link)) => Some(link),
+        _ => None,
+    };
+    filters.filter_map(target).collect()
+}
+
 /// Whether a root qdisc is one of this plugin's TBFs.
-pub(super) fn is_our_tbf(root: &Qdisc) -> bool {
+pub(crate) fn is_our_tbf(root: &Qdisc) -> bool {
     root.handle == HANDLE && matches!(root.kind, QdiscKind::Tbf(_))
 }
 

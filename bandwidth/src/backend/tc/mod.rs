@@ -15,5 +15,5 @@ mod removal;
 pub(crate) use add::add;
 pub(crate) use check::check;
 pub(crate) use garbage::collect_garbage;
-pub(crate) use layout::{IFB, limits_ingress};
+pub(crate) use layout::{IFB, is_our_tbf, limits_ingress, redirected_to};
 pub(crate) use removal::remove;

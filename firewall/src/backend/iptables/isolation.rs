@@ -24,7 +24,7 @@ fn member_rule(tag: &OwnerTag, bridge: &str, policy: Policy) -> FilterRule {
     FilterRule::commented(MEMBERS, matches, tag.as_str(), "RETURN")
 }
 
-fn membership(rule: &FilterRule) -> Option<(String, Policy)> {
+pub(super) fn membership(rule: &FilterRule) -> Option<(String, Policy)> {
     let bridge = rule.option("-i")?.to_owned();
     let policy = if rule.option("-o").is_some() { Policy::SameBridge } else { Policy::Isolated };
     Some((bridge, policy))

@@ -17,11 +17,29 @@ use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale}
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
 
-use crate::filter::{FORWARD, Filter, TABLE};
+use crate::filter::{FORWARD, Filter, FilterRule, MEMBERS, TABLE};
 use crate::host::Host;
+use crate::listing::Held;
 use crate::plan::Plan;
 use changes::changes;
 use removal::Removal;
+
+/// The admitted addresses with their owners, and the owners that are kept apart.
+pub(crate) fn installed(filter: &Filter) -> Held {
+    let admission = |rule: &FilterRule| {
+        let source = rule.option("-s").filter(|_| rule.leads_to("ACCEPT"))?;
+        let address = source.split('/').next()?.parse().ok()?;
+        Some((address, rule.comment()?.to_owned()))
+    };
+    let membership = |rule: &FilterRule| {
+        let (bridge, policy) = isolation::membership(rule)?;
+        Some((rule.comment()?.to_owned(), (bridge, policy.as_str().to_owned())))
+    };
+    Held {
+        admitted: filter.rules_of(FORWARD).filter_map(admission).collect(),
+        members: filter.rules_of(MEMBERS).filter_map(membership).collect(),
+    }
+}
 
 /// Chains in iptables' table `filter`.
 pub(crate) struct Iptables;

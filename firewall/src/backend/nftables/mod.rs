@@ -15,9 +15,11 @@ mod tests;
 
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
-use cni_common::kernel::nft::Transaction;
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::{Element, Nft, NftError, Transaction};
 
 use crate::host::Host;
+use crate::listing::Held;
 use crate::plan::Plan;
 
 /// The table `inet cni_firewall`.
@@ -28,6 +30,25 @@ pub(crate) fn install(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> 
     let log = host.log;
     host.removed.isolated |= add::add(host.nft()?, plan, log)?;
     Ok(())
+}
+
+/// The admitted addresses with their owners, and the owners that are kept apart.
+pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Held, NftError> {
+    let mut admitted = Vec::new();
+    for version in IpVersion::ALL {
+        let elements = nft.elements(&layout::TABLE, &layout::containers(version))?;
+        admitted.extend(
+            elements
+                .into_iter()
+                .filter_map(|element| Some((elements::address(&element)?, element.comment?))),
+        );
+    }
+    let members = nft.elements(&layout::TABLE, &layout::members())?;
+    let membership = |element: Element| {
+        let (bridge, policy) = elements::membership(&element)?;
+        Some((element.comment?, (bridge, policy.as_str().to_owned())))
+    };
+    Ok(Held { admitted, members: members.into_iter().filter_map(membership).collect() })
 }
 
 /// Whether the table could be made, and is sound if it is there.

@@ -1,0 +1,32 @@
+//! `show`: what these plugins have on this host, and whose it is.
+//!
+//! `survey` reads the kernel by owner and compares with the cache; `listeners` and `translations`
+//! look for who else has a port; `subject` is what is asked about, `report` the answer.
+
+mod listeners;
+mod report;
+mod subject;
+mod survey;
+mod translations;
+
+use crate::runner::Cache;
+
+pub(crate) use report::Report;
+use survey::Survey;
+
+use subject::Subject;
+
+/// Looks, and keeps what is about `text`.
+pub(crate) fn look(cache: &Cache, text: Option<&str>) -> anyhow::Result<Report> {
+    let mut survey = Survey::of(cache)?;
+    let subject = Subject::parse(text, &survey.owners())?;
+    subject.narrow(&mut survey);
+    let (mut found, mut others) = (Vec::new(), Vec::new());
+    if let Some((port, protocol)) = subject.port() {
+        found = listeners::on(port, protocol);
+        let (translations, unreadable) = translations::of(port, protocol);
+        others = translations;
+        survey.unreadable.extend(unreadable);
+    }
+    Ok(Report { subject, survey, listeners: found, translations: others })
+}

@@ -1,0 +1,123 @@
+//! Who else translates a host port: the rules of other programs that name it, in iptables' words.
+
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{Iptables, SavedRule, Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, L4Protocol, Nft as _, Table, open_nft_if_any};
+
+const TABLE: &str = "nat";
+/// What portmaps, ours and Go's, call their chains.
+const PORTMAPS: [&str; 3] = ["CNI-HOSTPORT-", "CNI-DN-", "CNI-SN-"];
+/// Whose chains begin so.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("KUBE-", "kube-proxy"),
+    ("DOCKER", "docker"),
+    ("NETAVARK", "netavark"),
+    ("LIBVIRT", "libvirt"),
+];
+
+/// A rule of another program about the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Translation {
+    /// The program, as its chains' names tell; none for a chain that anybody may have.
+    pub(crate) program: Option<&'static str>,
+    /// The kind of iptables and the family, as in `iptables-nft (IPv4)`.
+    pub(crate) place: String,
+    /// The rule, ready to follow `-A`.
+    pub(crate) rule: String,
+}
+
+/// The rules about a port, and what could not be read.
+pub(crate) fn of(port: u16, protocol: Option<L4Protocol>) -> (Vec<Translation>, Vec<String>) {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    for (version, variant) in places() {
+        let saved = Iptables::seeing(version, variant).and_then(|iptables| iptables.save(TABLE));
+        let place = format!("{variant} ({version})");
+        match saved {
+            Ok(table) => {
+                let rules = table.rules.iter().filter(|rule| is_about(rule, port, protocol));
+                found.extend(rules.map(|rule| Translation {
+                    program: program(&rule.chain).or_else(|| program(&rule.option("-j")?)),
+                    place: place.clone(),
+                    rule: format!("{} {}", rule.chain, rule.spec),
+                }));
+            }
+            Err(error) => unreadable.push(format!("{place}: {error}")),
+        }
+    }
+    (found, unreadable)
+}
+
+/// The kinds of iptables that have a table, so that no program is run for nothing.
+fn places() -> Vec<(IpVersion, Variant)> {
+    let mut nft = open_nft_if_any().ok().flatten();
+    let mut places = Vec::new();
+    for version in IpVersion::ALL {
+        let table = Table::new(Family::of(version), TABLE);
+        let base = ["PREROUTING", "OUTPUT"].map(str::to_owned);
+        let chains = nft.as_mut().and_then(|nft| nft.chains_at(&table, &base).ok());
+        if chains.is_some_and(|chains| chains.iter().any(Option::is_some)) {
+            places.push((version, Variant::Nft));
+        }
+        if legacy_table_loaded(version, TABLE) {
+            places.push((version, Variant::Legacy));
+        }
+    }
+    places
+}
+
+fn is_about(rule: &SavedRule, port: u16, protocol: Option<L4Protocol>) -> bool {
+    if !rule.spec.contains("--dport") || PORTMAPS.iter().any(|own| rule.chain.starts_with(own)) {
+        return false;
+    }
+    let of_protocol = rule.option("-p").and_then(|text| L4Protocol::from_text(&text));
+    if protocol.is_some() && of_protocol.is_some() && of_protocol != protocol {
+        return false;
+    }
+    let leads_to_us =
+        || rule.option("-j").is_some_and(|to| PORTMAPS.iter().any(|own| to.starts_with(own)));
+    let ports = rule.option("--dport").or_else(|| rule.option("--dports"));
+    ports.is_some_and(|ports| ports.split(',').any(|range| has(range, port))) && !leads_to_us()
+}
+
+/// Whether `80` or `80:90` has the port.
+fn has(range: &str, port: u16) -> bool {
+    let (first, last) = range.split_once(':').unwrap_or((range, range));
+    let bounds = (first.parse::<u16>(), last.parse::<u16>());
+    matches!(bounds, (Ok(first), Ok(last)) if (first..=last).contains(&port))
+}
+
+fn program(chain: &str) -> Option<&'static str> {
+    PROGRAMS.iter().find(|(prefix, _)| chain.starts_with(prefix)).map(|(_, program)| *program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_about_a_port() {
+        let rule = |chain: &str, spec: &str| SavedRule { chain: chain.into(), spec: spec.into() };
+        for (chain, spec, is) in [
+            (
+                "DOCKER",
+                "! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80",
+                true,
+            ),
+            ("KUBE-NODEPORTS", "-p tcp -m tcp --dport 8000:8090 -j KUBE-EXT-X", true),
+            ("PREROUTING", "-p tcp -m multiport --dports 22,8080 -j REDIRECT --to-ports 1", true),
+            ("PREROUTING", "-p udp -m udp --dport 8080 -j REDIRECT --to-ports 1", false),
+            ("PREROUTING", "-p tcp -m tcp --sport 8080 -j REDIRECT --to-ports 1", false),
+            ("PREROUTING", "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080", false),
+            ("CNI-DN-1", "-p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.0.0.2:80", false),
+            ("CNI-HOSTPORT-DNAT", "-p tcp -m multiport --dports 8080 -j CNI-DN-1", false),
+        ] {
+            assert_eq!(
+                is_about(&rule(chain, spec), 8080, Some(L4Protocol::Tcp)),
+                is,
+                "{chain} {spec}"
+            );
+        }
+        assert_eq!(program("KUBE-NODEPORTS"), Some("kube-proxy"));
+        assert_eq!(program("PREROUTING"), None);
+    }
+}
