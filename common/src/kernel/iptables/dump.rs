@@ -36,12 +36,12 @@ impl Form {
 
 /// Reads what was saved, table by table. What is not whole is an error: taken for an empty table, it
 /// would be written over other containers' rules.
-pub(super) fn parse_tables(text: &str) -> Result<HashMap<String, TableDump>, String> {
+pub(super) fn parse_tables(text: &str) -> Result<HashMap<String, Saved>, String> {
     let mut tables = HashMap::new();
     let mut open: Option<(String, TableDump)> = None;
     for line in text.lines() {
-        if line.starts_with("# Table `") && line.contains("incompatible") {
-            return Err(format!("it says {line:?}"));
+        if let Some(table) = incompatible_table(line) {
+            tables.insert(table.to_owned(), Err(format!("it says {line:?}")));
         }
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -49,7 +49,7 @@ pub(super) fn parse_tables(text: &str) -> Result<HashMap<String, TableDump>, Str
         open = match (open, line.strip_prefix('*')) {
             (None, Some(name)) => Some((name.to_owned(), TableDump::default())),
             (Some((name, dump)), None) if line == "COMMIT" => {
-                tables.insert(name, dump);
+                tables.insert(name, Ok(dump));
                 None
             }
             (Some((name, mut dump)), None) => {
@@ -65,6 +65,15 @@ pub(super) fn parse_tables(text: &str) -> Result<HashMap<String, TableDump>, Str
     }
 }
 
+/// A table, or what iptables says instead.
+pub(super) type Saved = Result<TableDump, String>;
+
+/// The table with rules that iptables-nft cannot print. One that "contains incompatible base-chains" is
+/// none: all that is iptables' is printed then.
+fn incompatible_table(line: &str) -> Option<&str> {
+    line.strip_prefix("# Table `")?.split_once("' is incompatible").map(|(table, _)| table)
+}
+
 impl TableDump {
     fn read_line(&mut self, line: &str) -> Option<()> {
         if let Some(rest) = line.strip_prefix(':') {
@@ -72,7 +81,9 @@ impl TableDump {
             let policy = rest.split(' ').next()?;
             self.chains.push((name.to_owned(), policy.to_owned()));
         } else {
-            let (chain, spec) = line.strip_prefix("-A ")?.split_once(' ')?;
+            let rule = line.strip_prefix("-A ")?;
+            // One that only counts has nothing behind its chain.
+            let (chain, spec) = rule.split_once(' ').unwrap_or((rule, ""));
             self.rules.push(SavedRule { chain: chain.to_owned(), spec: spec.to_owned() });
         }
         Some(())
@@ -182,7 +193,7 @@ COMMIT
     fn a_saved_table() {
         let mut tables = parse_tables(SAVED).expect("whole");
         assert!(tables.contains_key("nat") && !tables.contains_key("filter"));
-        let dump = tables.remove("nat").expect("nat");
+        let dump = tables.remove("nat").expect("nat").expect("shown");
         assert!(dump.has_chain("CNI-HOSTPORT-DNAT") && !dump.has_chain("OUTPUT"));
         let rule = dump.rules_of("CNI-HOSTPORT-DNAT").next().expect("a rule");
         assert_eq!(rule.option("--comment").as_deref(), Some(r#"dnat name: "n" id: "c""#));
@@ -208,7 +219,6 @@ COMMIT
             assert!(outcome.is_err() || outcome.is_ok_and(|tables| tables.is_empty()), "{cut}");
         }
         for text in [
-            "# Table `nat' is incompatible, use 'nft' tool.\n",
             "COMMIT\n",
             "-A PREROUTING -j X\n",
             "*nat\n*filter\nCOMMIT\n",
@@ -217,6 +227,20 @@ COMMIT
         ] {
             assert!(parse_tables(text).is_err(), "{text}");
         }
+    }
+
+    /// What other programs do in a table of iptables' is no reason to give up.
+    #[test]
+    fn rules_and_chains_of_others() {
+        let text = "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n\
+                    *nat\n:mine - [0:0]\n-A mine\n-A mine -j RETURN\nCOMMIT\n";
+        let tables = parse_tables(text).expect("whole");
+        let nat = tables["nat"].as_ref().expect("shown");
+        let specs: Vec<&str> = nat.rules_of("mine").map(|rule| &*rule.spec).collect();
+        assert_eq!(specs, ["", "-j RETURN"]);
+        let text = "# Table `mangle' is incompatible, use 'nft' tool.\n*nat\nCOMMIT\n";
+        let tables = parse_tables(text).expect("whole");
+        assert!(tables["nat"].is_ok() && tables["mangle"].is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::flock::lock_within;
 use super::ip::IpVersion;
 use super::nft::{Family, NetlinkNft, Nft as _, Table};
 use super::retry::{Again, Retry};
-use dump::parse_tables;
+use dump::{Saved, parse_tables};
 
 pub use dump::{Form, SavedRule, TableDump, quote};
 
@@ -162,11 +162,11 @@ impl Iptables {
     /// has not got.
     fn take(
         &self,
-        tables: &mut HashMap<String, TableDump>,
+        tables: &mut HashMap<String, Saved>,
         table: &str,
     ) -> Result<TableDump, IptablesError> {
         match tables.remove(table) {
-            Some(dump) => Ok(dump),
+            Some(saved) => saved.map_err(|problem| self.garbled(&problem)),
             None if self.may_exist(table) => {
                 Err(self.garbled(&format!("it leaves table {table} out")))
             }
@@ -186,7 +186,7 @@ impl Iptables {
             || found.is_ok_and(|chains| chains.iter().any(Option::is_some))
     }
 
-    fn read(&self, command: Command) -> Result<HashMap<String, TableDump>, IptablesError> {
+    fn read(&self, command: Command) -> Result<HashMap<String, Saved>, IptablesError> {
         let output = run(command, &self.save, "")?;
         let text = String::from_utf8_lossy(&output.stdout);
         parse_tables(&text).map_err(|problem| self.garbled(&problem))
