@@ -14,6 +14,8 @@ pub(crate) struct Host<'a> {
     pub(crate) added: Vec<Mapping>,
     /// The mappings that were removed, wherever they were.
     pub(crate) removed: Vec<Mapping>,
+    /// Whether legacy iptables holds the guard, if a program was run that tells.
+    pub(crate) guarded: Option<bool>,
     nft: Option<NetlinkNft>,
     /// Whether `nf_tables` has answered.
     answers: bool,
@@ -22,7 +24,14 @@ pub(crate) struct Host<'a> {
 impl<'a> Host<'a> {
     /// Opens nothing yet.
     pub(crate) fn new(log: &'a Log) -> Self {
-        Self { log, added: Vec::new(), removed: Vec::new(), nft: None, answers: false }
+        Self {
+            log,
+            added: Vec::new(),
+            removed: Vec::new(),
+            guarded: None,
+            nft: None,
+            answers: false,
+        }
     }
 
     /// A socket to `nf_tables`; whether the kernel has it, the first answer tells.

@@ -87,14 +87,20 @@ impl Plugin for Portmap {
         let plan = plan_of(&request.attachment, &config, &result);
         let mut host = Host::new(&request.log);
         let choice = backend::choose(&config, &mut host);
-        let mut mismatches = match choice.backend.check(&mut host, &plan)? {
+        let found = choice.backend.check(&mut host, &plan)?;
+        // The Go plugin sets `route_localnet` and guards nothing.
+        let is_by_go = found == Finding::Absent;
+        let mut mismatches = match found {
             Finding::Sound => Vec::new(),
             Finding::Mismatches(mismatches) => mismatches,
             Finding::Absent => check_go(&mut host, &plan, choice.backend.name())?,
         };
         if mismatches.is_empty() {
             mismatches.extend(localnet::mismatch(&plan));
-            mismatches.extend(unguarded(&mut host, plan.addresses, Look::Exact).map(str::to_owned));
+            match unguarded(&mut host, plan.addresses, Look::Exact) {
+                Some(problem) if is_by_go => request.log.warn(problem),
+                problem => mismatches.extend(problem.map(str::to_owned)),
+            }
         }
         CniError::unless_sound(
             "port mappings are not as ADD made them",

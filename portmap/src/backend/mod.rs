@@ -64,9 +64,10 @@ pub(crate) enum Look {
 /// Whether something keeps others out of 127.0.0.0/8 where `is_open` says that `route_localnet` lets
 /// them in. What cannot be asked is taken to be there: ADD and CHECK have their own errors for that.
 pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce() -> bool) -> bool {
+    let seen = host.guarded;
     let Ok(mut nft) = host.nft_if_any() else { return true };
     let in_nftables = nft.as_mut().is_some_and(|nft| nftables::guard::stands(*nft).unwrap_or(true));
-    in_nftables || !is_open() || iptables::guard::stands(nft, look).unwrap_or(true)
+    in_nftables || !is_open() || iptables::guard::stands(nft, look, seen).unwrap_or(true)
 }
 
 /// Puts the guard where this host's mappings would be.

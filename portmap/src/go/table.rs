@@ -55,7 +55,11 @@ pub(super) fn mismatches(
     for (source, destination) in masquerade {
         let there = own.iter().any(|(chain, reading)| {
             let between = [octets(*source), octets(*destination)].concat();
-            *chain == MASQUERADING && reading.outcome == "masq" && reading.compared == between
+            // "From anywhere" need not be a comparison.
+            let to = source.is_unspecified() && reading.compared == octets(*destination);
+            *chain == MASQUERADING
+                && reading.outcome == "masq"
+                && (to || reading.compared == between)
         });
         if !there {
             mismatches.push(format!(
@@ -91,10 +95,9 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 /// The hooks from which no jump leads to a chain, over however many others.
 fn unreached(table: &Table, chain: &str, rules: &[InstalledRule]) -> Vec<String> {
-    let jumps: Vec<(&str, Vec<String>)> = rules
-        .iter()
-        .filter_map(|rule| Some((rule.chain.as_str(), rule.reading()?.targets)))
-        .collect();
+    // Conditions of the network stand before the jumps.
+    let jumps: Vec<(&str, Vec<String>)> =
+        rules.iter().map(|rule| (rule.chain.as_str(), rule.targets())).collect();
     let leads = |start: &&&str| {
         let mut reached: Vec<&str> = vec![start];
         let mut next = 0;

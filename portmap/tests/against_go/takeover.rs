@@ -275,6 +275,24 @@ fn conditions_in_the_words_of_iptables(b: &TestBox) {
 /// Debian's Go portmap has no nftables backend; the rules are written as HEAD writes them, in one
 /// family.
 pub(crate) fn go_maps_with_nftables(b: &TestBox, web: &Attachment, port: u16, v4: bool) {
+    go_maps_with_options(b, web, port, v4, GoOptions::default());
+}
+
+/// What a network's configuration changes in them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct GoOptions {
+    /// In front of the jumps of the base chains.
+    pub(crate) conditions: &'static str,
+    pub(crate) masq_all: bool,
+}
+
+pub(crate) fn go_maps_with_options(
+    b: &TestBox,
+    web: &Attachment,
+    port: u16,
+    v4: bool,
+    options: GoOptions,
+) {
     let (family, address) = if v4 { ("ip", web.v4()) } else { ("ip6", web.v6()) };
     let target = if v4 { address.clone() } else { format!("[{address}]") };
     let comment = format!("comment \"{}\"", web.container.id);
@@ -293,11 +311,16 @@ pub(crate) fn go_maps_with_nftables(b: &TestBox, web: &Attachment, port: u16, v4
     for hook in ["prerouting", "output"] {
         script.push(chain(hook, &format!("{{ type nat hook {hook} priority -100; }}")));
         script.push(format!("flush chain {family} cni_hostport {hook}"));
-        script.push(rule(hook, "fib daddr type local jump hostports_all"));
+        let jump = format!("{} fib daddr type local jump hostports_all", options.conditions);
+        script.push(rule(hook, &jump));
     }
-    let mut sources = vec![address.as_str()];
+    let mut sources = match (options.masq_all, v4) {
+        (false, _) => vec![address.as_str()],
+        (true, true) => vec!["0.0.0.0/0"],
+        (true, false) => vec!["::/0"],
+    };
     if v4 {
-        sources.push("127.0.0.1");
+        sources.extend((!options.masq_all).then_some("127.0.0.1"));
         // As portmap does for IPv4, whatever its backend.
         b.host.write_sysctl(&format!("ipv4/conf/{}/route_localnet", web.network.bridge()), "1");
     }

@@ -2,10 +2,12 @@
 
 use serde_json::json;
 
-use crate::takeover::{by_go, by_go_on_legacy, gc, go_maps_with_nftables, served};
+use crate::takeover::{
+    GoOptions, by_go, by_go_on_legacy, gc, go_maps_with_nftables, go_maps_with_options, served,
+};
 use cni_testbox::{
-    Attachment, HOST_V4, HOST_V6, Implementation, Network, TestBox, at, both, cases, feed, portmap,
-    run, tool,
+    Attachment, HOST_V4, HOST_V6, Implementation, Network, TestBox, Transport, at, both, cases,
+    feed, portmap, run, tool,
 };
 
 cases! {
@@ -13,6 +15,7 @@ cases! {
     check_names_what_is_missing_of_the_go_plugins_rules, backends;
     check_looks_into_the_other_iptables, ours;
     check_passes_with_the_go_plugins_nftables_rules, ours;
+    check_passes_with_the_go_plugins_nftables_options, ours;
 }
 
 const STILL_GO: &str = "still served by the Go plugin's rules; the next ADD takes them over";
@@ -104,6 +107,31 @@ fn check_looks_into_the_other_iptables(b: &TestBox) {
     assert!(call().stderr.contains(STILL_GO));
     run(tool("ip6tables-legacy").args(["-t", "nat", "-F", "CNI-HOSTPORT-SETMARK"]));
     call().expect_error_with(100, &["CNI-HOSTPORT-SETMARK"]);
+}
+
+/// Conditions stand before the jumps of its base chains, and `masqAll` in its masquerade rules.
+fn check_passes_with_the_go_plugins_nftables_options(b: &TestBox) {
+    const CONDITIONS: [(&str, &str); 3] = [
+        ("ip saddr != 192.0.2.0/24", "ip6 saddr != 2001:db8:9::/48"),
+        ("iifname != \"lo\"", "iifname \"ext*\""),
+        ("", ""),
+    ];
+    for (number, (v4, v6)) in (1..).zip(CONDITIONS) {
+        let masq_all = v4.is_empty();
+        let keys = json!({ "conditionsV4": [v4], "conditionsV6": [v6], "masqAll": masq_all });
+        let network = Network::dual(number).with(keys);
+        let (name, port) = (format!("web{number}"), 8080 + u16::from(number));
+        let web = b.web(&network, &name);
+        for (is_v4, conditions) in [(true, v4), (false, v6)] {
+            go_maps_with_options(b, &web, port, is_v4, GoOptions { conditions, masq_all });
+        }
+        b.out.reach(Transport::Tcp, HOST_V4, port).by(&name);
+        b.out.reach(Transport::Tcp, HOST_V6, port).by(&name);
+        passes_by_go(b, &web, port);
+        for family in ["ip", "ip6"] {
+            b.nft(&format!("delete table {family} cni_hostport"));
+        }
+    }
 }
 
 fn check_passes_with_the_go_plugins_nftables_rules(b: &TestBox) {

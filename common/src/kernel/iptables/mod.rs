@@ -146,8 +146,12 @@ impl Iptables {
             Err(IptablesError::Failed { .. }) => return Ok(Variant::Legacy),
             outcome => outcome?,
         };
-        let is_nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
-        Ok(if is_nft { Variant::Nft } else { Variant::Legacy })
+        let text = String::from_utf8_lossy(&output.stdout);
+        match (text.contains("nf_tables"), text.contains("tables")) {
+            (true, _) => Ok(Variant::Nft),
+            (false, true) => Ok(Variant::Legacy),
+            (false, false) => Err(self.garbled("it does not say its version")),
+        }
     }
 
     /// Reads a table.
@@ -174,7 +178,7 @@ impl Iptables {
         }
     }
 
-    /// Whether the kernel has this table, for either kind of iptables.
+    /// Whether the kernel has this table of the programs' own kind.
     fn may_exist(&self, table: &str) -> bool {
         const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
         let chains = CHAINS.map(|chain| {
@@ -182,8 +186,13 @@ impl Iptables {
             (table, chain.to_owned())
         });
         let found = NetlinkNft::open().and_then(|mut nft| nft.chains(&chains));
-        legacy_table_loaded(self.version, table)
-            || found.is_ok_and(|chains| chains.iter().any(Option::is_some))
+        let in_nft = found.is_ok_and(|chains| chains.iter().any(Option::is_some));
+        match (in_nft, legacy_table_loaded(self.version, table)) {
+            (false, false) => false,
+            (true, true) => true,
+            // Only here it is worth a program to find out which kind they are.
+            (in_nft, _) => self.variant().map_or(true, |kind| (kind == Variant::Nft) == in_nft),
+        }
     }
 
     fn read(&self, command: Command) -> Result<HashMap<String, Saved>, IptablesError> {

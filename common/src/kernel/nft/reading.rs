@@ -41,6 +41,25 @@ impl InstalledRule {
     }
 }
 
+impl InstalledRule {
+    /// The chains that the rule leads to, whatever packets must be like.
+    #[must_use]
+    pub fn targets(&self) -> Vec<String> {
+        const NAME: u16 = 1;
+        const DATA: u16 = 2;
+        let mut reading = Reading::default();
+        let expressions = attributes(&self.expressions).unwrap_or_default();
+        for parts in expressions.into_iter().filter_map(|(_, expression)| attributes(expression)) {
+            let data = find(&parts, DATA).and_then(attributes);
+            if let (Some(b"immediate\0"), Some(data)) = (find(&parts, NAME), data) {
+                // What is malformed leads nowhere.
+                let _ = reading.immediate(&data);
+            }
+        }
+        reading.targets
+    }
+}
+
 impl Reading {
     fn immediate(&mut self, data: &[(u16, &[u8])]) -> Option<()> {
         const DATA: u16 = 2;
@@ -105,5 +124,16 @@ mod tests {
     #[test]
     fn what_is_compared_otherwise_is_not_understood() {
         assert_eq!(read(vec![matching(true), Statement::Accept]), None);
+    }
+
+    #[test]
+    fn a_jump_is_one_whatever_it_asks_for() {
+        let jump = Statement::Jump("there".to_owned());
+        for statements in [vec![jump.clone()], vec![matching(true), jump]] {
+            let rule = Rule { chain: "c".to_owned(), statements, comment: None };
+            let expressions = rule_expressions(Family::Ip, &rule);
+            let rule = InstalledRule { chain: rule.chain, handle: 1, expressions, comment: None };
+            assert_eq!(rule.targets(), ["there"]);
+        }
     }
 }

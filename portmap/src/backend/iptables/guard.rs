@@ -15,18 +15,29 @@ use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE, TOP_CHAIN, guard};
 use crate::backend::Look;
 use crate::localnet;
 
-/// Whether it is there. A quick look is content with the chain where netlink shows that.
-pub(crate) fn stands(nft: Option<&mut dyn Nft>, look: Look) -> Result<bool, IptablesError> {
+/// Whether it is there. A quick look is content with the chain where netlink shows that; `seen` is what
+/// a program that ran anyway told.
+pub(crate) fn stands(
+    nft: Option<&mut dyn Nft>,
+    look: Look,
+    seen: Option<bool>,
+) -> Result<bool, IptablesError> {
     for place in places::with_guard(nft) {
-        if look == Look::Quick && place.variant == Variant::Nft {
-            return Ok(true);
-        }
-        let raw = place.open()?.save(GUARD_TABLE)?;
-        if ensure(&raw, &guard()).is_empty() {
+        let is_there = match (place.variant, look, seen) {
+            (Variant::Nft, Look::Quick, _) => true,
+            (Variant::Legacy, _, Some(seen)) => seen,
+            _ => is_whole(&place.open()?.save(GUARD_TABLE)?),
+        };
+        if is_there {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether nothing of it is missing from the table.
+pub(super) fn is_whole(raw: &TableDump) -> bool {
+    ensure(raw, &guard()).is_empty()
 }
 
 /// Puts the guard back into the host's own iptables.

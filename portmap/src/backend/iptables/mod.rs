@@ -72,7 +72,7 @@ impl Holder<Host<'_>, Plan> for Iptables {
         let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
         let cleaned = places.iter().filter(|place| !self.spares(**place, &places, known));
         on_all(cleaned, |place| {
-            let removed = remove::remove(*place, &names, &addresses);
+            let removed = remove::remove(*place, &names, &addresses, &mut host.guarded);
             host.removed.extend(unless_out_of_reach(host.log, *place, removed)?);
             Ok(())
         })

@@ -3,25 +3,38 @@
 use std::net::IpAddr;
 
 use cni_common::cni::Stale;
-use cni_common::kernel::iptables::{IptablesError, Lock, TableDump};
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
 use cni_common::kernel::retry::retry;
 
 use super::changes::{removal, skeleton_removal};
+use super::guard;
 use super::names::Names;
 use super::places::Place;
-use super::rules::{TABLE, TOP_CHAIN};
+use super::rules::{GUARD_TABLE, TABLE, TOP_CHAIN};
 use super::saved::{own_chains, stale_chains, translation};
 use crate::plan::Mapping;
 
 /// Removes an attachment's chains and entries; nothing there is success. Returns the mappings that
-/// were removed. `addresses` are the container's, if they are known.
+/// were removed. `addresses` are the container's, if they are known. Where only a program can see the
+/// guard, `guarded` says whether it stands: that costs no program of its own here.
 pub(super) fn remove(
     place: Place,
     names: &Names,
     addresses: &[IpAddr],
+    guarded: &mut Option<bool>,
 ) -> Result<Vec<Mapping>, IptablesError> {
     let _lock = Lock::acquire()?;
-    remove_chains(place, |dump| own_chains(dump, names, addresses))
+    let own = |dump: &TableDump| own_chains(dump, names, addresses);
+    if place.version != IpVersion::V4 || place.variant != Variant::Legacy {
+        return remove_chains(place, own);
+    }
+    let iptables = place.open()?;
+    retry(|| {
+        let [nat, raw] = iptables.save_each([TABLE, GUARD_TABLE])?;
+        *guarded = Some(guard::is_whole(&raw));
+        remove_from(&iptables, &nat, own(&nat))
+    })
 }
 
 /// Removes the chains that `choose` names in the saved table, and whatever leads to them.
@@ -32,14 +45,22 @@ pub(super) fn remove_chains(
     let iptables = place.open()?;
     retry(|| {
         let dump = iptables.save(TABLE)?;
-        let mut chains = choose(&dump);
-        chains.retain(|chain| dump.has_chain(chain));
-        if chains.is_empty() {
-            return Ok(Vec::new());
-        }
-        iptables.restore(&[(TABLE, removal(&dump, &chains))])?;
-        Ok(mappings_in(&dump, &chains))
+        let chains = choose(&dump);
+        remove_from(&iptables, &dump, chains)
     })
+}
+
+fn remove_from(
+    iptables: &Iptables,
+    dump: &TableDump,
+    mut chains: Vec<String>,
+) -> Result<Vec<Mapping>, IptablesError> {
+    chains.retain(|chain| dump.has_chain(chain));
+    if chains.is_empty() {
+        return Ok(Vec::new());
+    }
+    iptables.restore(&[(TABLE, removal(dump, &chains))])?;
+    Ok(mappings_in(dump, &chains))
 }
 
 /// GC: removes stale chains, and the shared chains once nothing is mapped at all.
