@@ -87,7 +87,7 @@ impl Plugin for Tuning {
     }
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
-        status::can_serve(&request.config)
+        status::can_serve(request)
     }
 }
 

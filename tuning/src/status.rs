@@ -1,23 +1,35 @@
 //! Whether ADD could be served.
 
-use cni_common::cni::Attachment;
 use cni_common::cni::protocol::{CniError, ErrorCode, NetworkConfig};
+use cni_common::cni::{Attachment, StatusRequest};
 
 use crate::allowlist::Allowlist;
 use crate::backend::Store;
 use crate::config::Config;
+use crate::plan::Plan;
 use crate::sysctls::Sysctls;
 
-/// Code 50 with what is missing, or what is wrong with the configuration.
-pub(crate) fn can_serve(network: &NetworkConfig) -> Result<(), CniError> {
+/// Code 50 with what is missing, or what is wrong with the configuration. A node whose STATUS fails
+/// gets no more containers, so what only an ADD with more than this configuration would miss (a MAC
+/// from the runtime, `args.cni`) is a warning.
+pub(crate) fn can_serve(request: &StatusRequest) -> Result<(), CniError> {
     // The interface's name is not known yet; any will do.
-    let config = Config::read(network, "", "eth0")?;
-    let in_the_way = sysctls_and_allowlist(&config).and_then(|()| data_dir(network, &config));
-    in_the_way.map_err(|error| CniError { code: ErrorCode::NotAvailable, ..error })
+    let config = Config::read(&request.config, "", "eth0")?;
+    let plan = Plan::new(&config);
+    let judge = |needed: bool, outcome: Result<(), CniError>| match outcome {
+        Err(error) if needed => Err(CniError { code: ErrorCode::NotAvailable, ..error }),
+        Err(error) => {
+            request.log.warn(error.to_string());
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    };
+    judge(!plan.is_empty(), Sysctls::open().map(drop))?;
+    judge(!plan.sysctls.is_empty(), allowlist(&config))?;
+    judge(!plan.is_empty(), data_dir(&request.config, &config))
 }
 
-fn sysctls_and_allowlist(config: &Config) -> Result<(), CniError> {
-    Sysctls::open()?;
+fn allowlist(config: &Config) -> Result<(), CniError> {
     // Whether a list allows a key depends on what the key means in the container.
     let allowlist = Allowlist::read(config.allowlist_strict)?;
     config.sysctls.first().map_or(Ok(()), |sysctl| allowlist.permit_without_list(&sysctl.key))

@@ -11,6 +11,7 @@ use crate::support::{DATA_DIR, container, files, link, of, sysctl, tuning};
 cases! {
     what_add_needs, ours;
     status_probes, ours;
+    status_fails_only_where_add_would, ours;
     one_program_is_executed, ours;
     interface_names_with_a_slash_are_refused, ours;
 }
@@ -49,12 +50,33 @@ fn status_probes(b: &TestBox) {
     assert_eq!(files(DATA_DIR), [""; 0]);
     status(r#""mtu":10"#).run(b).expect_error_with(7, &["mtu must be"]);
     fs::write("/run/file", "").expect("write");
-    status(r#""dataDir":"/run/file""#).run(b).expect_error_with(50, &["/run/file", "dataDir"]);
-    status(r#""dataDir":"/proc/nowhere/dir""#)
+    status(r#""mtu":1400,"dataDir":"/run/file""#)
+        .run(b)
+        .expect_error_with(50, &["/run/file", "dataDir"]);
+    status(r#""mtu":1400,"dataDir":"/proc/nowhere/dir""#)
         .run(b)
         .expect_error_with(50, &["/proc/nowhere", "dataDir"]);
     sh("mount -t tmpfs tmpfs /proc/sys");
-    status("").run(b).expect_error_with(50, &["/proc/sys/net"]);
+    status(r#""mtu":1400"#).run(b).expect_error_with(50, &["/proc/sys/net"]);
+}
+
+fn status_fails_only_where_add_would(b: &TestBox) {
+    container("c1", "eth0");
+    sh("mkdir -p /etc/cni/tuning; echo '[a' >/etc/cni/tuning/allowlist.conf; touch /run/file");
+    for (keys, word) in [
+        (r#""mtu":1400"#, "allowlist.conf"),
+        (r#""dataDir":"/run/file""#, "/run/file"),
+        ("", "allowlist.conf"),
+    ] {
+        tuning("ADD", keys).run(b).success();
+        let outcome = tuning("STATUS", keys).run(b);
+        outcome.expect_silence();
+        assert!(outcome.stderr.contains("warning") && outcome.stderr.contains(word), "{outcome}");
+        tuning("DEL", keys).run(b).expect_silence();
+    }
+    let keys = r#""sysctl":{"net.core.somaxconn":"601"}"#;
+    assert!(!tuning("ADD", keys).run(b).succeeded());
+    tuning("STATUS", keys).run(b).expect_error_with(50, &["allowlist.conf"]);
 }
 
 fn one_program_is_executed(b: &TestBox) {
