@@ -41,12 +41,12 @@ impl Holders {
         }
     }
 
-    /// Where the attachment may be if the host chose otherwise at its ADD.
-    pub(crate) fn before<'h>(&self, chosen: BackendName) -> Option<&AnyHolder<'h>> {
+    /// Where the attachment may be if the host chose otherwise at its ADD. firewalld's would be in
+    /// our table, which nftables' check looks at.
+    pub(crate) fn before<'h>(&self, chosen: BackendName) -> Vec<&AnyHolder<'h>> {
         match chosen {
-            BackendName::Nftables => Some(&self.iptables),
-            BackendName::Iptables => Some(&self.nftables),
-            BackendName::Firewalld => None,
+            BackendName::Nftables | BackendName::Firewalld => vec![&self.iptables],
+            BackendName::Iptables => vec![&self.nftables],
         }
     }
 

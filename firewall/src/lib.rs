@@ -26,6 +26,7 @@ use cni_common::cni::protocol::{CniError, CniResult};
 use cni_common::cni::{AttachmentRequest, Finding, GcRequest, Holder as _, Plugin, StatusRequest};
 use cni_common::kernel::nft::Transaction;
 
+use backend::Choice;
 use bridge::BridgePort;
 use config::{Config, Policy};
 use go::GoPlugin;
@@ -59,7 +60,7 @@ impl Plugin for Firewall {
             return Ok(result);
         }
         let mut host = Host::open(&request.log)?;
-        let made = make(&mut host, request, &config, &plan).and_then(|()| {
+        let made = make(&mut host, request, &config, plan.clone()).and_then(|()| {
             bridge::settle(request, &result, &plan, port.as_ref(), host.removed.isolated)
         });
         if let Err(error) = made {
@@ -85,20 +86,17 @@ impl Plugin for Firewall {
         }
         let mut host = Host::open(&request.log)?;
         let holders = Holders::of(&config);
-        let chosen = backend::choose(&config, &mut host)?.name;
-        let mut found = holders.backend(chosen).check(&mut host, &plan)?;
-        if found == Finding::Absent
-            && config.backend.is_none()
-            && let Some(before) = holders.before(chosen)
-        {
-            found = before.check(&mut host, &plan)?;
+        let choice = backend::choose(&config, &mut host)?;
+        let plan = plan.through(&choice.native_drops);
+        let backend = holders.backend(choice.name);
+        let mut found = backend.check(&mut host, &plan)?;
+        if found == Finding::Absent && config.backend.is_none() {
+            found = check_elsewhere(&mut host, &holders, &choice, &plan);
         }
         let mut mismatches = match found {
             Finding::Sound => Vec::new(),
             Finding::Mismatches(mismatches) => mismatches,
-            Finding::Absent => {
-                return check_go(&mut host, &holders.go, &plan, holders.backend(chosen).name());
-            }
+            Finding::Absent => return check_go(&mut host, &holders.go, &plan, backend.name()),
         };
         mismatches.extend(bridge::mismatch(&plan, port.as_ref()));
         fail_with(&mismatches)
@@ -122,15 +120,39 @@ fn make(
     host: &mut Host<'_>,
     request: &AttachmentRequest,
     config: &Config,
-    plan: &Plan,
+    plan: Plan,
 ) -> Result<(), CniError> {
     let choice = backend::choose(config, host)?;
     request.log.debug(|| choice.to_string());
+    let plan = plan.through(&choice.native_drops);
     let holders = Holders::of(config);
-    holders.backend(choice.name).add(host, plan)?;
+    holders.backend(choice.name).add(host, &plan)?;
     on_all(holders.besides(choice.name), |holder| {
-        holder.remove(host, &request.attachment, Some(plan))
+        holder.remove(host, &request.attachment, Some(&plan))
     })
+}
+
+/// CHECK where the host would choose otherwise than it did at ADD. What accepts packets elsewhere
+/// does not help against a drop, so the attachment is not sound where it is; ADD moves it.
+fn check_elsewhere(
+    host: &mut Host<'_>,
+    holders: &Holders,
+    choice: &Choice,
+    plan: &Plan,
+) -> Finding {
+    for holder in holders.before(choice.name) {
+        let found = holder.check(host, plan).unwrap_or(Finding::Absent);
+        if found == Finding::Absent {
+            continue;
+        }
+        let Some(reason) = choice.decides(host) else { return found };
+        return Finding::Mismatches(vec![format!(
+            "{} is admitted in {}, but {reason}",
+            plan.tag,
+            holder.name()
+        )]);
+    }
+    Finding::Absent
 }
 
 /// Removes what the attachment may have anywhere.

@@ -51,6 +51,14 @@ impl Plan {
         }
     }
 
+    /// The plan with more chains of others to get through.
+    pub(crate) fn through(mut self, chains: &[ForwardChain]) -> Self {
+        self.forward_chains.extend_from_slice(chains);
+        self.forward_chains.sort();
+        self.forward_chains.dedup();
+        self
+    }
+
     /// Whether nothing is asked for.
     pub(crate) fn is_empty(&self) -> bool {
         self.addresses.is_empty() && self.isolation.is_none()

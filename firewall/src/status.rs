@@ -25,7 +25,8 @@ fn look(request: &StatusRequest, config: &Config) -> Result<(), CniError> {
     let choice = backend::choose(config, &mut host)?;
     say(format_args!("{choice}"));
     request.log.debug(|| choice.to_string());
-    Holders::of(config).backend(choice.name).status(&mut host, &sample_plan(config))?;
+    let sample = sample_plan(config).through(&choice.native_drops);
+    Holders::of(config).backend(choice.name).status(&mut host, &sample)?;
     if config.policy == Some(Policy::Isolated) {
         bridge::say_how_the_bridge_isolates(&request.log);
     }

@@ -10,12 +10,12 @@ use std::fmt;
 use cni_common::cni::Failure as _;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Iptables, Variant, legacy_table_loaded};
-use cni_common::kernel::nft::{Family, NftError, Table};
+use cni_common::kernel::iptables::{Iptables, Variant};
+use cni_common::kernel::nft::NftError;
 
-use crate::config::{BackendName, Config};
-use crate::filter::TABLE;
+use crate::config::{BackendName, Config, ForwardChain};
 use crate::host::Host;
+use nftables::foreign_drops;
 
 /// A backend and why it was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub(crate) struct Choice {
     pub(crate) name: BackendName,
     /// Why, for people.
     pub(crate) reason: String,
+    /// Native chains that drop, where the host and not the configuration decides: containers' packets
+    /// must get through them, too.
+    pub(crate) native_drops: Vec<ForwardChain>,
 }
 
 impl fmt::Display for Choice {
@@ -32,58 +35,58 @@ impl fmt::Display for Choice {
     }
 }
 
+impl Choice {
+    fn new(name: BackendName, reason: impl Into<String>) -> Self {
+        Self { name, reason: reason.into(), native_drops: Vec::new() }
+    }
+
+    /// Why an attachment elsewhere may be cut off: none if this is the choice for other reasons than
+    /// that packets are dropped here.
+    pub(crate) fn decides(&self, host: &mut Host<'_>) -> Option<String> {
+        match self.name {
+            BackendName::Nftables => None,
+            BackendName::Firewalld => Some(self.reason.clone()),
+            BackendName::Iptables => {
+                let forwards = host.forwards().unwrap_or_default();
+                let of_others = forwards.iter().find(|f| f.is_of_others(&mut host.filter));
+                of_others.map(ToString::to_string)
+            }
+        }
+    }
+}
+
 /// The configured backend, or the one whose rules decide on this host: firewalld where it runs,
 /// else iptables where the FORWARD chain lives there, else nftables.
 pub(crate) fn choose(config: &Config, host: &mut Host<'_>) -> Result<Choice, CniError> {
-    let choice = |name, reason: &str| Ok(Choice { name, reason: reason.to_owned() });
     if let Some(name) = config.backend {
-        return choice(name, "the configuration says so");
+        return Ok(Choice::new(name, "the configuration says so"));
     }
     if host.bus.has_firewalld() {
-        return choice(BackendName::Firewalld, "firewalld runs on this host");
+        return Ok(Choice::new(BackendName::Firewalld, "firewalld runs on this host"));
     }
-    let in_use = iptables_in_use(host)
-        .map_err(|error| error.into_cni("cannot look which firewall this host uses"))?;
-    match in_use {
-        Some(reason) if Iptables::find(IpVersion::V4, Variant::Default).is_ok() => {
-            Ok(Choice { name: BackendName::Iptables, reason })
+    look(host).map_err(|error| error.into_cni("cannot look which firewall this host uses"))
+}
+
+fn look(host: &mut Host<'_>) -> Result<Choice, NftError> {
+    let forwards = host.forwards()?;
+    // One that drops is the better reason.
+    let first = forwards.iter().find(|forward| forward.drops).or(forwards.first());
+    let has_iptables = || Iptables::find(IpVersion::V4, Variant::Default).is_ok();
+    let mut choice = match first {
+        Some(forward) if has_iptables() => Choice::new(BackendName::Iptables, forward.to_string()),
+        Some(forward) => {
+            Choice::new(BackendName::Nftables, format!("{forward}, but iptables is not installed"))
         }
-        Some(reason) => {
-            choice(BackendName::Nftables, &format!("{reason}, but iptables is not installed"))
-        }
-        None => choice(
+        None => Choice::new(
             BackendName::Nftables,
             "neither firewalld nor iptables decides about forwarded packets here",
         ),
+    };
+    let log = host.log;
+    if choice.name == BackendName::Nftables
+        && let Some(nft) = host.nft_if_any()
+    {
+        choice.native_drops = foreign_drops::native(nft, log)?;
     }
-}
-
-/// Why iptables counts as in use: a FORWARD chain that drops, or that has rules.
-fn iptables_in_use(host: &mut Host<'_>) -> Result<Option<String>, NftError> {
-    for version in IpVersion::ALL {
-        let table = Table::new(Family::of(version), TABLE);
-        let chains = match host.nft_if_any() {
-            Some(nft) => nft.chains_at(&table, &["FORWARD".to_owned()])?,
-            None => Vec::new(),
-        };
-        if let Some(chain) = chains.into_iter().flatten().next() {
-            if chain.drops {
-                return Ok(Some(format!("iptables' chain {table} FORWARD has policy drop")));
-            }
-            if chain.uses > 0 {
-                return Ok(Some(format!("iptables' chain {table} FORWARD has rules")));
-            }
-        }
-        if legacy_table_loaded(version, TABLE) && legacy_forward_decides(host, version) {
-            return Ok(Some("the legacy iptables FORWARD chain drops or has rules".to_owned()));
-        }
-    }
-    Ok(None)
-}
-
-fn legacy_forward_decides(host: &mut Host<'_>, version: IpVersion) -> bool {
-    host.filter.read(version, Variant::Legacy).is_ok_and(|dump| {
-        dump.chains.iter().any(|(name, policy)| name == "FORWARD" && policy == "DROP")
-            || dump.rules_of("FORWARD").next().is_some()
-    })
+    Ok(choice)
 }

@@ -1,6 +1,7 @@
 //! What one call opens of the host, once, and what the places that it asks hand on to each other.
 
 mod bus;
+mod forwards;
 mod tables;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use cni_common::kernel::iptables::{Variant, legacy_table_loaded};
 use cni_common::kernel::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft_if_any};
 
 pub(crate) use bus::{Bus, BusError};
+pub(crate) use forwards::Forward;
 pub(crate) use tables::FilterTables;
 
 use crate::filter::{FORWARD, STAGE_1, TABLE};
@@ -30,6 +32,8 @@ pub(crate) struct Host<'a> {
     nft: Option<NetlinkNft>,
     /// Where iptables may have rules of ours or of the Go plugin, once that was asked.
     filters: Option<Vec<(IpVersion, Variant)>>,
+    /// Which FORWARD chains of iptables decide, once that was asked.
+    forwards: Option<Vec<Forward>>,
 }
 
 /// What removal hands on, and ADD of what it replaces.
@@ -69,6 +73,7 @@ impl<'a> Host<'a> {
             removed: Removed::default(),
             nft,
             filters: None,
+            forwards: None,
         }
     }
 
@@ -114,5 +119,16 @@ impl<'a> Host<'a> {
         }
         self.filters = Some(filters.clone());
         Ok(filters)
+    }
+
+    /// The FORWARD chains of iptables that decide about packets.
+    pub(crate) fn forwards(&mut self) -> Result<Vec<Forward>, NftError> {
+        if let Some(known) = &self.forwards {
+            return Ok(known.clone());
+        }
+        let nft = self.nft.as_mut().map(|nft| nft as &mut dyn Nft);
+        let found = forwards::find(nft, &mut self.filter, self.log)?;
+        self.forwards = Some(found.clone());
+        Ok(found)
     }
 }

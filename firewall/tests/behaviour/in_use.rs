@@ -3,10 +3,15 @@
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, Call, Network, TestBox, Transport, batch, cases, firewall, run, tool,
+    Attachment, Call, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, batch, cases,
+    firewall, run, tcp, tool,
 };
 
 cases! {
+    a_host_that_starts_to_drop_is_noticed_and_add_follows, ours;
+    a_native_chain_that_starts_to_drop_is_noticed_and_add_follows, ours;
+    a_legacy_policy_of_drop_beside_iptables_nft_is_entered, ours;
+    rules_of_others_in_forward_move_the_attachment_and_our_own_do_not, ours;
     the_last_policy_decides_about_the_ports_isolation, ours;
     del_takes_the_ports_isolation_back_whatever_the_policy_of_the_day, ours;
     isolation_of_the_bridge_plugin_stays, ours;
@@ -24,6 +29,126 @@ fn keys(backend: &str, policy: &str) -> Value {
 
 fn status(keys: &Value) -> Call {
     Call::of_network("firewall", "STATUS", "net1").keys(keys)
+}
+
+/// Out and back in, both versions, through whatever the host drops.
+fn serves(b: &TestBox, web: &Attachment) {
+    for (out, host) in [(OUT_V4, HOST_V4), (OUT_V6, HOST_V6)] {
+        web.container.netns.reach(Transport::Tcp, out, 80).by("out");
+        b.out.reach(Transport::Tcp, host, 8080).by("web");
+    }
+    b.out.cannot_reach(Transport::Tcp, &web.v4(), 80);
+}
+
+fn is_cut_off(web: &Attachment) {
+    web.container.netns.cannot_reach(Transport::Tcp, OUT_V4, 80);
+    web.container.netns.cannot_reach(Transport::Tcp, OUT_V6, 80);
+}
+
+fn set_policy(programs: &[&str], policy: &str) {
+    for program in programs {
+        run(tool(program).args(["-P", "FORWARD", policy]));
+    }
+}
+
+/// What dockerd and ufw do.
+fn a_host_that_starts_to_drop_is_noticed_and_add_follows(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.out.serve("out", 80);
+    b.map(&web, &[tcp(8080, 80)]);
+    let auto = json!({});
+    b.admit(&web, &auto);
+    assert!(b.ruleset().contains("table inet cni_firewall"));
+    b.inspect(&web, &auto).expect_silence();
+    set_policy(&["iptables", "ip6tables"], "DROP");
+    is_cut_off(&web);
+    b.inspect(&web, &auto).expect_error_with(
+        100,
+        &["table inet cni_firewall", "chain ip filter FORWARD has policy drop"],
+    );
+    b.admit(&web, &auto);
+    serves(b, &web);
+    b.inspect(&web, &auto).expect_silence();
+    assert!(!b.nft_list("inet cni_firewall").contains("web/eth0"), "it is in one place");
+    // And back.
+    b.dismiss(&web, &auto);
+    is_cut_off(&web);
+    set_policy(&["iptables", "ip6tables"], "ACCEPT");
+}
+
+fn a_native_chain_that_starts_to_drop_is_noticed_and_add_follows(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.out.serve("out", 80);
+    b.map(&web, &[tcp(8080, 80)]);
+    let auto = json!({});
+    b.admit(&web, &auto);
+    b.nft("table inet filter { chain forward { type filter hook forward priority 0; policy drop; }; }");
+    let theirs = b.nft_list("inet filter");
+    is_cut_off(&web);
+    let words = ["chain inet filter forward", "has policy drop"];
+    b.inspect(&web, &auto).expect_error_with(100, &words);
+    b.admit(&web, &auto);
+    serves(b, &web);
+    b.inspect(&web, &auto).expect_silence();
+    b.dismiss(&web, &auto);
+    is_cut_off(&web);
+    assert_eq!(b.nft_list("inet filter"), theirs, "as it was");
+    // Whoever insists on nftables is only warned.
+    let insisting = json!({ "backend": "nftables" });
+    let said = b.admit(&web, &insisting).stderr;
+    assert!(said.contains("chain inet filter forward has policy drop"), "{said}");
+    b.inspect(&web, &insisting).expect_silence();
+    assert_eq!(b.nft_list("inet filter"), theirs);
+}
+
+fn a_legacy_policy_of_drop_beside_iptables_nft_is_entered(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.out.serve("out", 80);
+    b.map(&web, &[tcp(8080, 80)]);
+    for keys in [json!({}), json!({ "backend": "iptables" })] {
+        // Both drop: an accept in one is none in the other.
+        for both in [false, true] {
+            let legacy = ["iptables-legacy", "ip6tables-legacy"];
+            let nft = ["iptables", "ip6tables"];
+            set_policy(&legacy, "DROP");
+            if both {
+                set_policy(&nft, "DROP");
+            }
+            is_cut_off(&web);
+            b.admit(&web, &keys);
+            serves(b, &web);
+            b.inspect(&web, &keys).expect_silence();
+            run(tool("iptables-legacy").args(["-F", "CNI-FORWARD"]));
+            b.inspect(&web, &keys).expect_error_with(100, &["legacy iptables"]);
+            b.admit(&web, &keys);
+            b.inspect(&web, &keys).expect_silence();
+            b.dismiss(&web, &keys);
+            is_cut_off(&web);
+            set_policy(&legacy, "ACCEPT");
+            set_policy(&nft, "ACCEPT");
+        }
+        // It starts after ADD.
+        b.admit(&web, &keys);
+        set_policy(&["iptables-legacy"], "DROP");
+        web.container.netns.cannot_reach(Transport::Tcp, OUT_V4, 80);
+        b.inspect(&web, &keys).expect_error_with(100, &["legacy iptables"]);
+        b.admit(&web, &keys);
+        serves(b, &web);
+        b.dismiss(&web, &keys);
+        set_policy(&["iptables-legacy"], "ACCEPT");
+    }
+}
+
+fn rules_of_others_in_forward_move_the_attachment_and_our_own_do_not(b: &TestBox) {
+    let (web, other) = (b.web(&Network::dual(1), "web"), b.web(&Network::dual(2), "other"));
+    b.admit(&web, &json!({}));
+    // Another network insists on iptables, and makes its jumps there.
+    b.admit(&other, &json!({ "backend": "iptables", "ingressPolicy": "same-bridge" }));
+    b.inspect(&web, &json!({})).expect_silence();
+    run(tool("iptables").args(["-A", "FORWARD", "-j", "REJECT"]));
+    b.inspect(&web, &json!({})).expect_error_with(100, &["ip filter FORWARD has rules"]);
+    b.admit(&web, &json!({}));
+    b.inspect(&web, &json!({})).expect_silence();
 }
 
 fn is_isolated(attachment: &Attachment) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! `firewall-cmd --reload` goes past systemd: firewalld tells of it by a signal on the bus, and
 //! its starts and stops are changes of its name's owner. A flushed ruleset, by `nft` or by the
-//! restart of a service, is a deleted table that the kernel notifies of.
+//! restart of a service, is a deleted table that the kernel notifies of, and so is a chain of hook
+//! forward that begins to drop: `iptables -P FORWARD DROP`, which dockerd and ufw do.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cni_common::kernel::bus::{self, FIREWALLD, FIREWALLD_OBJECT};
-use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -59,6 +59,7 @@ enum Event {
     Started,
     Stopped,
     Deleted(String),
+    Drops(String),
     Overrun,
 }
 
@@ -70,7 +71,7 @@ impl Event {
             Self::Reloaded | Self::Started => now,
             Self::Stopped => now + AFTER_STOP,
             // Never later than planned: somebody may delete tables all the time.
-            Self::Deleted(_) | Self::Overrun => {
+            Self::Deleted(_) | Self::Drops(_) | Self::Overrun => {
                 let due = now + AFTER_DELETION;
                 already.map_or(due, |already| already.min(due))
             }
@@ -83,6 +84,7 @@ impl Event {
             Self::Started => "firewalld was started".to_owned(),
             Self::Stopped => "firewalld was stopped".to_owned(),
             Self::Deleted(table) => format!("nftables table {table} was deleted"),
+            Self::Drops(chain) => format!("chain {chain} has policy drop"),
             Self::Overrun => "notifications of the kernel were lost".to_owned(),
         }
     }
@@ -254,8 +256,8 @@ impl Tables {
             match self.socket.poll_recv(context, &mut self.buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {
-                    if let Some(table) = deleted_table(&self.buffer) {
-                        return Poll::Ready(Ok(Event::Deleted(table)));
+                    if let Some(event) = kernel_event(&self.buffer) {
+                        return Poll::Ready(Ok(event));
                     }
                 }
                 Poll::Ready(Err(error)) if error.raw_os_error() == Some(ENOBUFS) => {
@@ -267,12 +269,12 @@ impl Tables {
     }
 }
 
-/// The first table that a notification says was deleted. firewalld's own are none of ours, and a
-/// sign of what the bus will tell in time.
-fn deleted_table(datagram: &[u8]) -> Option<String> {
-    /// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_DELTABLE`.
-    const DELETED: u16 = 10 << 8 | 2;
-    const NAME: u16 = 1;
+/// The first thing that a notification says about what may cut containers off. firewalld's own tables
+/// are none of ours, and a sign of what the bus will tell in time.
+fn kernel_event(datagram: &[u8]) -> Option<Event> {
+    /// `NFNL_SUBSYS_NFTABLES`, with `NFT_MSG_DELTABLE` and `NFT_MSG_NEWCHAIN`.
+    const DELETED_TABLE: u16 = 10 << 8 | 2;
+    const NEW_CHAIN: u16 = 10 << 8 | 3;
     const NETLINK_HEADER: usize = 16;
     const FAMILY_HEADER: usize = 4;
     let mut rest = datagram;
@@ -281,17 +283,68 @@ fn deleted_table(datagram: &[u8]) -> Option<String> {
         let kind = u16::from_ne_bytes(header[4..6].try_into().ok()?);
         let message = rest.get(NETLINK_HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        if kind != DELETED {
+        if ![DELETED_TABLE, NEW_CHAIN].contains(&kind) {
             continue;
         }
-        let attributes = NlasIterator::new(message.get(FAMILY_HEADER..)?);
-        let name = attributes.flatten().find(|attribute| attribute.kind() == NAME)?;
-        let name = String::from_utf8_lossy(name.value()).trim_end_matches('\0').to_owned();
-        if !name.starts_with("firewalld") {
-            return Some(format!("{} {name}", family(message[0])));
+        let attributes = Attributes::of(message.get(FAMILY_HEADER..)?);
+        let table = attributes.text(1)?;
+        if table.starts_with("firewalld") {
+            continue;
+        }
+        let table = format!("{} {table}", family(message[0]));
+        if kind == DELETED_TABLE {
+            return Some(Event::Deleted(table));
+        }
+        if let Some(chain) = attributes.dropping_forward_chain() {
+            return Some(Event::Drops(format!("{table} {chain}")));
         }
     }
     None
+}
+
+/// Attributes of a notification, by their kinds.
+struct Attributes<'a>(Vec<(u16, &'a [u8])>);
+
+impl<'a> Attributes<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        const NESTED: u16 = 1 << 15;
+        let mut list = Vec::new();
+        let mut rest = bytes;
+        while let Some(header) = rest.get(..4) {
+            let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+            let kind = u16::from_ne_bytes([header[2], header[3]]) & !NESTED;
+            let Some(value) = rest.get(4..length) else { break };
+            list.push((kind, value));
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Self(list)
+    }
+
+    fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.0.iter().find(|(known, _)| *known == kind).map(|(_, value)| *value)
+    }
+
+    fn text(&self, kind: u16) -> Option<String> {
+        let text = String::from_utf8_lossy(self.get(kind)?);
+        Some(text.trim_end_matches('\0').to_owned())
+    }
+
+    fn number(&self, kind: u16) -> Option<u32> {
+        Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
+    }
+
+    /// The name of a base chain of hook forward with policy drop.
+    fn dropping_forward_chain(&self) -> Option<String> {
+        // enum nft_chain_attributes, nft_hook_attributes, nf_inet_hooks
+        const NAME: u16 = 3;
+        const HOOK: u16 = 4;
+        const POLICY: u16 = 5;
+        const HOOK_NUMBER: u16 = 1;
+        const FORWARD: u32 = 2;
+        const DROP: u32 = 0;
+        let hook = Attributes::of(self.get(HOOK)?).number(HOOK_NUMBER)?;
+        (hook == FORWARD && self.number(POLICY)? == DROP).then(|| self.text(NAME)).flatten()
+    }
 }
 
 fn family(number: u8) -> &'static str {
@@ -333,13 +386,56 @@ mod tests {
         let ours = notification(DELTABLE, 1, "cni_portmap");
         let firewalld = notification(DELTABLE, 1, "firewalld");
         let made = notification(NEWTABLE, 2, "nat");
-        assert_eq!(deleted_table(&ours).as_deref(), Some("inet cni_portmap"));
-        assert_eq!(deleted_table(&firewalld), None);
-        assert_eq!(deleted_table(&made), None);
+        let deleted = |table: &str| Some(Event::Deleted(table.to_owned()));
+        assert_eq!(kernel_event(&ours), deleted("inet cni_portmap"));
+        assert_eq!(kernel_event(&firewalld), None);
+        assert_eq!(kernel_event(&made), None);
         let several = [made, firewalld, notification(DELTABLE, 10, "filter"), ours].concat();
-        assert_eq!(deleted_table(&several).as_deref(), Some("ip6 filter"));
+        assert_eq!(kernel_event(&several), deleted("ip6 filter"));
         for cut in 0..several.len() {
-            let _ = deleted_table(&several[..cut]);
+            let _ = kernel_event(&several[..cut]);
+        }
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).expect("short");
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// A chain of table `ip filter`, as the kernel tells of it.
+    fn chain(hook: u32, policy: u32) -> Vec<u8> {
+        const NEWCHAIN: u16 = 0x0a03;
+        let hooks = attribute(1, &hook.to_be_bytes());
+        let more = [
+            attribute(3, b"FORWARD\0"),
+            attribute(4 | 1 << 15, &hooks),
+            attribute(5, &policy.to_be_bytes()),
+        ]
+        .concat();
+        let mut message = notification(NEWCHAIN, 2, "filter");
+        message.extend(more);
+        let length = u32::try_from(message.len()).expect("short");
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        message
+    }
+
+    #[test]
+    fn chains_that_begin_to_drop() {
+        const FORWARD: u32 = 2;
+        const INPUT: u32 = 1;
+        const ACCEPT: u32 = 1;
+        const DROP: u32 = 0;
+        let expected = Some(Event::Drops("ip filter FORWARD".to_owned()));
+        let dropping = chain(FORWARD, DROP);
+        assert_eq!(kernel_event(&dropping), expected);
+        for other in [chain(FORWARD, ACCEPT), chain(INPUT, DROP)] {
+            assert_eq!(kernel_event(&other), None);
+        }
+        for cut in 0..dropping.len() {
+            let _ = kernel_event(&dropping[..cut]);
         }
     }
 }

@@ -26,6 +26,8 @@ cases! {
     a_reload_of_firewalld_is_restored_from, ours;
     the_watch_heals_after_firewalld, ours;
     the_watch_heals_after_a_flush_without_a_bus, ours;
+    containers_move_to_where_the_drop_is, ours;
+    the_watch_notices_that_the_host_starts_to_drop, ours;
 }
 
 pub(crate) const PORT: u16 = 8080;
@@ -457,6 +459,51 @@ fn the_watch_heals_after_a_flush_without_a_bus(b: &TestBox) {
     // Deleted and loaded in one transaction, as nftables.service does.
     b.nft("flush ruleset; table inet filter { chain forward { type filter hook forward priority 0; }; }");
     watch.says(&format!("{NAME}/web/eth0: restored portmap, firewall"));
+    node.serves("web", PORT);
+    watch.child.kill().expect("a child of ours");
+    watch.child.wait().expect("a child of ours");
+}
+
+/// What dockerd and ufw do to a host.
+fn drop_forwarded() {
+    for program in ["iptables", "ip6tables"] {
+        run(tool(program).args(["-P", "FORWARD", "DROP"]));
+    }
+}
+
+fn containers_move_to_where_the_drop_is(b: &TestBox) {
+    let node = Node::new(b);
+    let (web, conf) = node.add("web", PORT);
+    b.out.serve("out", 80);
+    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    drop_forwarded();
+    web.netns.cannot_reach(Transport::Tcp, OUT_V4, 80);
+    let said = node.restore(&["--dry-run"]);
+    assert!(said.contains("chain ip filter FORWARD has policy drop"), "{said}");
+    let said = node.restore(&[]);
+    assert!(said.contains(&format!("{NAME}/web/eth0: restored firewall")), "{said}");
+    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    node.serves("web", PORT);
+    assert!(node.is_sound(&conf));
+}
+
+fn the_watch_notices_that_the_host_starts_to_drop(b: &TestBox) {
+    let node = Node::new(b);
+    let (web, _) = node.add("web", PORT);
+    b.out.serve("out", 80);
+    let mut watch = Watch::start(&node);
+    watch.says("attachments: 1 with nothing missing");
+    b.nft("table inet filter { chain forward { type filter hook forward priority 0; policy drop; }; }");
+    watch.says("chain inet filter forward has policy drop");
+    watch.says(&format!("{NAME}/web/eth0: restored firewall"));
+    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
+    b.nft("delete table inet filter");
+    watch.says("nftables table inet filter was deleted");
+    watch.says("attachments: 1 with nothing missing");
+    drop_forwarded();
+    watch.says("chain ip");
+    watch.says(&format!("{NAME}/web/eth0: restored firewall"));
+    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
     node.serves("web", PORT);
     watch.child.kill().expect("a child of ours");
     watch.child.wait().expect("a child of ours");

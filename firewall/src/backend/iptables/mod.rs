@@ -16,6 +16,7 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
+use cni_common::kernel::nft::NftError;
 
 use crate::filter::{FORWARD, Filter, FilterRule, MEMBERS, TABLE};
 use crate::host::Host;
@@ -54,12 +55,16 @@ impl<'a> Holder<Host<'a>, Plan> for Iptables {
             return Ok(Finding::Absent);
         }
         let (mut is_there, mut mismatches) = (false, Vec::new());
-        for version in plan.versions() {
-            let dump = host.filter.read(version, Variant::Default);
+        for (version, variant) in entered(host, plan).map_err(|error| error.into_cni(READING))? {
+            let dump = host.filter.read(version, variant);
             let filter = Filter::of_plugins(dump.map_err(|error| error.into_cni(READING))?);
             is_there |= filter.rules.iter().any(|rule| rule.comment() == Some(plan.tag.as_str()));
             let lines = changes(&filter, version, Some(plan), &Removal::Nothing);
-            let name = if version.is_v4() { "iptables" } else { "ip6tables" };
+            let name = match (variant, version) {
+                (Variant::Default, IpVersion::V4) => "iptables".to_owned(),
+                (Variant::Default, IpVersion::V6) => "ip6tables".to_owned(),
+                _ => format!("{variant} ({version})"),
+            };
             let wanted = lines.iter().filter(|line| !line.starts_with(':'));
             mismatches.extend(wanted.map(|line| format!("{name} needs: {line}")));
         }
@@ -83,30 +88,33 @@ impl<'a> Holder<Host<'a>, Plan> for Iptables {
 impl<'a> Backend<Host<'a>, Plan> for Iptables {
     /// The Go plugin's rules of the same addresses are replaced in the same restore.
     fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        const DOING: &str = "cannot install the firewall rules";
         if !plan.forward_chains.is_empty() {
             return Err(CniError::config(
                 "nftablesForwardChains is for backend nftables, and this host's is iptables: set \
                  \"backend\":\"nftables\", or remove the list",
             ));
         }
+        let entered = entered(host, plan).map_err(|error| error.into_cni(DOING))?;
         let was_isolated = Cell::new(false);
-        let outcome = plan.versions().try_for_each(|version| {
-            host.filter.change(version, Variant::Default, |dump| {
+        let outcome = entered.iter().try_for_each(|(version, variant)| {
+            host.filter.change(*version, *variant, |dump| {
                 let filter = Filter::of_plugins(dump);
                 was_isolated.set(was_isolated.get() || isolation::isolates(&filter, &plan.tag));
-                changes(&filter, version, Some(plan), &Removal::Nothing)
+                changes(&filter, *version, Some(plan), &Removal::Nothing)
             })
         });
         host.removed.isolated |= was_isolated.get();
-        outcome.map_err(|error: IptablesError| {
-            // The other version's rules must not stay behind; what undoing them meets is what
-            // this met, and is said by its error.
-            for version in plan.versions() {
-                let removal = Removal::Attachment(&plan.tag);
-                let _ = take_out(host, version, Variant::Default, &removal);
+        let removal = Removal::Attachment(&plan.tag);
+        if let Err(error) = outcome {
+            // The other version's rules must not stay behind. Best effort: it would fail for the same
+            // reason, which this error tells.
+            for (version, variant) in &entered {
+                let _ = take_out(host, *version, *variant, &removal);
             }
-            error.into_cni("cannot install the firewall rules")
-        })
+            return Err(error.into_cni(DOING));
+        }
+        leave_others(host, &entered, &removal).map_err(|error| error.into_cni(DOING))
     }
 
     /// Can the table be read? A host without IPv6 may lack the other tool.
@@ -117,6 +125,44 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
             ..error.into_cni("firewall cannot use iptables")
         })
     }
+}
+
+/// The tables that a plan's rules go into: an accept counts where the drop is, and where several
+/// FORWARD chains drop, in each of them. Where none does, the host's own iptables is as good as any.
+fn entered(host: &mut Host<'_>, plan: &Plan) -> Result<Vec<(IpVersion, Variant)>, NftError> {
+    let forwards = host.forwards()?;
+    let mut entered = Vec::new();
+    for version in plan.versions() {
+        let dropping =
+            forwards.iter().filter(|forward| forward.drops && forward.version == version);
+        let before = entered.len();
+        entered.extend(dropping.map(|forward| (version, forward.variant)));
+        if entered.len() == before {
+            entered.push((version, Variant::Default));
+        }
+    }
+    Ok(entered)
+}
+
+/// Takes the attachment out of the tables that it is not in by now, so that it is in none twice.
+fn leave_others(
+    host: &mut Host<'_>,
+    entered: &[(IpVersion, Variant)],
+    removal: &Removal<'_>,
+) -> Result<(), IptablesError> {
+    for (version, variant) in host.filters().unwrap_or_default() {
+        // The host's own is one of the two.
+        let is_entered =
+            entered.contains(&(version, variant)) || entered.contains(&(version, Variant::Default));
+        if is_entered {
+            continue;
+        }
+        match take_out(host, version, variant, removal) {
+            Ok(()) | Err(IptablesError::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 const READING: &str = "cannot read the firewall rules";

@@ -89,9 +89,7 @@ pub(super) fn require(nft: &mut dyn Nft, chains: &[ForwardChain]) -> Result<(), 
                  name the chain that forwarded packets enter"
             )));
         }
-        if has_chain(nft, table).map_err(cannot_look)?
-            && !has_our_sets(nft, table).map_err(cannot_look)?
-        {
+        if is_name_taken(nft, table).map_err(cannot_look)? {
             return Err(CniError::config(format!(
                 "table {table} has a chain {CHAIN} that is not the plugin's, which has to make one of that \
                  name for nftablesForwardChains: rename it"
@@ -219,6 +217,11 @@ fn is_there(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
     Ok(has_chain(nft, table)? && has_our_sets(nft, table)?)
 }
 
+/// Whether somebody else has a chain of our name in the table.
+pub(super) fn is_name_taken(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
+    Ok(has_chain(nft, table)? && !has_our_sets(nft, table)?)
+}
+
 fn has_chain(nft: &mut dyn Nft, table: &Table) -> Result<bool, NftError> {
     Ok(nft.chains_at(table, &[CHAIN.to_owned()])?.iter().any(Option::is_some))
 }
@@ -324,7 +327,10 @@ pub(super) fn mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, 
         let (table, chain) = (&table_of(forward), &forward.chain);
         let installed = nft.rules(table)?;
         if !installed.iter().any(|rule| rule.chain == *chain && is_jump(table, rule)) {
-            mismatches.push(format!("chain {table} {chain} does not jump to {CHAIN}"));
+            let found = nft.chains_at(table, std::slice::from_ref(chain))?;
+            let drops = found.iter().flatten().any(|found| found.drops);
+            let why = if drops { ", and has policy drop" } else { "" };
+            mismatches.push(format!("chain {table} {chain} does not jump to {CHAIN}{why}"));
         }
         let ours: Vec<_> = installed.iter().filter(|rule| rule.chain == CHAIN).collect();
         let wanted = rules(table);

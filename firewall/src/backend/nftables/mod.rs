@@ -5,7 +5,7 @@ pub(crate) mod admission;
 mod bridges;
 mod check;
 mod elements;
-mod foreign_drops;
+pub(crate) mod foreign_drops;
 mod forward_chains;
 mod layout;
 mod remove;
