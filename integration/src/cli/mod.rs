@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Show(ShowOptions),
     /// Delete a network's attachments whose containers are gone
     Gc(GcOptions),
+    /// Take out everything that these plugins have made, also for containers that live
+    Purge(PurgeOptions),
     /// Ask each of a network's plugins whether it could serve `add`
     Status(StatusOptions),
     /// Give running containers back what a flushed firewall or a deleted qdisc took from them
@@ -215,6 +217,42 @@ pub(crate) struct GcOptions {
     /// Say what would be deleted and change nothing
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
+}
+
+/// What to take out.
+#[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("what").required(true)),
+    after_help = "\
+Host ports, accept rules and isolation, limits, and tuned settings go, in whatever table they are,
+and with them tables, IFBs, files and route_localnet that serve nobody any more. What others made
+stays. The cache stays, too: a later del of the runtime succeeds, and cni-chain restore gives
+everything back. The plugins need not be installed any more.
+
+Exit status: 0 success, 1 something could not be removed or was not to be, 2 wrong usage.")]
+pub(crate) struct PurgeOptions {
+    /// What the attachments to this network have
+    #[arg(long, value_name = "NAME", group = "what")]
+    pub(crate) network: Option<String>,
+
+    /// What this container has; the beginning of its ID is enough
+    #[arg(long, value_name = "ID", group = "what")]
+    pub(crate) container_id: Option<String>,
+
+    /// Everything on this host
+    #[arg(long, group = "what")]
+    pub(crate) all: bool,
+
+    /// Say what would go and change nothing
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
 }
 
 /// What STATUS needs.

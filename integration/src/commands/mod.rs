@@ -5,6 +5,7 @@ mod demo;
 mod gc;
 mod network;
 mod privilege;
+mod purge;
 mod restore;
 mod show;
 mod status;
@@ -45,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(options) => attachment::check(&options)?,
         Command::Show(options) => show::show(&options)?,
         Command::Gc(options) => gc::gc(&options)?,
+        Command::Purge(options) => purge::purge(&options)?,
         Command::Status(options) => status::status(&options)?,
         Command::Restore(options) => return restore::run(&options),
         Command::Version(options) => print(&version::report(&options))?,

@@ -9,12 +9,17 @@ mod subject;
 mod survey;
 mod translations;
 
-use crate::runner::Cache;
+use crate::runner::{Cache, CacheError};
 
 pub(crate) use report::Report;
-use survey::Survey;
+pub(crate) use survey::{Attached, Container, Owner, Survey};
 
 use subject::Subject;
+
+/// All owners of anything on this host.
+pub(crate) fn owners(cache: &Cache) -> Result<Vec<Owner>, CacheError> {
+    Ok(Survey::of(cache)?.owners())
+}
 
 /// Looks, and keeps what is about `text`.
 pub(crate) fn look(cache: &Cache, text: Option<&str>) -> anyhow::Result<Report> {

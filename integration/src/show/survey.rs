@@ -240,6 +240,11 @@ impl Survey {
         self.ports.extend(unfulfilled);
     }
 
+    /// Leaves of host ports only those that the kernel has.
+    pub(crate) fn forget_unfulfilled(&mut self) {
+        self.ports.retain(|mapped| matches!(mapped.standing, Standing::InForce(_)));
+    }
+
     /// Owners in the kernel that the cache does not know.
     fn add_forgotten(&mut self) {
         let known: HashSet<&Owner> =

@@ -15,6 +15,8 @@ cases! {
     a_probe_tells_by_its_status_what_is_missing, ours;
     status_without_privilege_fails, ours;
     show_tells_whose_everything_is, backends;
+    purge_takes_out_what_it_is_asked_for, backends;
+    purge_leaves_what_others_made, ours;
     show_tells_what_is_missing_and_who_else_has_a_port, ours;
 }
 
@@ -262,4 +264,71 @@ fn show_tells_what_is_missing_and_who_else_has_a_port(b: &TestBox) {
         .filter_map(|one| Some((one["containerID"].as_str()?, one["container"].as_str()?)))
         .collect();
     assert_eq!(containers, [("new", "gone"), ("old", "not in the cache")]);
+}
+
+/// What every reader sees of a host that had these plugins.
+fn traces(b: &TestBox) -> String {
+    let links = run(tool("ip").args(["-o", "link", "show", "type", "ifb"]));
+    let state = std::fs::read_dir("/run/cni/tuning").map_or(0, Iterator::count);
+    let qdiscs = run(tool("tc").args(["qdisc", "show"]));
+    let limits: Vec<&str> =
+        qdiscs.lines().filter(|line| line.contains("tbf") || line.contains("clsact")).collect();
+    let localnet = std::fs::read_to_string("/proc/sys/net/ipv4/conf/br1/route_localnet");
+    format!("{}{links}{limits:?}{state} files, route_localnet {localnet:?}", b.ruleset())
+}
+
+fn purge_takes_out_what_it_is_asked_for(b: &TestBox) {
+    let node = Node::new(b);
+    let (_web, web) = node.add("web", PORT);
+    node.add("db", PORT + 1);
+    let full = traces(b);
+    assert!(full.contains("tbf"), "{full}");
+
+    let (status, _, stderr) = outcome(&mut node.cni_chain(&["purge"]));
+    assert_eq!(status, Some(2), "{stderr}");
+    let (status, stdout, stderr) = outcome(&mut node.cni_chain(&["purge", "--all"]));
+    assert_eq!(status, Some(1));
+    assert!(stdout.contains("2 of these live"), "{stdout}");
+    assert!(stderr.contains("no terminal to ask at; add --yes"), "{stderr}");
+    let dry = run(&mut node.cni_chain(&["purge", "--all", "--dry-run"]));
+    assert!(dry.ends_with("2 attachments would lose all of that\n"), "{dry}");
+    assert!(
+        dry.contains("podnet/web/eth0: 4 host ports, 2 limits, 2 admitted addresses\n"),
+        "{dry}"
+    );
+    assert_eq!(traces(b), full);
+    node.serves("web", PORT);
+
+    run(&mut node.cni_chain(&["purge", "--container-id", "we", "--yes"]));
+    assert!(!b.ruleset().contains("podnet/web/eth0"));
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+    node.serves("db", PORT + 1);
+
+    // The plugins need not be there any more.
+    let mut without = node.cni_chain(&["purge", "--network", NAME, "--yes"]);
+    let printed = run(without.env("CNI_PATH", "/nowhere"));
+    assert!(printed.ends_with("removed from 1 attachment\n"), "{printed}");
+    let left = traces(b);
+    assert!(left.ends_with("[]0 files, route_localnet Ok(\"0\\n\")"), "{left}");
+    // iptables' own chains stay where its tables have been used.
+    let made = ["CNI-", "cni_", NAME];
+    assert!(!made.iter().any(|name| left.contains(name)), "{left}");
+    assert_eq!(run(&mut node.cni_chain(&["purge", "--all", "-y"])), "removed from 0 attachments\n");
+
+    run(&mut node.cni_chain(&["restore"]));
+    node.serves("web", PORT);
+    node.serves("db", PORT + 1);
+    assert!(node.is_sound(&web));
+}
+
+fn purge_leaves_what_others_made(b: &TestBox) {
+    let go = Node::with(b, cni_testbox::Implementation::Go, None);
+    let others = "table inet mine {\nchain forward { type filter hook forward priority 0; }\n}\n";
+    cni_testbox::feed(tool("nft").args(["-f", "-"]), others);
+    let node = Node::new(b);
+    node.add("web", PORT);
+    run(&mut node.cni_chain(&["purge", "--all", "--yes"]));
+    assert!(b.ruleset().contains("table inet mine"));
+    go.add("go", PORT);
+    go.serves("go", PORT);
 }
