@@ -2,16 +2,17 @@
 
 mod publish;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::runner::ValidAttachment;
 use crate::runner::plugins::MetaPlugin;
 
 pub(crate) use publish::Publish;
 
-/// Runs a chain of CNI plugins on a network namespace, as a container runtime does.
+/// Runs chains of CNI plugins as a container runtime does, and shows, restores and removes what
+/// they made.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = false, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -22,10 +23,13 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   ip netns add web
-  cni-chain add mynet web --publish 8080:80     /etc/cni/net.d has a network called mynet
+  cni-chain add mynet web --publish 8080:80
   cni-chain check mynet web
+  cni-chain show 8080
   cni-chain del mynet web
   cni-chain add ./test.conflist /proc/4711/ns/net --ifname net1
+
+mynet is the name of a network in /etc/cni/net.d.
 
 Exit status: 0 success, 1 the operation failed, 2 wrong usage.";
 
@@ -33,10 +37,20 @@ Exit status: 0 success, 1 the operation failed, 2 wrong usage.";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Attach a namespace to a network and print the result; if it fails, clean up with del
+    #[command(after_help = "\
+If it fails, run del: what came before the failed plugin in the chain is still there.
+
+Exit status: 0 success, 1 a plugin failed or is missing, 2 wrong usage.")]
     Add(AttachmentOptions),
     /// Detach a namespace from a network
+    #[command(after_help = "\
+Whatever is gone already is no failure. Without the network's configuration, that of add is used.
+
+Exit status: 0 success, 1 a plugin failed or is missing, 2 wrong usage.")]
     Del(AttachmentOptions),
     /// Verify that an attachment still is as `add` left it
+    #[command(after_help = "\
+Exit status: 0 it is, 1 it is not, or it cannot be told, 2 wrong usage.")]
     Check(AttachmentOptions),
     /// Show host ports, limits and settings with their owners
     Show(ShowOptions),
@@ -49,9 +63,60 @@ pub(crate) enum Command {
     /// Give running containers back what a flushed firewall or a deleted qdisc took from them
     Restore(RestoreOptions),
     /// Print the versions of this command and of its plugins
+    #[command(after_help = "\
+Exit status: 0 success, also if a plugin is missing, 2 wrong usage.")]
     Version(PluginDirOptions),
     /// Publish a container's ports on a host made for the occasion, and try them from everywhere
     Demo(DemoOptions),
+    /// Print completions for a shell
+    #[command(after_help = "\
+For bash: cni-chain completions bash > /usr/share/bash-completion/completions/cni-chain
+For zsh:  cni-chain completions zsh > /usr/share/zsh/vendor-completions/_cni-chain
+For fish: cni-chain completions fish > /usr/share/fish/vendor_completions.d/cni-chain.fish
+
+Exit status: 0 success, 1 they cannot be written, 2 wrong usage.")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write man pages of this command and its subcommands
+    #[command(after_help = "\
+For instance: cni-chain man /usr/local/share/man/man1
+
+Exit status: 0 success, 1 they cannot be written, 2 wrong usage.")]
+    Man {
+        /// Directory to write them to
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Cli {
+    /// The script that completes this command's line.
+    pub(crate) fn completions(shell: Shell) -> Vec<u8> {
+        use clap_complete::shells::{Bash, Fish, Zsh};
+        let (mut command, mut script) = (Self::command(), Vec::new());
+        let name = command.get_name().to_owned();
+        match shell {
+            Shell::Bash => clap_complete::generate(Bash, &mut command, name, &mut script),
+            Shell::Zsh => clap_complete::generate(Zsh, &mut command, name, &mut script),
+            Shell::Fish => clap_complete::generate(Fish, &mut command, name, &mut script),
+        }
+        script
+    }
+
+    /// Writes a man page of the command and of each subcommand.
+    pub(crate) fn man_pages(dir: &Path) -> std::io::Result<()> {
+        clap_mangen::generate_to(Self::command().disable_help_subcommand(true), dir)
+    }
 }
 
 /// Which network, and where everything is.
@@ -257,6 +322,8 @@ pub(crate) struct PurgeOptions {
 
 /// What STATUS needs.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 all that were asked can serve add, 1 a plugin cannot or is missing, 2 wrong usage.")]
 pub(crate) struct StatusOptions {
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
@@ -329,7 +396,9 @@ pub(crate) struct TellingOptions {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs root, and no other program. The demo runs in network and mount namespaces of its own: the
-network of this machine is not touched, and nothing stays behind.")]
+network of this machine is not touched, and nothing stays behind.
+
+Exit status: 0 all was as it should be, 1 it was not, or the demo could not run, 2 wrong usage.")]
 pub(crate) struct DemoOptions {
     #[command(flatten)]
     pub(crate) plugin_dirs: PluginDirOptions,
@@ -355,11 +424,37 @@ fn attachment(text: &str) -> Result<ValidAttachment, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_has_the_exit_status() {
+        for mut command in Cli::command().get_subcommands().cloned() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Exit status: 0"), "{help}");
+        }
+    }
+
+    #[test]
+    fn completions_and_man_pages_know_every_subcommand() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        Cli::man_pages(dir.path()).expect("written");
+        let names: Vec<String> =
+            Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(Cli::completions(shell)).expect("UTF-8");
+            for name in &names {
+                assert!(script.contains(name.as_str()), "{shell:?}: {name}");
+            }
+        }
+        for name in &names {
+            let page = dir.path().join(format!("cni-chain-{name}.1"));
+            let text = std::fs::read_to_string(page).expect("a page");
+            assert!(text.contains("Exit status"), "{name}: {text}");
+        }
     }
 
     #[test]

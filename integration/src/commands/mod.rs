@@ -51,6 +51,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore(options) => return restore::run(&options),
         Command::Version(options) => print(&version::report(&options))?,
         Command::Demo(options) => demo::demo(&options)?,
+        Command::Completions { shell } => std::io::stdout()
+            .write_all(&Cli::completions(shell))
+            .context("cannot write to stdout")?,
+        Command::Man { dir } => Cli::man_pages(&dir)
+            .with_context(|| format!("cannot write man pages to {}", dir.display()))?,
     }
     Ok(ExitCode::SUCCESS)
 }
