@@ -170,6 +170,15 @@ pub fn container_ids_and_interface_names(s: &Subject<'_>) {
             assert!(refusal.code == 4 && named, "{ifname:?}: {refusal:?}");
         }
     }
+    // Linux takes these, and DEL removes what another plugin made under such a name.
+    for ifname in ["a\"b", "a\u{1}b", "\u{1b}[31m", "a\u{7f}"] {
+        for command in ["ADD", "CHECK"] {
+            let refusal = host.refuse(&s.call(command, good()).env("CNI_IFNAME", ifname));
+            let named = refusal.msg.contains("a quote or a control character");
+            assert!(refusal.code == 4 && named, "{ifname:?}: {refusal:?}");
+        }
+        s.call("DEL", good()).env("CNI_IFNAME", ifname).run(s.b).expect_silence();
+    }
     for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"] {
         let call = s.call("ADD", good()).env(name, OsString::from_vec(vec![b'a', 0xff]));
         let refusal = host.refuse(&call);
@@ -242,6 +251,16 @@ pub fn json_that_is_not_one_document(s: &Subject<'_>) {
             assert_eq!(refusal.code, 6, "{context}: {refusal:?}");
             assert!(refusal.msg.contains("network config"), "{context}: {refusal:?}");
         }
+    }
+}
+
+pub fn a_configuration_without_an_end(s: &Subject<'_>) {
+    let host = Occupied::new(s);
+    let padding = " ".repeat(64 << 20);
+    for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        let refusal = host.refuse(&s.call(command, Document::good(s).text() + &padding));
+        assert!(refusal.code == 6 && refusal.msg.contains("too long"), "{refusal:?}");
+        assert!(refusal.details.contains("64 MiB"), "{refusal:?}");
     }
 }
 

@@ -147,6 +147,7 @@ macro_rules! hostile_suite {
             long_names_work_and_leave_nothing
             json_that_ends_too_early
             json_that_is_not_one_document
+            a_configuration_without_an_end
             a_huge_unknown_key_is_nobodys_problem
             previous_results
             namespaces
