@@ -4,5 +4,6 @@ mod firewalld;
 mod forward_chains;
 mod hosts;
 mod in_use;
+mod iptables_output;
 mod matrix;
 mod ownership;

@@ -97,7 +97,7 @@ pub use outcome::{Outcome, Refusal};
 pub use readers::{iptables, link, nft, tc};
 pub use ruleset::PORTMAP_TABLE;
 pub use suite::{Sample, Subject};
-pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, tool};
+pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, stubs, tool};
 pub use traffic::{Asker, Reply, TcpFlow, Transport, UdpFlow};
 
 /// The host's address on its outside link.

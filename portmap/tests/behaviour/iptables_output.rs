@@ -1,22 +1,13 @@
 //! Programs of iptables that do not say all, or do not do what they say.
 
-use cni_testbox::{HOST_V4, Implementation, Network, TestBox, Transport, both, cases, portmap, sh};
+use cni_testbox::{
+    HOST_V4, Implementation, Network, TestBox, Transport, both, cases, portmap, sh, stubs,
+};
 
 cases! {
     a_table_that_is_not_whole_is_no_empty_table, iptables_only;
     a_restore_that_reads_nothing_is_no_success, iptables_only;
     what_others_do_in_the_table_is_no_obstacle, iptables_only;
-}
-
-/// Puts scripts in front of the real programs, for calls with the returned `PATH`.
-fn programs(names: &[&str], script: &str) -> String {
-    for name in names {
-        let text = format!("#!/bin/sh\nreal=/usr/sbin/{name}\n{script}\n");
-        std::fs::create_dir_all("/run/stubs").expect("a directory");
-        std::fs::write(format!("/run/stubs/{name}"), text).expect("a script");
-    }
-    sh("chmod +x /run/stubs/*");
-    "/run/stubs:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()
 }
 
 const SAVES: [&str; 6] = [
@@ -42,7 +33,7 @@ fn a_table_that_is_not_whole_is_no_empty_table(b: &TestBox) {
         "true",
     ];
     for script in cuts {
-        let path = programs(&SAVES, script);
+        let path = stubs(&SAVES, script);
         println!("{script}");
         let add = portmap("ADD", &new).mappings(&both(8081, 80)).env("PATH", &path).run(b);
         add.expect_error();
@@ -58,7 +49,7 @@ fn a_table_that_is_not_whole_is_no_empty_table(b: &TestBox) {
 
 fn a_restore_that_reads_nothing_is_no_success(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let path = programs(&["iptables-restore", "ip6tables-restore"], "exec <&-; exit 0");
+    let path = stubs(&["iptables-restore", "ip6tables-restore"], "exec <&-; exit 0");
     // More than a pipe holds: what the program does not read cannot be written.
     let many: Vec<_> = (1..=900).flat_map(|port| both(8000 + port, 80)).collect();
     let add = portmap("ADD", &web).mappings(&many).env("PATH", &path).run(b);
