@@ -82,13 +82,25 @@ impl OwnerTag {
         owner_of(comment) == Some(self.owner())
     }
 
+    /// A name of 15 hex digits for the owner, whatever the network is called.
+    #[must_use]
+    pub fn owner_name(&self) -> String {
+        Self::short_name_of(self.owner())
+    }
+
+    /// The owner's name of the tag that a comment holds.
+    #[must_use]
+    pub fn owner_name_of(comment: &str) -> String {
+        Self::short_name_of(owner_of(comment).unwrap_or(comment))
+    }
+
     /// Whether a comment is the tag of another attachment of the same container.
     #[must_use]
     pub fn is_sibling(&self, comment: &str) -> bool {
-        let container = |tag: &str| tag.split('/').nth(1).map(str::to_owned);
-        comment != self.0
-            && comment.matches('/').count() == 2
-            && container(comment) == container(&self.0)
+        let container = |owner: &str| owner.split('/').next().map(str::to_owned);
+        owner_of(comment).is_some_and(|other| {
+            other != self.owner() && container(other) == container(self.owner())
+        })
     }
 
     /// Whether a comment is the tag of an attachment to `network`.
@@ -220,7 +232,7 @@ mod tests {
     #[test]
     fn siblings_are_other_attachments_of_one_container() {
         let tag = attachment("net", "c", "eth0").tag();
-        assert!(tag.is_sibling("other/c/eth0") && tag.is_sibling("net/c/eth1"));
+        assert!(tag.is_sibling("other/c/eth1") && tag.is_sibling("net/c/eth1"));
         assert!(
             !tag.is_sibling("net/c/eth0") && !tag.is_sibling("net/d/eth0") && !tag.is_sibling("c")
         );
@@ -230,6 +242,7 @@ mod tests {
     fn an_attachment_is_known_under_any_network() {
         let tag = attachment("net", "c", "eth0").tag();
         assert_eq!(tag.owner(), "c/eth0");
+        assert_eq!(tag.owner_name(), OwnerTag::owner_name_of("renamed/c/eth0"));
         for same in ["net/c/eth0", "renamed/c/eth0"] {
             assert!(tag.is_same_attachment(same), "{same}");
         }

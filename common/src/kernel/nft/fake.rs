@@ -23,6 +23,8 @@ pub struct FakeNft {
     rivals: VecDeque<Transaction>,
     /// How many times all elements of a set were listed.
     listings: usize,
+    /// How many times elements were asked for by their keys.
+    queries: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +62,12 @@ impl FakeNft {
     #[must_use]
     pub fn listings(&self) -> usize {
         self.listings
+    }
+
+    /// How many times elements were asked for by their keys: each is a round trip.
+    #[must_use]
+    pub fn queries(&self) -> usize {
+        self.queries
     }
 
     /// Transactions committed so far.
@@ -268,14 +276,16 @@ impl Nft for FakeNft {
         self.clone().apply(transaction)
     }
 
-    fn elements_at(
+    fn elements_in(
         &mut self,
         table: &Table,
-        set: &Set,
-        keys: &[Vec<Value>],
+        places: &[(&Set, &[Value])],
     ) -> Result<Vec<Option<Element>>, NftError> {
-        let held = self.set_of(table, set).cloned().unwrap_or_default();
-        Ok(keys.iter().map(|key| held.iter().find(|e| e.key == *key).cloned()).collect())
+        self.queries += 1;
+        let find = |(set, key): &(&Set, &[Value])| {
+            self.set_of(table, set)?.iter().find(|element| element.key == **key).cloned()
+        };
+        Ok(places.iter().map(find).collect())
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {

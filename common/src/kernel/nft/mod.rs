@@ -31,7 +31,7 @@ pub use object::{
     Rule, Set, Table, Value,
 };
 pub use open::open_nft_if_any;
-pub use query::{Elements, keys_only, lookup};
+pub use query::{Elements, keys_only, lookup, lookup_all};
 pub use reading::Reading;
 pub use statement::{KeyPart, Operand, Selector, Statement};
 pub use transaction::{Generation, Object, Operation, Transaction, Verb};
@@ -49,12 +49,23 @@ pub trait Nft {
     /// Lets the kernel try a transaction and take it back.
     fn validate(&mut self, transaction: &Transaction) -> Result<(), NftError>;
 
-    /// The elements with these keys, each if it is there; the cost does not depend on the set's size.
+    /// The elements with these keys in one set, each if it is there; the cost does not depend on the
+    /// set's size.
     fn elements_at(
         &mut self,
         table: &Table,
         set: &Set,
         keys: &[Vec<Value>],
+    ) -> Result<Vec<Option<Element>>, NftError> {
+        let places: Vec<_> = keys.iter().map(|key| (set, key.as_slice())).collect();
+        self.elements_in(table, &places)
+    }
+
+    /// The same in several sets of a table, in one go.
+    fn elements_in(
+        &mut self,
+        table: &Table,
+        places: &[(&Set, &[Value])],
     ) -> Result<Vec<Option<Element>>, NftError>;
 
     /// All elements of a set.

@@ -122,12 +122,13 @@ impl NetlinkNft {
         })
     }
 
-    /// Asks for single objects, many in one go; those that are not there are `None`.
+    /// Asks for single objects, many in one go; those that are not there are `None`. `decode` is told
+    /// which query it is the answer to.
     fn query<T: Clone>(
         &mut self,
         place: &str,
         queries: impl ExactSizeIterator<Item = (u8, NfTablesMessage)>,
-        decode: impl Fn(&[u8]) -> Option<T>,
+        decode: impl Fn(usize, &[u8]) -> Option<T>,
     ) -> Result<Vec<Option<T>>, NftError> {
         let mut found = vec![None; queries.len()];
         let mut queries = queries.enumerate().peekable();
@@ -143,11 +144,11 @@ impl NetlinkNft {
             let mut malformed = false;
             let statuses = self.connection.receive_count(askers.len(), |answer| {
                 let asker = askers.iter().find(|(sequence, _)| *sequence == answer.sequence);
-                let slot = asker.and_then(|(_, index)| found.get_mut(*index));
-                match (slot, decode(answer.payload)) {
-                    (Some(slot), Some(item)) => *slot = Some(item),
-                    _ => malformed = true,
-                }
+                let answered = asker.and_then(|(_, index)| {
+                    *found.get_mut(*index)? = Some(decode(*index, answer.payload)?);
+                    Some(())
+                });
+                malformed |= answered.is_none();
             })?;
             if malformed {
                 return Err(NftError::Protocol(format!("an object of {place} cannot be read")));
@@ -190,18 +191,23 @@ impl Nft for NetlinkNft {
         self.run(transaction, false)
     }
 
-    fn elements_at(
+    fn elements_in(
         &mut self,
         table: &Table,
-        set: &Set,
-        keys: &[Vec<Value>],
+        places: &[(&Set, &[Value])],
     ) -> Result<Vec<Option<Element>>, NftError> {
-        let queries = keys.iter().map(|key| {
+        let queries = places.iter().map(|(set, key)| {
             let list = vec![ListAttribute::Element(vec![key_attribute(key)])];
             (family_number(table.family), elements_query(table, &set.name, Some(list)))
         });
-        let place = format!("{} {table} {}", set.keyword(), set.name);
-        self.query(&place, queries, |payload| decode::elements(payload, set)?.pop())
+        let place = match places {
+            [(set, _)] => format!("{} {table} {}", set.keyword(), set.name),
+            _ => format!("table {table}"),
+        };
+        self.query(&place, queries, |index, payload| {
+            let (set, _) = places.get(index)?;
+            decode::elements(payload, set)?.pop()
+        })
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
@@ -223,7 +229,7 @@ impl Nft for NetlinkNft {
         });
         let tables: BTreeSet<String> = places.iter().map(|(table, _)| table.to_string()).collect();
         let place = format!("table {}", Vec::from_iter(tables).join(" or "));
-        self.query(&place, queries, |payload| decode::chain(payload).map(|(_, chain)| chain))
+        self.query(&place, queries, |_, payload| decode::chain(payload).map(|(_, chain)| chain))
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {

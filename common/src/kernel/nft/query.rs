@@ -26,6 +26,27 @@ pub fn lookup(
     Ok(nft.elements_at(table, set, keys)?.into_iter().flatten().collect())
 }
 
+/// The elements that are there of those with these keys in several sets, in one round trip unless
+/// one of the sets is asked for very many.
+pub fn lookup_all(
+    nft: &mut dyn Nft,
+    table: &Table,
+    wanted: &[(Set, Vec<Vec<Value>>)],
+) -> Result<Elements, NftError> {
+    let is_few = |keys: &[Vec<Value>]| keys.len() <= KEYS_PER_QUERY;
+    let few = || wanted.iter().filter(|(_, keys)| is_few(keys));
+    let places: Vec<(&Set, &[Value])> =
+        few().flat_map(|(set, keys)| keys.iter().map(move |key| (set, key.as_slice()))).collect();
+    let mut answers = nft.elements_in(table, &places)?.into_iter();
+    let mut found: Elements = few()
+        .map(|(set, keys)| (set.clone(), answers.by_ref().take(keys.len()).flatten().collect()))
+        .collect();
+    for (set, keys) in wanted.iter().filter(|(_, keys)| !is_few(keys)) {
+        found.push((set.clone(), lookup(nft, table, set, keys)?));
+    }
+    Ok(found)
+}
+
 /// What a deletion needs of elements.
 pub fn keys_only<'a>(elements: impl IntoIterator<Item = &'a Element>) -> Vec<Element> {
     let key_only =
