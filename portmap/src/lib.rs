@@ -57,15 +57,17 @@ impl Plugin for Portmap {
         plan.loopback = localnet.is_needed();
         localnet.warning().into_iter().for_each(|warning| request.log.warn(warning));
         let choice = backend::choose(&config, &mut host);
-        choice.backend.add(&mut host, &plan)?;
+        choice.add(&mut host, &plan)?;
         if let Err(error) = localnet.apply() {
             // Best effort: the error to tell is the one that made it necessary.
             let _ = choice.backend.remove(&mut host, &request.attachment, Some(&plan));
             return Err(error);
         }
         // Rules of an earlier ADD may come before these and lead elsewhere.
-        let others = choice.others.into_iter().chain([&Go as _]);
-        on_all(others, |other| other.remove(&mut host, &request.attachment, Some(&plan)))?;
+        let mut remove =
+            |place: &dyn Holder<_, _>| place.remove(&mut host, &request.attachment, Some(&plan));
+        on_all(choice.others, |other| remove(other))?;
+        remove(&Go)?;
         // Last: a packet that came now would only renew a flow that is stale.
         flows::forget_stale(&host.added, &request.log);
         Ok(result)

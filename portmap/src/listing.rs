@@ -40,7 +40,7 @@ pub fn installed() -> Result<Vec<Installed>, CniError> {
         let found = iptables::installed(place).map_err(|error| error.into_cni(READING))?;
         all.extend(found.into_iter().map(|(mapping, owner)| Installed {
             mapping,
-            owner: owner.tag().to_string(),
+            owner,
             place: place.to_string(),
         }));
     }

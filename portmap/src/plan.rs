@@ -90,6 +90,12 @@ impl Plan {
     /// What to tell about configured mappings that will not answer.
     pub(crate) fn warnings(&self, config: &Config) -> Vec<String> {
         let mut warnings = Vec::new();
+        if [14, 15].contains(&self.mark_bit) {
+            warnings.push(format!(
+                "markMasqBit {} is a bit that kube-proxy marks packets with (--masquerade-bit, 14 by default): choose another",
+                self.mark_bit
+            ));
+        }
         for mapping in &config.mappings {
             let port = format!("host port {}/{}", mapping.host_port, mapping.protocol);
             if !self.mappings.iter().any(|active| mapping.host.serves(active.version())) {
@@ -118,6 +124,12 @@ impl Plan {
     /// The container's address in one family, if anything is mapped to it.
     pub(crate) fn container(&self, version: IpVersion) -> Option<IpNet> {
         self.addresses.of(version).filter(|_| self.mappings_of(version).next().is_some())
+    }
+
+    /// The container's addresses that anything is mapped to.
+    pub(crate) fn containers(&self) -> impl Iterator<Item = IpAddr> {
+        let containers = IpVersion::ALL.into_iter().filter_map(|version| self.container(version));
+        containers.map(|container| container.addr())
     }
 
     /// Each source network that is masqueraded on its way to a container address.

@@ -29,10 +29,10 @@ fn transaction() -> Transaction {
         "conditionsV6":["ip6 saddr { 2001:db8::/32, fd00::1 } tcp sport 1024"],"#;
     let mut all = Transaction::new();
     // Twice: once with conditions, once in the shared maps.
-    for (ifname, conditions) in [("eth0", conditions), ("eth1", "")] {
+    for (ifname, n, conditions) in [("eth0", 71, conditions), ("eth1", 72, "")] {
         let config = format!(
             r#"{{"name":"n","cniVersion":"1.0.0",{conditions}
-                "prevResult":{{"ips":[{{"address":"10.71.0.2/24"}},{{"address":"fd71::2/64"}}]}},
+                "prevResult":{{"ips":[{{"address":"10.{n}.0.2/24"}},{{"address":"fd{n}::2/64"}}]}},
                 "runtimeConfig":{{"portMappings":[
                   {{"hostPort":8080,"containerPort":80,"protocol":"tcp"}},
                   {{"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"198.51.100.1"}},

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Network, Outcome, TestBox,
-    Transport, cases, run, tcp, tool, udp,
+    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Namespace, Network, Outcome,
+    TestBox, Transport, cases, run, tcp, tool, udp,
 };
 
 cases! {
@@ -238,7 +238,14 @@ struct Talks {
 impl Talks {
     /// Over flows that live all the time, and over new connections. Every question is answered,
     /// and by the right container, or the thread panics and so does the test.
-    fn begin<'s, 'e: 's>(&'e self, scope: &'s Scope<'s, 'e>, b: &'e TestBox, pod: &Pod) {
+    fn begin<'s, 'e: 's>(
+        &'e self,
+        scope: &'s Scope<'s, 'e>,
+        b: &'e TestBox,
+        pod: &Pod,
+        home: &'e Attachment,
+        neighbour: &'e Attachment,
+    ) {
         for (host, source_port) in [(HOST_V4, pod.port + 20_000), (HOST_V6, pod.port + 30_000)] {
             let (port, id) = (pod.port, pod.web.container.id.clone());
             let datagrams = b.out.udp_flow(source_port, host, port);
@@ -253,8 +260,14 @@ impl Talks {
                 });
             });
             scope.spawn(move || self.repeat(|| connection.echo()));
-            scope.spawn(move || self.repeat(|| b.out.tcp_flow(host, port).echo()));
         }
+        let (port, mut askers) = (pod.port, askers(b, home, neighbour).into_iter().cycle());
+        scope.spawn(move || {
+            self.repeat(|| {
+                let (client, host) = askers.next().expect("there are some");
+                client.tcp_flow(host, port).echo();
+            });
+        });
     }
 
     fn repeat(&self, mut ask: impl FnMut()) {
@@ -264,6 +277,20 @@ impl Talks {
             sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Who makes new connections all the time, and to where: outside, the host by its address and by
+/// 127.0.0.1, the container itself, and a neighbour.
+fn askers<'e>(
+    b: &'e TestBox,
+    home: &'e Attachment,
+    neighbour: &'e Attachment,
+) -> Vec<(&'e Namespace, &'static str)> {
+    let clients = [&b.out, &b.host, &home.container.netns, &neighbour.container.netns];
+    let mut askers: Vec<_> =
+        clients.into_iter().flat_map(|client| [(client, HOST_V4), (client, HOST_V6)]).collect();
+    askers.push((&b.host, "127.0.0.1"));
+    askers
 }
 
 fn fifty_containers_of_a_whole_chain(b: &TestBox) {
@@ -276,10 +303,12 @@ fn fifty_containers_of_a_whole_chain(b: &TestBox) {
         pod.add(Implementation::Go);
     }
     let talks = Talks::default();
+    let neighbour = b.web(&network, "neighbour");
+    let homes: Vec<Attachment> = pods.iter().map(|pod| pod.web.clone()).collect();
     std::thread::scope(|scope| {
         let _silence = Silence(&talks.end);
-        for pod in pods.iter().filter(|pod| pod.talks) {
-            talks.begin(scope, b, pod);
+        for (pod, home) in pods.iter().zip(&homes).filter(|(pod, _)| pod.talks) {
+            talks.begin(scope, b, pod, home, &neighbour);
         }
         upgrade(b, &network, &mut pods);
     });
@@ -291,6 +320,7 @@ fn fifty_containers_of_a_whole_chain(b: &TestBox) {
         pod.web.leave();
         b.out.cannot_reach(Transport::Udp, HOST_V4, pod.port);
     }
+    neighbour.leave();
     // A node that boots has no bridge yet, and with it goes the reason for the guard.
     run(tool("ip").args(["link", "del", "br1"]));
     gc(b, &network, &[]);

@@ -1,26 +1,47 @@
 //! The places that can carry out a plan, and the choice between them.
 
+mod conflict;
 pub(crate) mod iptables;
 pub(crate) mod nftables;
 
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Backend, Failure as _, Holder};
 
-use crate::config::{BackendName, Config};
+use crate::config::{BackendName, Config, OnConflict};
 use crate::host::Host;
 use crate::plan::Plan;
+use conflict::Held;
 use iptables::Iptables;
 use nftables::Nftables;
 
 pub(crate) use nftables::whole_table;
 
+/// A place where our mappings may be.
+pub(crate) trait Place<'a>: Holder<Host<'a>, Plan> {
+    /// Every mapping that is in force there, whose ever it is.
+    fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError>;
+}
+
 /// Where ADD makes the mappings, and why there.
 pub(crate) struct Choice<'a> {
     pub(crate) backend: &'a dyn Backend<Host<'a>, Plan>,
     /// Where else an earlier ADD may have made some.
-    pub(crate) others: Vec<&'a dyn Holder<Host<'a>, Plan>>,
+    pub(crate) others: Vec<&'a dyn Place<'a>>,
     name: BackendName,
     reason: String,
+}
+
+impl<'a> Choice<'a> {
+    /// Makes the mappings. If the configuration asks for that, a port that another attachment holds
+    /// anywhere is an error; the backend itself looks at what it has.
+    pub(crate) fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        if plan.on_conflict == OnConflict::Fail {
+            for other in &self.others {
+                conflict::refuse(plan, other.mappings(host)?)?;
+            }
+        }
+        self.backend.add(host, plan)
+    }
 }
 
 /// As in `backend nftables: the kernel has nf_tables`.

@@ -1,8 +1,10 @@
 //! What portmap does to real packets, and whose a mapping is.
 
 mod addresses;
+mod beside_others;
 mod check;
 mod conditions;
+mod conflicts;
 mod conntrack;
 mod failure;
 mod iptables_output;

@@ -6,7 +6,7 @@ use cni_common::kernel::iptables::{SavedRule, TableDump};
 
 use super::names::{Names, owner};
 use super::rules::{ChainRule, Entry, OLD_SNAT_TOP, Rules, SHARED_CHAINS, TOP_CHAIN};
-use super::saved::own_chains;
+use super::saved::{evicted_chains, own_chains};
 
 /// Chains that the kernel has by itself.
 const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
@@ -15,8 +15,9 @@ const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
 pub(super) fn install(dump: &TableDump, rules: &Rules) -> Vec<String> {
     let names = &rules.names;
     let addresses: Vec<IpAddr> = rules.mappings.iter().map(|mapping| mapping.container).collect();
-    let old = own_chains(dump, names, &addresses);
+    let mut old = own_chains(dump, names, &addresses);
     let chain = free_chain(dump, names, &old);
+    old.extend(evicted_chains(dump, names, &addresses).into_iter().map(|(evicted, _)| evicted));
     let mut lines = Vec::new();
     if !dump.has_chain(TOP_CHAIN) {
         lines.push(format!(":{TOP_CHAIN} - [0:0]"));

@@ -8,12 +8,14 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Form, Iptables, IptablesError, SavedRule, TableDump, Variant};
 
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
-use super::saved::own_chains;
+use super::saved::{lost, own_chains};
+use crate::backend::conflict::Held;
 use crate::plan::Plan;
 
-/// What the host's own iptables has of an attachment.
-pub(super) fn find(plan: &Plan) -> Result<Finding, IptablesError> {
+/// What the host's own iptables has of an attachment, and which of its mappings come behind others'.
+pub(super) fn find(plan: &Plan) -> Result<(Finding, Vec<Held>), IptablesError> {
     let mut mismatches = Vec::new();
+    let mut held = Vec::new();
     let mut ours = false;
     for version in IpVersion::ALL {
         let Some(rules) = Rules::new(plan, version) else { continue };
@@ -27,8 +29,10 @@ pub(super) fn find(plan: &Plan) -> Result<Finding, IptablesError> {
         mismatches.extend(found.into_iter().map(|mismatch| format!("{program}: {mismatch}")));
         let go = GoRules::new(plan, version);
         ours |= go.is_some_and(|go| has_what_only_ours_has(&dump, &rules, &go));
+        held.extend(lost(&dump, &rules));
     }
-    Ok(if mismatches.is_empty() || ours { Finding::of(mismatches) } else { Finding::Absent })
+    let is_here = mismatches.is_empty() || ours;
+    Ok((if is_here { Finding::of(mismatches) } else { Finding::Absent }, held))
 }
 
 /// The Go plugin has the same chains, but not all of the same rules.

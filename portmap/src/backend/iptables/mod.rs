@@ -20,6 +20,7 @@ use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale}
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{self, IptablesError, Variant};
 
+use super::conflict::{self, Held};
 use crate::host::Host;
 use crate::plan::{Mapping, Plan};
 use names::Names;
@@ -27,8 +28,10 @@ use names::Names;
 pub(crate) use places::{Place, that_may_have};
 pub(crate) use rules::{ChainRule, GoRules, TABLE, TOP_CHAIN};
 
-/// Every mapping in one place, with its owner.
-pub(crate) fn installed(place: Place) -> Result<Vec<(Mapping, Attachment)>, IptablesError> {
+const READING: &str = "cannot read the port mappings";
+
+/// Every mapping in one place, with its owner's tag.
+pub(crate) fn installed(place: Place) -> Result<Vec<Held>, IptablesError> {
     Ok(saved::mappings(&place.open()?.save(TABLE)?))
 }
 
@@ -57,7 +60,15 @@ impl Holder<Host<'_>, Plan> for Iptables {
     }
 
     fn check(&self, _host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
-        check::find(plan).map_err(|error| error.into_cni("cannot read the port mappings"))
+        let (finding, held) = check::find(plan).map_err(|error| error.into_cni(READING))?;
+        match finding {
+            Finding::Sound => conflict::lost(&held).map(|()| Finding::Sound),
+            Finding::Absent => Ok(Finding::Absent),
+            Finding::Mismatches(mut mismatches) => {
+                mismatches.extend(held.iter().map(conflict::lost_mismatch));
+                Ok(Finding::Mismatches(mismatches))
+            }
+        }
     }
 
     fn remove(
@@ -67,8 +78,7 @@ impl Holder<Host<'_>, Plan> for Iptables {
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
         let names = Names::new(attachment);
-        let chains: Vec<String> = names.chains().into_iter().cloned().collect();
-        let places = that_may_have(host.nft_if_any().ok().flatten(), &chains);
+        let places = places::of_attachment(host.nft_if_any().ok().flatten(), &names);
         let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
         let cleaned = places.iter().filter(|place| !self.spares(**place, &places, known));
         on_all(cleaned, |place| {
@@ -116,6 +126,17 @@ fn unless_out_of_reach(
             Ok(Vec::new())
         }
         Err(error) => Err(error.into_cni(&format!("cannot remove the port mappings of {place}"))),
+    }
+}
+
+impl<'a> super::Place<'a> for Iptables {
+    fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {
+        let top = [TOP_CHAIN.to_owned()];
+        let mut held = Vec::new();
+        for place in that_may_have(host.nft_if_any().ok().flatten(), &top) {
+            held.extend(installed(place).map_err(|error| error.into_cni(READING))?);
+        }
+        Ok(held)
     }
 }
 

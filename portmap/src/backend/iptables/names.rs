@@ -19,6 +19,7 @@ pub(super) const USUAL_IFNAME: &str = "eth0";
 /// Names of an attachment's chains and the comment of its entry rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
+    pub(super) attachment: Attachment,
     /// The chain with its translations: Go's, whose name knows no interface, for `eth0`.
     pub(crate) chain: String,
     /// The chain if another attachment has that one: Go's digest has no separator between
@@ -42,6 +43,7 @@ impl Names {
         let plain = format!("dnat name: \"{network}\" id: \"{container_id}\"");
         let usual = ifname == USUAL_IFNAME;
         Self {
+            attachment: attachment.clone(),
             chain: if usual { go_chain.clone() } else { alternative.clone() },
             alternative,
             go_chain,
@@ -51,26 +53,32 @@ impl Names {
         }
     }
 
+    /// What every comment of the container's entries holds, unless it is cut off.
+    pub(super) fn id_in_comments(&self) -> String {
+        format!("id: \"{}\"", self.attachment.container_id)
+    }
+
     /// Every chain that may be the attachment's.
     pub(crate) fn chains(&self) -> [&String; 4] {
         [&self.chain, &self.alternative, &self.go_chain, &self.old_snat_chain]
     }
 
-    /// Whether an entry rule with this comment and target is the attachment's. `leads_to_us` says
-    /// whether the target translates to the container's addresses only: Go's comments do not tell
-    /// a container's interfaces apart.
+    /// Whether an entry rule with this comment and target is the attachment's, whatever its network
+    /// was called then. `leads_to_us` says whether the target translates to the container's
+    /// addresses only: Go's comments do not tell a container's interfaces apart.
     pub(crate) fn owns(
         &self,
         comment: &str,
         target: &str,
         leads_to_us: impl FnOnce() -> bool,
     ) -> bool {
-        if comment == self.comment {
+        match owner(comment) {
             // One that is cut off names the network at best.
-            return comment.len() < COMMENT_LEN
-                || self.chains().iter().any(|chain| *chain == target);
+            None => comment == self.comment && self.chains().iter().any(|chain| *chain == target),
+            Some(owner) if owner.container_id != self.attachment.container_id => false,
+            Some(owner) if owner.ifname == USUAL_IFNAME => comment == self.comment || leads_to_us(),
+            Some(owner) => owner.ifname == self.attachment.ifname,
         }
-        comment == self.go_comment && target == self.go_chain && leads_to_us()
     }
 }
 
@@ -140,5 +148,14 @@ mod tests {
         let names = Names::new(&attachment(&"n".repeat(300), "c", "eth0"));
         assert!(names.owns(&long, &names.chain, || false));
         assert!(!names.owns(&long, "CNI-DN-another", || true));
+        let names = |ifname| Names::new(&attachment("renamed", "cid-one", ifname));
+        let before = |ifname| Names::new(&attachment("h1net", "cid-one", ifname)).comment;
+        assert!(names("net1").owns(&before("net1"), "CNI-DN-x", || false));
+        assert!(names("eth0").owns(&before("eth0"), "CNI-DN-x", || true));
+        assert!(
+            !names("eth0").owns(&before("eth0"), "CNI-DN-x", || false),
+            "Go's, of any interface"
+        );
+        assert!(!names("eth0").owns(&before("net1"), "CNI-DN-x", || true));
     }
 }

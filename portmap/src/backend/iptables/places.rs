@@ -5,9 +5,10 @@
 
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Iptables, IptablesError, Variant, legacy_table_loaded};
-use cni_common::kernel::nft::{Family, Nft, Table};
+use cni_common::kernel::nft::{Family, InstalledRule, Nft, NftError, Table};
 
-use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE};
+use super::names::Names;
+use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE, TOP_CHAIN};
 
 /// One family of one kind of iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,26 +37,50 @@ impl Place {
 
 /// The places that may have one of these chains in table nat.
 pub(crate) fn that_may_have(nft: Option<&mut dyn Nft>, chains: &[String]) -> Vec<Place> {
-    in_table(nft, TABLE, &IpVersion::ALL, chains)
+    in_table(nft, TABLE, &IpVersion::ALL, |nft, table| has_any(nft, table, chains))
+}
+
+/// The places that may have something of an attachment: chains of its names, or, if its network was
+/// called otherwise, an entry with its container's ID.
+pub(super) fn of_attachment(nft: Option<&mut dyn Nft>, names: &Names) -> Vec<Place> {
+    let chains: Vec<String> = names.chains().into_iter().cloned().collect();
+    let id = names.id_in_comments();
+    in_table(nft, TABLE, &IpVersion::ALL, |nft, table| {
+        if has_any(nft, table, &chains)? {
+            return Ok(true);
+        }
+        if !has_any(nft, table, &[TOP_CHAIN.to_owned()])? {
+            return Ok(false);
+        }
+        let is_entry = |rule: &InstalledRule| {
+            rule.chain == TOP_CHAIN
+                && rule.expressions.windows(id.len()).any(|w| w == id.as_bytes())
+        };
+        Ok(nft.rules(table)?.iter().any(is_entry))
+    })
 }
 
 /// The places that may have the guard.
 pub(super) fn with_guard(nft: Option<&mut dyn Nft>) -> Vec<Place> {
-    in_table(nft, GUARD_TABLE, &[IpVersion::V4], &[GUARD_CHAIN.to_owned()])
+    let guard = [GUARD_CHAIN.to_owned()];
+    in_table(nft, GUARD_TABLE, &[IpVersion::V4], |nft, table| has_any(nft, table, &guard))
+}
+
+fn has_any(nft: &mut dyn Nft, table: &Table, chains: &[String]) -> Result<bool, NftError> {
+    Ok(nft.chains_at(table, chains)?.iter().any(Option::is_some))
 }
 
 fn in_table(
     mut nft: Option<&mut dyn Nft>,
     table: &'static str,
     versions: &[IpVersion],
-    chains: &[String],
+    may_hold: impl Fn(&mut dyn Nft, &Table) -> Result<bool, NftError>,
 ) -> Vec<Place> {
     let mut places = Vec::new();
     for version in versions.iter().copied() {
         if let Some(nft) = nft.as_deref_mut() {
-            let found = nft.chains_at(&Table::new(Family::of(version), table), chains);
             // If it cannot be told, look.
-            if found.map_or(true, |chains| chains.iter().any(Option::is_some)) {
+            if may_hold(nft, &Table::new(Family::of(version), table)).unwrap_or(true) {
                 places.push(Place { version, variant: Variant::Nft });
             }
         }

@@ -1,14 +1,15 @@
 //! What a saved nat table says of attachments. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use cni_common::cni::{Attachment, Stale};
+use cni_common::cni::{Attachment, OwnerTag, Stale};
 use cni_common::kernel::iptables::{SavedRule, TableDump};
 use cni_common::kernel::nft::L4Protocol;
 
 use super::names::{Names, USUAL_IFNAME, owner};
-use super::rules::{OLD_SNAT_TOP, Rules, TOP_CHAIN};
+use super::rules::{Entry, OLD_SNAT_TOP, Rules, TOP_CHAIN};
+use crate::backend::conflict::Held;
 use crate::plan::Mapping;
 
 /// The chains that are the attachment's, whoever made them.
@@ -41,34 +42,109 @@ pub(super) fn own_chains(dump: &TableDump, names: &Names, addresses: &[IpAddr]) 
     own
 }
 
-/// Mappings of other containers that answer to the same host address, protocol and port.
-pub(super) fn conflicts(dump: &TableDump, rules: &Rules) -> Vec<(Mapping, String)> {
-    let own = owner(&rules.names.comment);
-    let mut conflicts = Vec::new();
-    for (mapping, owner) in mappings(dump) {
-        let key = |m: &Mapping| (m.host_address, m.protocol, m.host_port);
-        let same_container = own.as_ref().is_some_and(|own| own.container_id == owner.container_id);
-        if !same_container && rules.mappings.iter().any(|active| key(active) == key(&mapping)) {
-            conflicts.push((mapping, owner.tag().to_string()));
+/// Whether our own earlier ADD of the attachment made its entries with conditions and these have
+/// none, or the other way round. Which conditions they were, iptables tells in its own words only.
+pub(super) fn is_another_entrys(dump: &TableDump, rules: &Rules) -> bool {
+    let Names { chain, comment, .. } = &rules.names;
+    let own: Vec<&SavedRule> = dump.rules_of(chain).collect();
+    let is_ours = own.len() == rules.own.len()
+        && own.iter().zip(&rules.own).all(|(rule, spec)| rule.is(spec));
+    let wanted = |entry: &Entry| SavedRule { chain: TOP_CHAIN.to_owned(), spec: entry.to(chain) };
+    let is_wanted_conditional = rules.entries.iter().map(wanted).any(|rule| is_conditional(&rule));
+    let mut entries = dump.rules_of(TOP_CHAIN).filter(|entry| {
+        entry.option("-j").as_ref() == Some(chain)
+            && entry.option("--comment").as_ref() == Some(comment)
+    });
+    is_ours && entries.any(|entry| is_conditional(entry) != is_wanted_conditional)
+}
+
+/// Whether an entry rule matches anything but what every entry does: host address, protocol, comment
+/// and ports.
+fn is_conditional(entry: &SavedRule) -> bool {
+    const KNOWN: [&str; 6] = ["-d", "-p", "-m", "--comment", "--dports", "-j"];
+    entry.words().chunks(2).any(|option| !KNOWN.contains(&option[0].as_str()))
+}
+
+/// The chains of other attachments that lead to one of these addresses, which are this one's now.
+pub(super) fn evicted_chains(
+    dump: &TableDump,
+    names: &Names,
+    addresses: &[IpAddr],
+) -> Vec<(String, OwnerTag)> {
+    let own = own_chains(dump, names, addresses);
+    let mut leading: HashMap<&str, bool> = HashMap::new();
+    for rule in &dump.rules {
+        if let Some(mapping) = translation(rule) {
+            *leading.entry(&rule.chain).or_insert(true) &= addresses.contains(&mapping.container);
         }
     }
+    let mut evicted = owners(dump);
+    evicted.retain(|(chain, _)| !own.contains(chain) && leading.get(chain.as_str()) == Some(&true));
+    evicted.into_iter().map(|(chain, owner)| (chain, owner.tag())).collect()
+}
+
+/// The chains that the top chain leads to, in order, with their owners.
+fn owners(dump: &TableDump) -> Vec<(String, Attachment)> {
+    let mut owners: Vec<(String, Attachment)> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
+    for entry in dump.rules_of(TOP_CHAIN) {
+        let owner = entry.option("--comment").and_then(|comment| owner(&comment));
+        if let (Some(chain), Some(owner)) = (entry.option("-j"), owner)
+            && seen.insert(chain.clone())
+        {
+            owners.push((chain, owner));
+        }
+    }
+    owners
+}
+
+/// The mappings in a saved table with their owners, in the order in which packets meet the owners.
+pub(super) fn mappings(dump: &TableDump) -> Vec<Held> {
+    let mut by_chain: HashMap<&str, Vec<Mapping>> = HashMap::new();
+    for rule in &dump.rules {
+        if let Some(mapping) = translation(rule) {
+            by_chain.entry(&rule.chain).or_default().push(mapping);
+        }
+    }
+    let of_owner = |(chain, owner): (String, Attachment)| {
+        let mappings = by_chain.remove(chain.as_str()).unwrap_or_default();
+        let tag = owner.tag().to_string();
+        mappings.into_iter().map(move |mapping| (mapping, tag.clone()))
+    };
+    owners(dump).into_iter().flat_map(of_owner).collect()
+}
+
+type Key = (Option<IpAddr>, L4Protocol, u16);
+
+fn key(mapping: &Mapping) -> Key {
+    (mapping.host_address, mapping.protocol, mapping.host_port)
+}
+
+/// Mappings of other containers that answer to the same host address, protocol and port as some of
+/// these.
+pub(super) fn conflicts(dump: &TableDump, rules: &Rules) -> Vec<Held> {
+    let tag = rules.names.attachment.tag();
+    let wanted: HashSet<Key> = rules.mappings.iter().map(key).collect();
+    let mut conflicts = mappings(dump);
+    conflicts.retain(|(mapping, owner)| {
+        !tag.is_same_attachment(owner) && !tag.is_sibling(owner) && wanted.contains(&key(mapping))
+    });
     conflicts
 }
 
-/// The mappings in a saved table, with their owners.
-pub(super) fn mappings(dump: &TableDump) -> Vec<(Mapping, Attachment)> {
-    let mut owners: HashMap<String, Attachment> = HashMap::new();
-    for entry in dump.rules_of(TOP_CHAIN) {
-        let owner = entry.option("--comment").and_then(|comment| owner(&comment));
-        if let (Some(chain), Some(owner)) = (entry.option("-j"), owner) {
-            owners.insert(chain, owner);
-        }
+/// Those of the mappings that packets do not reach, because another container's comes first.
+pub(super) fn lost(dump: &TableDump, rules: &Rules) -> Vec<Held> {
+    let tag = rules.names.attachment.tag();
+    let mut first: HashMap<Key, String> = HashMap::new();
+    for (mapping, owner) in mappings(dump) {
+        first.entry(key(&mapping)).or_insert(owner);
     }
-    let mapped = dump.rules.iter().filter_map(|rule| {
-        let owner = owners.get(&rule.chain)?;
-        Some((translation(rule)?, owner.clone()))
+    let held = rules.mappings.iter().filter_map(|mapping| {
+        let owner = first.get(&key(mapping))?;
+        let is_other = !tag.is_same_attachment(owner) && !tag.is_sibling(owner);
+        is_other.then(|| (*mapping, owner.clone()))
     });
-    mapped.collect()
+    held.collect()
 }
 
 pub(super) fn translation(rule: &SavedRule) -> Option<Mapping> {

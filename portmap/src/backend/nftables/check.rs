@@ -1,66 +1,123 @@
 //! CHECK compares what is there with what must be, exactly; STATUS lets the kernel try it.
 
-use std::collections::HashMap;
-
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::{Failure as _, Finding};
+use cni_common::cni::{Failure as _, Finding, OwnerTag};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
-use cni_common::kernel::nft::{Nft, NftError, Table, lookup};
+use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, lookup_all};
 
 use super::Wanted;
 use super::add::whole_table;
-use super::elements::{Content, mappings};
-use super::layout::{self, Layout, Scope, TABLE};
-use super::owned;
+use super::claims::Claim;
+use super::elements::{
+    Account, Content, index, is_mapping, mapping_of, mappings, owner_key, target_key,
+};
+use super::layout::Layout;
+use super::sets::{self, Scope, TABLE};
+use super::{claims, owned};
+use crate::backend::conflict::{self, Held};
+use crate::plan::Mapping;
 
 /// Compares the table with what is wanted.
-pub(super) fn check(nft: &mut dyn Nft, wanted: &Wanted) -> Result<Finding, CniError> {
-    find(nft, wanted).map_err(|error| error.into_cni("cannot read the port mappings"))
+pub(super) fn check(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<Finding, CniError> {
+    let (finding, held) =
+        find(nft, wanted).map_err(|error| error.into_cni("cannot read the port mappings"))?;
+    match finding {
+        Finding::Sound => conflict::lost(&held).map(|()| Finding::Sound),
+        finding => Ok(finding),
+    }
 }
 
-fn find(nft: &mut dyn Nft, wanted: &Wanted) -> Result<Finding, NftError> {
+/// What is there, and which mappings others hold while this attachment's wait.
+fn find(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(Finding, Vec<Held>), NftError> {
     let content = &wanted.content;
     if content.is_empty() {
-        let owned = mappings(&owned::elements_of(nft, &content.tag, None)?);
+        let owned = mappings(&owned::of(nft, &content.tag, None)?.elements);
         let mismatches =
             owned.iter().map(|mapping| format!("mapping {mapping} should not be there"));
-        return Ok(Finding::of(mismatches.collect()));
+        return Ok((Finding::of(mismatches.collect()), Vec::new()));
     }
-    let mut mismatches = element_mismatches(nft, content)?;
+    let (mut mismatches, held) = element_mismatches(nft, content)?;
     mismatches.extend(chain_mismatches(nft, &TABLE, &wanted.layout.chains())?);
     if mismatches.is_empty() {
-        return Ok(Finding::Sound);
+        return Ok((Finding::Sound, held));
     }
-    let owned = owned::elements_of(nft, &content.tag, Some(content))?;
+    mismatches.extend(held.iter().map(conflict::lost_mismatch));
+    let owned = owned::of(nft, &content.tag, Some(content))?.elements;
     let is_absent = owned.iter().all(|(_, elements)| elements.is_empty());
-    Ok(if is_absent { Finding::Absent } else { Finding::Mismatches(mismatches) })
+    let finding = if is_absent { Finding::Absent } else { Finding::Mismatches(mismatches) };
+    Ok((finding, held))
 }
 
-fn element_mismatches(nft: &mut dyn Nft, content: &Content) -> Result<Vec<String>, NftError> {
-    let mut mismatches = Vec::new();
-    let mut siblings = Vec::new();
+fn element_mismatches(
+    nft: &mut dyn Nft,
+    content: &Content,
+) -> Result<(Vec<String>, Vec<Held>), NftError> {
+    let tag = &content.tag;
+    let found = lookup_all(nft, &TABLE, &content.keys())?;
+    let at = index(&found);
+    let attachments = (sets::attachments(), owner_key(tag));
+    let own = at.get(&(attachments.0.name.as_str(), attachments.1.as_slice())).copied();
+    let account = own.filter(|own| tag.is_same_attachment(own.owner())).and_then(Account::of);
+    let claims = match account {
+        Some(account) if account.conflicts => claims::read(nft)?,
+        _ => Vec::new(),
+    };
+    let waits = |set: &Set, element: &Element| {
+        let mut own = claims.iter().filter(|claim| tag.is_same_attachment(claim.element.owner()));
+        own.any(|claim| claim.is_for(set, &element.key))
+    };
+    let (mut mismatches, mut held) = (Vec::new(), Vec::new());
+    let mut elsewhere = 0;
     for (set, elements) in &content.elements {
-        let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
-        let held: HashMap<_, _> = lookup(nft, &TABLE, set, &keys)?
-            .into_iter()
-            .map(|element| (element.key.clone(), element))
-            .collect();
         for wanted in elements {
-            match held.get(&wanted.key) {
-                Some(held) if content.tag.is_sibling(held.owner()) => siblings.push(held.clone()),
-                held => mismatches.extend(element_mismatch(&TABLE, set, wanted, held)),
+            match at.get(&(set.name.as_str(), wanted.key.as_slice())).copied() {
+                Some(other) if is_mapping(wanted) && tag.is_sibling(other.owner()) => {
+                    elsewhere += 1;
+                }
+                Some(other) if waits(set, wanted) => {
+                    elsewhere += 1;
+                    held.extend(mapping_of(wanted).map(|m| (m, other.owner().to_owned())));
+                }
+                Some(other) if is_same_owners(wanted, other, tag) => {}
+                other => mismatches.extend(element_mismatch(&TABLE, set, wanted, other)),
             }
         }
     }
-    let (attachments, owner) = (layout::attachments(), content.without(&siblings).owner_element());
-    let held = lookup(nft, &TABLE, &attachments, std::slice::from_ref(&owner.key))?;
-    mismatches.extend(element_mismatch(&TABLE, &attachments, &owner, held.first()));
-    Ok(mismatches)
+    let count = content.len() - elsewhere + waiting(&claims, content);
+    if account.is_none_or(|account| account.count != Account::new(count, false).count) {
+        let expected = Account::new(count, account.is_some_and(|account| account.conflicts));
+        let expected = expected.element(tag.as_str());
+        mismatches.extend(element_mismatch(&TABLE, &attachments.0, &expected, own));
+    }
+    Ok((mismatches, held))
+}
+
+/// Whether it is the element that is wanted; the network may have had another name.
+fn is_same_owners(wanted: &Element, held: &Element, tag: &OwnerTag) -> bool {
+    wanted.data == held.data && tag.is_same_attachment(held.owner())
+}
+
+/// How many elements the owner has because of mappings that wait: these, and their targets, unless
+/// the content has them anyway.
+fn waiting(claims: &[Claim], content: &Content) -> usize {
+    let own: Vec<Mapping> = claims
+        .iter()
+        .filter(|claim| content.tag.is_same_attachment(claim.element.owner()))
+        .filter_map(|claim| mapping_of(&claim.element))
+        .collect();
+    let target =
+        |mapping: &Mapping| (content.scope.targets(mapping.version()), target_key(mapping));
+    let mut targets: Vec<_> = own.iter().map(target).collect();
+    let there = content.index();
+    targets.retain(|(set, key)| !there.contains_key(&(set.name.as_str(), key.as_slice())));
+    targets.sort_by(|one, other| one.1.cmp(&other.1));
+    targets.dedup();
+    own.len() + targets.len()
 }
 
 /// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.
-pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted) -> Result<(), CniError> {
+pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>) -> Result<(), CniError> {
     let probe = whole_table(sample).in_table(&Table::new(TABLE.family, "cni_portmap_probe"));
     nft.validate(&probe).map_err(|error| {
         let remedy = error.remedy();
@@ -74,7 +131,7 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted) -> Result<(), CniError>
         )
         .with_details(error.to_string())
     };
-    if nft.elements(&TABLE, &layout::attachments()).map_err(unreadable)?.is_empty() {
+    if nft.elements(&TABLE, &sets::attachments()).map_err(unreadable)?.is_empty() {
         return Ok(());
     }
     let names = nft.sets(&TABLE).map_err(unreadable)?;

@@ -1,11 +1,13 @@
 //! From a plan to the elements that must be in the table's maps and sets. Pure.
 
+use std::collections::{HashMap, HashSet};
+
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::object::concatenation;
 use cni_common::kernel::nft::{Element, Elements, Set, Value};
 
-use super::layout::Scope;
+use super::sets::{self, Scope};
 use crate::plan::{Mapping, Plan};
 
 /// What the table must hold of one attachment.
@@ -33,14 +35,25 @@ impl Content {
             content.map(content.scope.by_address(version), &by_address);
             content.map(content.scope.by_port(version), &by_port);
         }
+        let mut targets = HashSet::new();
+        for mapping in &plan.mappings {
+            let target = (mapping.container, mapping.protocol, mapping.container_port);
+            // Several host ports may lead to one.
+            if targets.insert(target) {
+                content.own(content.scope.targets(mapping.version()), target_key(mapping));
+            }
+        }
+        for address in plan.containers() {
+            let set = sets::addresses(IpVersion::of(address));
+            content.own(set, vec![Value::Address(address)]);
+        }
         for (source, container) in plan.masqueraded() {
             let used = (IpVersion::of(container), source.prefix_len());
             if !content.prefixes.contains(&used) {
                 content.prefixes.push(used);
             }
             let key = vec![Value::Address(source.addr()), Value::Address(container)];
-            let element = Element::new(key, Vec::new(), content.tag.as_str());
-            content.push(content.scope.masquerade(used.0, used.1), element);
+            content.own(content.scope.masquerade(used.0, used.1), key);
         }
         content
     }
@@ -52,7 +65,9 @@ impl Content {
         }
     }
 
-    fn push(&mut self, set: Set, element: Element) {
+    /// Puts a key into a set that does not have it.
+    fn own(&mut self, set: Set, key: Vec<Value>) {
+        let element = Element::new(key, Vec::new(), self.tag.as_str());
         match self.elements.iter_mut().find(|(known, _)| *known == set) {
             Some((_, elements)) => elements.push(element),
             None => self.elements.push((set, vec![element])),
@@ -68,29 +83,111 @@ impl Content {
         mappings(&self.elements)
     }
 
-    /// The element that says that the attachment has mappings, and how many elements in all.
-    pub(super) fn owner_element(&self) -> Element {
-        let count: usize = self.elements.iter().map(|(_, elements)| elements.len()).sum();
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        Element::new(owner_key(&self.tag), vec![Value::Mark(count)], self.tag.as_str())
+    /// The elements by set and key.
+    pub(super) fn index(&self) -> HashMap<(&str, &[Value]), &Element> {
+        index(&self.elements)
     }
 
-    /// The content without the mappings at these keys, which stay with somebody else.
-    pub(super) fn without(&self, taken: &[Element]) -> Self {
-        let is_taken = |element: &Element| {
-            !element.data.is_empty() && taken.iter().any(|taken| taken.key == element.key)
+    /// How many elements, without the one in `attachments`.
+    pub(super) fn len(&self) -> usize {
+        self.elements.iter().map(|(_, elements)| elements.len()).sum()
+    }
+
+    /// The keys of the elements, by set, and the one in `attachments`.
+    pub(super) fn keys(&self) -> Vec<(Set, Vec<Vec<Value>>)> {
+        let of_set = |(set, elements): &(Set, Vec<Element>)| {
+            (set.clone(), elements.iter().map(|element| element.key.clone()).collect())
+        };
+        let mut keys = vec![(sets::attachments(), vec![owner_key(&self.tag)])];
+        keys.extend(self.elements.iter().map(of_set));
+        keys
+    }
+
+    /// The content without the mappings at these keys, which somebody else has.
+    pub(super) fn without(&self, held: &Elements) -> Self {
+        let held = index(held);
+        let is_held = |set: &Set, element: &Element| {
+            is_mapping(element) && held.contains_key(&(set.name.as_str(), element.key.as_slice()))
         };
         let mut content = self.clone();
-        for (_, elements) in &mut content.elements {
-            elements.retain(|element| !is_taken(element));
+        for (set, elements) in &mut content.elements {
+            elements.retain(|element| !is_held(set, element));
         }
         content
+    }
+
+    /// Whether an element leads to one of the container's addresses.
+    pub(super) fn has_target_of(&self, element: &Element) -> bool {
+        let addresses = self.elements.iter().filter(|(set, _)| is_addresses(set));
+        let mut own = addresses.flat_map(|(_, elements)| elements).map(|element| &element.key[0]);
+        own.any(|address| target(element) == Some(address))
+    }
+}
+
+/// Elements by set and key.
+pub(super) fn index(elements: &Elements) -> HashMap<(&str, &[Value]), &Element> {
+    let of_set = elements.iter().flat_map(|(set, elements)| {
+        elements.iter().map(move |element| ((set.name.as_str(), element.key.as_slice()), element))
+    });
+    of_set.collect()
+}
+
+/// The address that an element leads to, is about or masquerades the way to.
+/// In a masquerade set, the container is behind the source.
+fn target(element: &Element) -> Option<&Value> {
+    let container = match element.key.as_slice() {
+        _ if !element.data.is_empty() => element.data.first(),
+        [_, container @ Value::Address(_)] => Some(container),
+        key => key.first(),
+    };
+    container.filter(|value| matches!(value, Value::Address(_)))
+}
+
+fn is_addresses(set: &Set) -> bool {
+    IpVersion::ALL.into_iter().any(|version| sets::addresses(version).name == set.name)
+}
+
+/// What `attachments` says of an owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    /// How many elements it has elsewhere, those that wait included.
+    pub(super) count: u32,
+    /// Whether it ever was on either side of a conflict: only then the claims have to be looked at.
+    pub(super) conflicts: bool,
+}
+
+impl Account {
+    const CONFLICTS: u32 = 1 << 31;
+
+    pub(super) fn new(count: usize, conflicts: bool) -> Self {
+        Self { count: u32::try_from(count).unwrap_or(u32::MAX) & !Self::CONFLICTS, conflicts }
+    }
+
+    pub(super) fn of(element: &Element) -> Option<Self> {
+        let [Value::Mark(data)] = element.data.as_slice() else { return None };
+        Some(Self { count: data & !Self::CONFLICTS, conflicts: data & Self::CONFLICTS != 0 })
+    }
+
+    /// The element in `attachments` of the owner that a tag names.
+    pub(super) fn element(self, tag: &str) -> Element {
+        let flag = if self.conflicts { Self::CONFLICTS } else { 0 };
+        let key = vec![Value::Name(OwnerTag::owner_name_of(tag))];
+        Element::new(key, vec![Value::Mark(self.count | flag)], tag)
     }
 }
 
 /// The key of an attachment's element in `attachments`.
 pub(super) fn owner_key(tag: &OwnerTag) -> Vec<Value> {
-    vec![Value::Name(tag.short_name())]
+    vec![Value::Name(tag.owner_name())]
+}
+
+/// The key of the element that says that packets to there may carry our mark.
+pub(super) fn target_key(mapping: &Mapping) -> Vec<Value> {
+    vec![
+        Value::Address(mapping.container),
+        Value::Protocol(mapping.protocol),
+        Value::Port(mapping.container_port),
+    ]
 }
 
 fn mapping_element(mapping: &Mapping, tag: &OwnerTag) -> Element {
@@ -98,6 +195,11 @@ fn mapping_element(mapping: &Mapping, tag: &OwnerTag) -> Element {
     key.extend([Value::Protocol(mapping.protocol), Value::Port(mapping.host_port)]);
     let data = vec![Value::Address(mapping.container), Value::Port(mapping.container_port)];
     Element::new(key, data, tag.as_str())
+}
+
+/// Whether an element is one of a port map.
+pub(super) fn is_mapping(element: &Element) -> bool {
+    mapping_of(element).is_some()
 }
 
 /// The mapping that an element stands for, if it is one of a port map.

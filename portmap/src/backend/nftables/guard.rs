@@ -3,7 +3,8 @@
 use cni_common::kernel::nft::compare::chains_are_whole;
 use cni_common::kernel::nft::{Nft, NftError, Object, Transaction, Verb};
 
-use super::layout::{self, TABLE};
+use super::layout;
+use super::sets::{self, TABLE};
 
 /// Whether it is there with its rules.
 pub(crate) fn stands(nft: &mut dyn Nft) -> Result<bool, NftError> {
@@ -15,7 +16,7 @@ pub(crate) fn build(nft: &mut dyn Nft) -> Result<(), NftError> {
     let mut transaction = Transaction::new();
     transaction.push(Verb::Add, &TABLE, Object::Table(Some(layout::TABLE_COMMENT)));
     // GC knows the table by it.
-    transaction.push(Verb::Add, &TABLE, Object::Set(layout::attachments()));
+    transaction.push(Verb::Add, &TABLE, Object::Set(sets::attachments()));
     let (chain, rules) = layout::guard();
     transaction.chain_with_rules(&TABLE, chain, rules);
     nft.commit(&transaction)

@@ -1,24 +1,19 @@
-//! The table `inet cni_portmap`: its sets, chains and rules. Pure.
+//! The chains and rules of the table `inet cni_portmap`. Pure.
 //!
 //! Maps lead from host ports to containers, so that a packet's cost and a call's cost do not
-//! depend on how many there are. Networks with conditions or a mark bit of their own have maps
-//! and chains of their own, because both gate every mapping that is looked up behind them.
+//! depend on how many there are. What is none of our mappings passes through unchanged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cni_common::cni::attachment::network_short_name;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
-    BaseChain, Chain, ChainKind, DataType, Family, Hook, KeyPart, L4Protocol, Object, Operand,
-    Priority, Rule, Selector, Set, Statement, Table, Transaction, Verb,
+    BaseChain, Chain, ChainKind, Hook, KeyPart, L4Protocol, Object, Operand, Priority, Rule,
+    Selector, Set, Statement, Transaction, Verb,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::config::DEFAULT_MARK_BIT;
-use crate::plan::{LOOPBACK, Plan};
-
-/// The table. Everything portmap makes on nftables is in it.
-pub(super) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
+use super::sets::{self, Scope, TABLE};
+use crate::plan::LOOPBACK;
 
 pub(super) const TABLE_COMMENT: &str = "cni-chain portmap";
 
@@ -30,81 +25,6 @@ const CONDITIONAL: Priority = Priority(Priority::DSTNAT.0 + 4);
 /// portmap and netavark masquerade whatever carries bit 13 there.
 const MASQUERADE: Priority = Priority(Priority::SRCNAT.0 - 5);
 const UNMARK: Priority = Priority(Priority::SRCNAT.0 - 4);
-
-/// The maps and chains that a mapping lives in, by their names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Scope {
-    /// What its objects' names end in: empty for the shared scope.
-    suffix: String,
-    network: Option<String>,
-    mark_bit: u8,
-}
-
-impl Scope {
-    /// The scope of every network without conditions and with the default mark bit.
-    pub(super) fn shared() -> Self {
-        Self { suffix: String::new(), network: None, mark_bit: DEFAULT_MARK_BIT }
-    }
-
-    pub(super) fn of(plan: &Plan) -> Self {
-        if plan.conditions.is_empty() && plan.mark_bit == DEFAULT_MARK_BIT {
-            return Self::shared();
-        }
-        let network = &plan.attachment.network;
-        Self {
-            suffix: format!("_{}", network_short_name(network)),
-            network: Some(network.clone()),
-            mark_bit: plan.mark_bit,
-        }
-    }
-
-    /// Whether this is the scope that needs no chains of its own.
-    pub(super) fn is_shared(&self) -> bool {
-        self.suffix.is_empty()
-    }
-
-    /// `(host address, protocol, host port) -> (container address, container port)`
-    pub(super) fn by_address(&self, version: IpVersion) -> Set {
-        let name = format!("by_address{}{}", version.digit(), self.suffix);
-        let key = vec![address_type(version), DataType::InetProto, DataType::InetService];
-        map(name, version, key)
-    }
-
-    /// `(protocol, host port) -> (container address, container port)`
-    pub(super) fn by_port(&self, version: IpVersion) -> Set {
-        let name = format!("by_port{}{}", version.digit(), self.suffix);
-        map(name, version, vec![DataType::InetProto, DataType::InetService])
-    }
-
-    /// `(source network, container address)`: sources of this prefix length that are masqueraded
-    /// on their way to the container.
-    pub(super) fn masquerade(&self, version: IpVersion, prefix_len: u8) -> Set {
-        let bit = bit_suffix(self.mark_bit);
-        let name = format!("masquerade{}_{prefix_len}{bit}", version.digit());
-        Set { name, key: vec![address_type(version); 2], data: vec![] }
-    }
-
-    fn maps(&self) -> [Set; 4] {
-        let [v4, v6] = IpVersion::ALL;
-        [self.by_address(v4), self.by_port(v4), self.by_address(v6), self.by_port(v6)]
-    }
-
-    fn mark(&self) -> u32 {
-        1 << self.mark_bit
-    }
-
-    fn name(&self, stem: &str) -> String {
-        format!("{stem}{}", self.suffix)
-    }
-
-    fn rule(&self, chain: &str, statements: Vec<Statement>) -> Rule {
-        let comment = self.network.as_ref().map(|network| {
-            let shown: String = network.chars().take(100).collect();
-            format!("network {shown}")
-        });
-        Rule { chain: chain.to_owned(), statements, comment }
-    }
-}
 
 /// Alternatives, of which a packet must match every statement of one.
 pub(super) type Alternatives = Vec<Vec<Statement>>;
@@ -136,10 +56,15 @@ impl Layout {
     /// Makes the table, or makes it right.
     pub(super) fn build(&self, transaction: &mut Transaction) {
         transaction.push(Verb::Add, &TABLE, Object::Table(Some(TABLE_COMMENT)));
-        transaction.push(Verb::Add, &TABLE, Object::Set(attachments()));
+        for set in sets::shared() {
+            transaction.push(Verb::Add, &TABLE, Object::Set(set));
+        }
         let (chain, rules) = guard();
         transaction.chain_with_rules(&TABLE, chain, rules);
         self.build_scope(transaction);
+        for version in IpVersion::ALL {
+            transaction.push(Verb::Add, &TABLE, Object::Set(self.scope.targets(version)));
+        }
         let (chain, rules) = self.unmarking();
         transaction.chain_with_rules(&TABLE, chain, rules);
         for (version, prefix_len) in &self.prefixes {
@@ -179,16 +104,31 @@ impl Layout {
 
     /// In an order that can be created.
     fn scope_chains(&self) -> Vec<(Chain, Vec<Rule>)> {
-        let mut chains = vec![self.hostports()];
+        let mut chains = vec![self.lookups(), self.hostports()];
         chains.extend(self.entries());
         chains
     }
 
-    /// The lookups: an address of its own wins over any address.
+    /// The mark has to be set before a lookup that finds something, and must not stay where none
+    /// does. On a packet that came with it, it is somebody else's, and stays.
     fn hostports(&self) -> (Chain, Vec<Rule>) {
+        let name = self.scope.name("hostports");
+        let (mark, lookups) = (self.scope.mark(), self.scope.name("lookups"));
+        let rules = [
+            vec![marked(mark), Statement::Goto(lookups.clone())],
+            vec![Statement::MarkSet(mark)],
+            vec![Statement::Jump(lookups)],
+            vec![Statement::MarkClear(mark)],
+        ];
+        let rules = rules.map(|statements| self.rule(&name, statements)).into();
+        (Chain { name, base: None }, rules)
+    }
+
+    /// An address of its own wins over any address.
+    pub(super) fn lookups(&self) -> (Chain, Vec<Rule>) {
         let scope = &self.scope;
-        let name = scope.name("hostports");
-        let mut rules = vec![scope.rule(&name, vec![Statement::MarkSet(scope.mark())])];
+        let name = scope.name("lookups");
+        let mut rules = Vec::new();
         for (version, conditions) in &self.conditions {
             let (_, daddr) = address_selectors(*version);
             let by_port = [Selector::L4Protocol, Selector::DestinationPort];
@@ -208,12 +148,10 @@ impl Layout {
                         key,
                         map: map.name.clone(),
                     });
-                    rules.push(scope.rule(&name, statements));
+                    rules.push(self.rule(&name, statements));
                 }
             }
         }
-        // Only packets that found no mapping get here.
-        rules.push(scope.rule(&name, vec![Statement::MarkClear(scope.mark())]));
         (Chain { name, base: None }, rules)
     }
 
@@ -227,7 +165,7 @@ impl Layout {
                 // Local destinations only, whatever hostIP says (CVE-2025-67499).
                 let statements =
                     vec![Statement::DestinationIsLocal, Statement::Goto(scope.name("hostports"))];
-                let rule = scope.rule(&name, statements);
+                let rule = self.rule(&name, statements);
                 (base_chain(name, ChainKind::Nat, hook, priority), vec![rule])
             })
             .collect()
@@ -250,22 +188,37 @@ impl Layout {
         (set, chain, vec![rule])
     }
 
-    /// Takes our mark off what was not masqueraded.
+    /// Takes our mark off what was not masqueraded: off packets to where our mappings lead, and off
+    /// no other, for the bit may be another program's as well.
     fn unmarking(&self) -> (Chain, Vec<Rule>) {
         let mark = self.scope.mark();
-        let name = format!("unmark{}", bit_suffix(self.scope.mark_bit));
-        let statements = vec![marked(mark), Statement::MarkClear(mark)];
-        let rule = Rule { chain: name.clone(), statements, comment: None };
-        (base_chain(name, ChainKind::Nat, Hook::Postrouting, UNMARK), vec![rule])
+        let name = format!("unmark{}", self.scope.bit_suffix());
+        let rule = |version| {
+            let (_, daddr) = address_selectors(version);
+            let key = [daddr, Selector::L4Protocol, Selector::DestinationPort];
+            let statements = vec![
+                marked(mark),
+                Statement::ConnectionIsDnat,
+                Statement::ProtocolIn(L4Protocol::ALL.to_vec()),
+                Statement::InSet {
+                    key: key.map(KeyPart::from).to_vec(),
+                    set: self.scope.targets(version).name,
+                },
+                Statement::MarkClear(mark),
+            ];
+            Rule { chain: name.clone(), statements, comment: None }
+        };
+        let rules = IpVersion::ALL.map(rule).to_vec();
+        (base_chain(name, ChainKind::Nat, Hook::Postrouting, UNMARK), rules)
     }
-}
 
-/// Who has mappings: `short name of the owner tag -> number of elements it owns elsewhere`.
-///
-/// The element's existence makes a repeated ADD visible, and its count tells a DEL whether it
-/// has found everything without reading the maps.
-pub(super) fn attachments() -> Set {
-    Set { name: "attachments".to_owned(), key: vec![DataType::IfName], data: vec![DataType::Mark] }
+    fn rule(&self, chain: &str, statements: Vec<Statement>) -> Rule {
+        let comment = self.scope.network().map(|network| {
+            let shown: String = network.chars().take(100).collect();
+            format!("network {shown}")
+        });
+        Rule { chain: chain.to_owned(), statements, comment }
+    }
 }
 
 /// `route_localnet` makes 127.0.0.0/8 routable; nothing from outside may use that, neither as
@@ -289,28 +242,6 @@ pub(super) fn guard() -> (Chain, Vec<Rule>) {
     (base_chain(name, ChainKind::Filter, Hook::Prerouting, Priority::RAW), rules)
 }
 
-/// The set that a name of ours stands for; `None` for one that an older or newer version made.
-pub(super) fn set_by_name(name: &str) -> Option<Set> {
-    if name == "attachments" {
-        return Some(attachments());
-    }
-    let family = |rest: &str| match rest.as_bytes().first() {
-        Some(b'4') => Some(IpVersion::V4),
-        Some(b'6') => Some(IpVersion::V6),
-        _ => None,
-    };
-    let named = |set: Set| Some(Set { name: name.to_owned(), ..set });
-    let scope = Scope::shared();
-    if let Some(rest) = name.strip_prefix("by_address") {
-        return named(scope.by_address(family(rest)?));
-    }
-    if let Some(rest) = name.strip_prefix("by_port") {
-        return named(scope.by_port(family(rest)?));
-    }
-    let rest = name.strip_prefix("masquerade")?;
-    named(scope.masquerade(family(rest)?, 0))
-}
-
 fn base_chain(name: String, kind: ChainKind, hook: Hook, priority: Priority) -> Chain {
     Chain { name, base: Some(BaseChain { kind, hook, priority }) }
 }
@@ -331,27 +262,12 @@ fn marked(mark: u32) -> Statement {
     }
 }
 
-fn map(name: String, version: IpVersion, key: Vec<DataType>) -> Set {
-    Set { name, key, data: vec![address_type(version), DataType::InetService] }
-}
-
-fn address_type(version: IpVersion) -> DataType {
-    match version {
-        IpVersion::V4 => DataType::Ipv4Addr,
-        IpVersion::V6 => DataType::Ipv6Addr,
-    }
-}
-
 /// Source and destination.
 fn address_selectors(version: IpVersion) -> (Selector, Selector) {
     match version {
         IpVersion::V4 => (Selector::Ip4Source, Selector::Ip4Destination),
         IpVersion::V6 => (Selector::Ip6Source, Selector::Ip6Destination),
     }
-}
-
-fn bit_suffix(bit: u8) -> String {
-    if bit == DEFAULT_MARK_BIT { String::new() } else { format!("_bit{bit}") }
 }
 
 fn netmask(version: IpVersion, prefix_len: u8) -> IpAddr {

@@ -6,22 +6,26 @@
 
 mod add;
 mod check;
+mod claims;
 mod conditions;
 mod elements;
 pub(super) mod guard;
 mod layout;
 mod owned;
+mod replace;
+mod sets;
 #[cfg(test)]
 mod tests;
 
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Backend, Finding, Holder, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Nft, NftError, Transaction};
 
+use super::conflict::Held;
 use crate::host::Host;
 use crate::localnet;
-use crate::plan::{Mapping, Plan};
+use crate::plan::Plan;
 use elements::Content;
 use layout::Layout;
 
@@ -43,25 +47,38 @@ impl Holder<Host<'_>, Plan> for Nftables {
         attachment: &Attachment,
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
+        let log = host.log;
         let Some(nft) = host.nft_if_any()? else { return Ok(()) };
         let known = known.map(Content::of);
-        let removed = owned::remove(nft, &attachment.tag(), known.as_ref())?;
+        let removed = owned::remove(nft, &attachment.tag(), known.as_ref(), log)?;
         host.removed.extend(removed);
         Ok(())
     }
 
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
+        let log = host.log;
         let Some(nft) = host.nft_if_any()? else { return Ok(()) };
-        let removed = owned::collect_garbage(nft, stale, localnet::is_set_anywhere)?;
+        let removed = owned::collect_garbage(nft, stale, localnet::is_set_anywhere, log)?;
         host.removed.extend(removed);
         Ok(())
+    }
+}
+
+impl<'a> super::Place<'a> for Nftables {
+    fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {
+        match host.nft_if_any()? {
+            Some(nft) => {
+                owned::held(nft).map_err(|error| error.into_cni("cannot read the port mappings"))
+            }
+            None => Ok(Vec::new()),
+        }
     }
 }
 
 impl Backend<Host<'_>, Plan> for Nftables {
     fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
         let log = host.log;
-        let added = add::add(host.nft()?, &Wanted::by(plan)?, plan.on_conflict, log)?;
+        let added = add::add(host.nft()?, &Wanted::by(plan)?, log)?;
         host.added.extend(added);
         Ok(())
     }
@@ -73,14 +90,15 @@ impl Backend<Host<'_>, Plan> for Nftables {
 
 /// What a plan asks of the table.
 #[derive(Clone, Debug)]
-struct Wanted {
+struct Wanted<'a> {
+    plan: &'a Plan,
     content: Content,
     layout: Layout,
 }
 
-impl Wanted {
+impl<'a> Wanted<'a> {
     /// Errors come from conditions only.
-    fn by(plan: &Plan) -> Result<Self, CniError> {
+    fn by(plan: &'a Plan) -> Result<Self, CniError> {
         let compile = |version| {
             let alternatives = conditions::compile(plan.conditions.of(version), version)?;
             Ok((version, alternatives))
@@ -88,17 +106,13 @@ impl Wanted {
         let conditions = [compile(IpVersion::V4)?, compile(IpVersion::V6)?];
         let content = Content::of(plan);
         let layout = Layout::new(content.scope.clone(), conditions, content.prefixes.clone());
-        Ok(Self { content, layout })
+        Ok(Self { plan, content, layout })
     }
 }
 
-/// Every mapping in the table, with its owner's tag.
-pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<(Mapping, String)>, NftError> {
-    let all = owned::all_elements(nft, |_| true)?;
-    let elements = all.into_iter().flat_map(|(_, elements)| elements);
-    Ok(elements
-        .filter_map(|element| Some((elements::mapping_of(&element)?, element.comment?)))
-        .collect())
+/// Every mapping that is in force in the table, with its owner's tag.
+pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<Held>, NftError> {
+    owned::held(nft)
 }
 
 /// What ADD commits where our table is not there yet.

@@ -1,137 +1,192 @@
 //! What an attachment owns in the table, and how it goes: DEL and GC.
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag, Stale};
 use cni_common::kernel::nft::{
-    Element, Elements, Generation, Nft, NftError, Object, Set, Transaction, Value, Verb, keys_only,
-    lookup,
+    Element, Elements, Generation, Nft, NftError, Object, Set, Transaction, Verb, keys_only,
+    lookup_all,
 };
 use cni_common::kernel::retry::retry;
 
-use super::elements::{Content, mappings, owner_key};
-use super::layout::{self, TABLE};
+use super::claims::{self, Claim};
+use super::elements::{Account, Content, describe, is_mapping, mapping_of, mappings, owner_key};
+use super::sets::{self, TABLE};
+use crate::backend::conflict::Held;
 use crate::plan::Mapping;
 
-/// Removes what carries the tag. `known` keys are looked up first; only if they are not all of
-/// it, the maps are read. Returns the mappings that were removed.
+/// Everything of one owner.
+#[derive(Debug, Default)]
+pub(super) struct Owned {
+    /// With the one in `attachments`, and those that wait.
+    pub(super) elements: Elements,
+    /// All claims, whose ever they are, if the owner has to do with any.
+    pub(super) claims: Vec<Claim>,
+    pub(super) conflicts: bool,
+}
+
+/// Removes what carries the owner's tag, and puts in its place what waited for it. `known` keys are
+/// looked up first; only if they are not all of it, the maps are read. Returns the mappings that
+/// were removed.
 pub(super) fn remove(
     nft: &mut dyn Nft,
     tag: &OwnerTag,
     known: Option<&Content>,
+    log: &Log,
 ) -> Result<Vec<Mapping>, CniError> {
-    const DOING: &str = "cannot remove the port mappings";
     let outcome = retry(|| {
         let generation = nft.generation()?;
-        let owned = elements_of(nft, tag, known)?;
-        delete_at(nft, generation, &owned)?;
-        Ok(mappings(&owned))
+        let owned = of(nft, tag, known)?;
+        let others: Vec<Claim> = owned
+            .claims
+            .into_iter()
+            .filter(|claim| !tag.is_same_attachment(claim.element.owner()))
+            .collect();
+        let heirs = claims::heirs(each(&owned.elements), &others);
+        commit_at(nft, generation, &owned.elements, &heirs)?;
+        Ok((mappings(&owned.elements), heirs))
     });
-    outcome.map_err(|error: NftError| error.into_cni(DOING))
+    let (removed, heirs) =
+        outcome.map_err(|error: NftError| error.into_cni("cannot remove the port mappings"))?;
+    tell(&heirs, log);
+    Ok(removed)
 }
 
-fn delete_at(
+/// Says who serves again.
+pub(super) fn tell(heirs: &[Claim], log: &Log) {
+    for Claim { element, .. } in heirs {
+        let mapping = describe(element);
+        log.warn(format!(
+            "host port mapping {mapping} of attachment {} serves again",
+            element.owner()
+        ));
+    }
+}
+
+fn each(elements: &Elements) -> impl Iterator<Item = (&Set, &Element)> {
+    elements.iter().flat_map(|(set, elements)| elements.iter().map(move |element| (set, element)))
+}
+
+/// Deletes elements and lets claims take their places, if nothing moved since the generation.
+fn commit_at(
     nft: &mut dyn Nft,
     generation: Generation,
     elements: &Elements,
+    heirs: &[Claim],
 ) -> Result<(), NftError> {
-    let mut transaction = Transaction::new();
+    let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
     for (set, elements) in elements {
         transaction.elements(Verb::Delete, &TABLE, set, keys_only(elements));
     }
-    if transaction.is_empty() {
-        return Ok(());
-    }
-    transaction.generation = Some(generation);
-    nft.commit(&transaction)
+    promote(&mut transaction, heirs);
+    if transaction.is_empty() { Ok(()) } else { nft.commit(&transaction) }
 }
 
-/// Every element that carries the tag.
-pub(super) fn elements_of(
+/// Lets claims take the places that they waited for.
+pub(super) fn promote(transaction: &mut Transaction, heirs: &[Claim]) {
+    for heir in heirs {
+        if let Some((set, waiting)) = heir.waiting() {
+            transaction.elements(Verb::Delete, &TABLE, &set, keys_only([&waiting]));
+            transaction.elements(Verb::Create, &TABLE, &heir.map, vec![heir.element.clone()]);
+        }
+    }
+}
+
+/// Every element of the owner.
+pub(super) fn of(
     nft: &mut dyn Nft,
     tag: &OwnerTag,
     known: Option<&Content>,
-) -> Result<Elements, NftError> {
-    let attachments = layout::attachments();
-    let mut owner = lookup(nft, &TABLE, &attachments, &[owner_key(tag)])?;
-    owner.retain(|element| element.is_commented(tag.as_str()));
-    let count = owner.first().and_then(owned_count);
-
-    let mut found = Elements::new();
-    for (set, elements) in known.into_iter().flat_map(|known| &known.elements) {
-        let keys: Vec<_> = elements.iter().map(|element| element.key.clone()).collect();
-        let mut held = lookup(nft, &TABLE, set, &keys)?;
-        held.retain(|element| element.is_commented(tag.as_str()));
-        found.push((set.clone(), held));
+) -> Result<Owned, NftError> {
+    let is_own = |element: &Element| tag.is_same_attachment(element.owner());
+    let attachments = || vec![(sets::attachments(), vec![owner_key(tag)])];
+    let keys = known.map_or_else(attachments, Content::keys);
+    let mut found = lookup_all(nft, &TABLE, &keys)?;
+    for (_, elements) in &mut found {
+        elements.retain(is_own);
     }
-    let total: usize = found.iter().map(|(_, elements)| elements.len()).sum();
-    match count {
-        None if total == 0 => return Ok(Elements::new()),
-        Some(count) if total == count => {
-            found.push((attachments, owner));
-            return Ok(found);
+    let account = each(&found).find_map(|(_, element)| Account::of(element));
+    let conflicts = account.is_some_and(|account| account.conflicts);
+    let claims = if conflicts { claims::read(nft)? } else { Vec::new() };
+    let waiting = claims.iter().filter(|claim| is_own(&claim.element));
+    found.extend(waiting.filter_map(Claim::waiting).map(|(set, element)| (set, vec![element])));
+    let total = each(&found).count();
+    match account {
+        None if total == 0 => return Ok(Owned::default()),
+        // The account itself is one of them.
+        Some(account) if total == account.count as usize + 1 => {
+            return Ok(Owned { elements: found, claims, conflicts });
         }
         _ => {}
     }
-    all_elements(nft, |comment| comment == tag.as_str())
+    let elements = all(nft, is_own)?;
+    // Without an account, nobody knows whether there are conflicts.
+    let claims = if account.is_none() { claims::read(nft)? } else { claims };
+    Ok(Owned { elements, claims, conflicts })
 }
 
-fn owned_count(owner: &Element) -> Option<usize> {
-    match owner.data.as_slice() {
-        [Value::Mark(count)] => usize::try_from(*count).ok(),
-        _ => None,
-    }
-}
-
-/// All elements of all our maps whose comment passes, by set.
-pub(super) fn all_elements(
+/// All elements of all our maps that pass, by set.
+pub(super) fn all(
     nft: &mut dyn Nft,
-    mut wanted: impl FnMut(&str) -> bool,
+    mut wanted: impl FnMut(&Element) -> bool,
 ) -> Result<Elements, NftError> {
     let mut found = Elements::new();
-    for set in our_sets(nft)? {
+    for set in ours(nft)? {
         let mut elements = nft.elements(&TABLE, &set)?;
-        elements.retain(|element| element.comment.as_deref().is_some_and(&mut wanted));
+        elements.retain(&mut wanted);
         found.push((set, elements));
     }
     Ok(found)
 }
 
-fn our_sets(nft: &mut dyn Nft) -> Result<Vec<Set>, NftError> {
-    let names = nft.sets(&TABLE)?;
-    Ok(names.iter().filter_map(|name| layout::set_by_name(name)).collect())
+/// Every mapping that is in force, with its owner.
+pub(super) fn held(nft: &mut dyn Nft) -> Result<Vec<Held>, NftError> {
+    let elements = all(nft, is_mapping)?;
+    let held = each(&elements).map(|(_, element)| element);
+    Ok(held.filter_map(|e| Some((mapping_of(e)?, e.owner().to_owned()))).collect())
 }
 
-/// GC: removes what is stale, and the table itself once it holds nothing and its guard has nothing to guard: `needs_guard` tells. Returns the
-/// mappings that were removed.
+fn ours(nft: &mut dyn Nft) -> Result<Vec<Set>, NftError> {
+    let names = nft.sets(&TABLE)?;
+    Ok(names.iter().filter_map(|name| sets::by_name(name)).collect())
+}
+
+/// GC: removes what is stale, and the table itself once it holds nothing and its guard has nothing
+/// to guard: `needs_guard` tells. Returns the mappings that were removed.
 pub(super) fn collect_garbage(
     nft: &mut dyn Nft,
     stale: &Stale,
     needs_guard: impl Fn() -> bool,
+    log: &Log,
 ) -> Result<Vec<Mapping>, CniError> {
-    const DOING: &str = "cannot collect stale port mappings";
+    let is_stale =
+        |element: &Element| element.comment.as_deref().is_some_and(|c| stale.includes(c));
     let outcome = retry(|| {
         let generation = nft.generation()?;
-        let all = all_elements(nft, |_| true)?;
+        let all = all(nft, |element| element.comment.is_some())?;
         if all.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
-        let is_stale =
-            |element: &&Element| element.comment.as_deref().is_some_and(|c| stale.includes(c));
         let of_set = |(set, elements): &(Set, Vec<Element>)| {
-            (set.clone(), elements.iter().filter(is_stale).cloned().collect())
+            (set.clone(), elements.iter().filter(|e| is_stale(e)).cloned().collect())
         };
-        let stale: Elements = all.iter().map(of_set).collect();
-        let count =
-            |list: &Elements| list.iter().map(|(_, elements)| elements.len()).sum::<usize>();
+        let garbage: Elements = all.iter().map(of_set).collect();
+        let mut claims = claims::among(&all);
+        claims.retain(|claim| !is_stale(&claim.element));
+        let heirs = claims::heirs(each(&garbage), &claims);
+        let is_all = each(&garbage).count() == each(&all).count();
         // The guard's reason is asked for after the generation: an ADD sets it after its commit.
-        if count(&stale) == count(&all) && nothing_else(nft, &all)? && !needs_guard() {
+        if is_all && nothing_else(nft, &all)? && !needs_guard() {
             delete_table_at(nft, generation)?;
         } else {
-            delete_at(nft, generation, &stale)?;
+            commit_at(nft, generation, &garbage, &heirs)?;
         }
-        Ok(mappings(&stale))
+        Ok((mappings(&garbage), heirs))
     });
-    outcome.map_err(|error: NftError| error.into_cni(DOING))
+    let (removed, heirs) =
+        outcome.map_err(|error: NftError| error.into_cni("cannot collect stale port mappings"))?;
+    tell(&heirs, log);
+    Ok(removed)
 }
 
 /// Elements without a comment, or in sets that are not ours, keep the table.
@@ -141,13 +196,12 @@ fn nothing_else(nft: &mut dyn Nft, all: &Elements) -> Result<bool, NftError> {
             return Ok(false);
         }
     }
-    let known = |name: &String| name.starts_with("__set") || layout::set_by_name(name).is_some();
+    let known = |name: &String| name.starts_with("__set") || sets::by_name(name).is_some();
     Ok(nft.sets(&TABLE)?.iter().all(known))
 }
 
 fn delete_table_at(nft: &mut dyn Nft, generation: Generation) -> Result<(), NftError> {
-    let mut transaction = Transaction::new();
+    let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
     transaction.push(Verb::Delete, &TABLE, Object::Table(None));
-    transaction.generation = Some(generation);
     nft.commit(&transaction)
 }

@@ -6,7 +6,8 @@ use cni_common::cni::{Attachment, Finding, Stale};
 use cni_common::kernel::nft::fake::FakeNft;
 use cni_common::kernel::nft::{Chain, L4Protocol, Nft as _, Object, Set, Table, Transaction, Verb};
 
-use super::layout::{self, Layout, TABLE};
+use super::layout::Layout;
+use super::sets::{self, TABLE};
 use super::{Wanted, add, check, owned};
 use crate::config::{Conditions, Config, HostAddress, OnConflict, PortMapping};
 use crate::plan::{Addresses, Mapping, Plan};
@@ -24,38 +25,58 @@ fn config(ports: &[(u16, u16)]) -> Config {
     Config { mappings: mappings.collect(), ..Config::default() }
 }
 
-fn plan_with(network: &str, container: &str, config: &Config, last_byte: u8) -> Wanted {
+fn plan_with(network: &str, container: &str, config: &Config, last_byte: u8) -> Wanted<'static> {
+    plan_on(network, container, "eth0", config, last_byte)
+}
+
+fn plan_on(
+    network: &str,
+    container: &str,
+    ifname: &str,
+    config: &Config,
+    last_byte: u8,
+) -> Wanted<'static> {
     let attachment = Attachment {
         network: network.to_owned(),
         container_id: container.to_owned(),
-        ifname: "eth0".to_owned(),
+        ifname: ifname.to_owned(),
     };
     let addresses = Addresses {
         v4: format!("10.0.0.{last_byte}/24").parse().ok(),
         v6: format!("fd00::{last_byte}/64").parse().ok(),
     };
-    Wanted::by(&Plan::new(&attachment, config, addresses))
+    Wanted::by(Box::leak(Box::new(Plan::new(&attachment, config, addresses))))
         .expect("no conditions that could be wrong")
 }
 
-fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Wanted {
+fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Wanted<'static> {
     plan_with("net", container, &config(ports), last_byte)
 }
 
-fn replace(nft: &mut FakeNft, wanted: &Wanted, log: &Log) -> Result<Vec<Mapping>, CniError> {
-    add::add(nft, wanted, OnConflict::Replace, log)
+fn replace(nft: &mut FakeNft, wanted: &Wanted<'_>, log: &Log) -> Result<Vec<Mapping>, CniError> {
+    add::add(nft, wanted, log)
+}
+
+fn add_as(
+    nft: &mut FakeNft,
+    wanted: &Wanted<'_>,
+    on_conflict: OnConflict,
+    log: &Log,
+) -> Result<Vec<Mapping>, CniError> {
+    let plan = Plan { on_conflict, ..wanted.plan.clone() };
+    add::add(nft, &Wanted::by(&plan).expect("compiled before"), log)
 }
 
 /// ADD as the plugin carries it out: a plan without mappings is a removal.
-fn add(nft: &mut FakeNft, wanted: &Wanted) -> Result<(), CniError> {
+fn add(nft: &mut FakeNft, wanted: &Wanted<'_>) -> Result<(), CniError> {
     if wanted.content.is_empty() {
-        return owned::remove(nft, &wanted.content.tag, None).map(|_| ());
+        return owned::remove(nft, &wanted.content.tag, None, &Log::disabled()).map(|_| ());
     }
     replace(nft, wanted, &Log::disabled()).map(|_| ())
 }
 
 /// CHECK as the plugin ends it.
-fn check(nft: &mut FakeNft, wanted: &Wanted) -> Result<(), CniError> {
+fn check(nft: &mut FakeNft, wanted: &Wanted<'_>) -> Result<(), CniError> {
     match check::check(nft, wanted)? {
         Finding::Sound => Ok(()),
         Finding::Absent => Err(CniError::new(ErrorCode::CheckFailed, "absent")),
@@ -63,14 +84,14 @@ fn check(nft: &mut FakeNft, wanted: &Wanted) -> Result<(), CniError> {
     }
 }
 
-fn added(nft: &mut FakeNft, wanted: &Wanted) {
+fn added(nft: &mut FakeNft, wanted: &Wanted<'_>) {
     add(nft, wanted).expect("ADD");
     check(nft, wanted).expect("CHECK right after ADD");
 }
 
 /// DEL without any knowledge but the attachment.
-fn remove(nft: &mut FakeNft, wanted: &Wanted) -> Vec<String> {
-    let removed = owned::remove(nft, &wanted.content.tag, None).expect("DEL");
+fn remove(nft: &mut FakeNft, wanted: &Wanted<'_>) -> Vec<String> {
+    let removed = owned::remove(nft, &wanted.content.tag, None, &Log::disabled()).expect("DEL");
     removed.iter().map(ToString::to_string).collect()
 }
 
@@ -91,7 +112,7 @@ fn gc(
 ) -> Result<Vec<Mapping>, CniError> {
     let valid =
         valid.iter().map(|valid| Attachment { network: network.to_owned(), ..valid.clone() });
-    owned::collect_garbage(nft, &Stale::new(network, valid), || needs_guard)
+    owned::collect_garbage(nft, &Stale::new(network, valid), || needs_guard, &Log::disabled())
 }
 
 fn count_of(nft: &FakeNft, text: &str) -> usize {
@@ -181,9 +202,9 @@ fn the_newest_owner_of_a_port_wins_and_says_so() {
     assert_eq!(count_of(&nft, "net/c1/"), 0);
 }
 
-/// Else CHECK of what is left to it would fail for ever, and its DEL would read every map.
+/// Else its DEL would read every map, and CHECK of what is left to it would fail for ever.
 #[test]
-fn who_loses_a_port_is_counted_anew() {
+fn who_loses_a_port_still_knows_how_much_it_has() {
     let mut nft = FakeNft::new();
     let old = plan("c1", 2, &[(8080, 80), (9090, 90)]);
     let left = plan("c1", 2, &[(9090, 90)]);
@@ -191,13 +212,218 @@ fn who_loses_a_port_is_counted_anew() {
     nft.interpose(Transaction::new());
     added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
     check(&mut nft, &left).expect("the other port is complete");
-    let listings = nft.listings();
-    let removed = owned::remove(&mut nft, &old.content.tag, Some(&old.content)).expect("DEL");
-    assert_eq!((removed.len(), nft.listings()), (2, listings));
-    assert_eq!(count_of(&nft, "net/c1/"), 0);
-    // With the last element, here of a container of the same address, the name goes as well.
+    let removed = owned::remove(&mut nft, &old.content.tag, Some(&old.content), &Log::disabled());
+    assert_eq!((removed.expect("DEL").len(), count_of(&nft, "net/c1/")), (2, 0));
+    // An address that is another's by now takes the last element, and with it the name.
     added(&mut nft, &plan("c3", 3, &[(8080, 80)]));
     assert_eq!(count_of(&nft, "net/c2/"), 0);
+}
+
+/// The ruleset as if nobody had ever been in a conflict.
+fn without_flags(nft: &FakeNft) -> String {
+    nft.dump().replace(": 0x8000", ": 0x0000")
+}
+
+fn del(nft: &mut FakeNft, wanted: &Wanted<'_>, log: &Log) -> usize {
+    let content = &wanted.content;
+    owned::remove(nft, &content.tag, Some(content), log).expect("DEL").len()
+}
+
+#[test]
+fn a_port_comes_back_to_who_lost_it() {
+    let mut nft = FakeNft::new();
+    let plans: Vec<Wanted<'static>> = [2, 3, 4]
+        .map(|n| plan(&format!("c{n}"), n, &[(8080, 80), (9000 + u16::from(n), 80)]))
+        .into();
+    added(&mut nft, &plans[0]);
+    let first = nft.dump();
+    added(&mut nft, &plans[1]);
+    let second = nft.dump();
+    added(&mut nft, &plans[2]);
+    let log = Log::disabled();
+    assert_eq!(del(&mut nft, &plans[2], &log), 4);
+    assert!(log.warnings().join("\n").contains("net/c3/eth0 serves again"), "{:?}", log.warnings());
+    assert_eq!(nft.dump(), second, "the newest of those that wait");
+    check(&mut nft, &plans[1]).expect("complete again");
+    del(&mut nft, &plans[1], &Log::disabled());
+    check(&mut nft, &plans[0]).expect("complete again");
+    assert_eq!(without_flags(&nft), first);
+    // What waits goes with its owner.
+    added(&mut nft, &plans[1]);
+    assert_eq!(del(&mut nft, &plans[0], &Log::disabled()), 2);
+    assert_eq!(count_of(&nft, "net/c2/"), 0);
+    assert_eq!(del(&mut nft, &plans[1], &Log::disabled()), 4);
+    assert_eq!(count_of(&nft, "net/c"), 0);
+}
+
+#[test]
+fn a_port_comes_back_when_its_owner_is_garbage_or_wants_others() {
+    let old = plan("c1", 2, &[(8080, 80)]);
+    let mut contested = FakeNft::new();
+    added(&mut contested, &old);
+    added(&mut contested, &plan("c2", 3, &[(8080, 80)]));
+    let mut nft = contested.clone();
+    collect_garbage(&mut nft, "net", &[valid("c1")]).expect("GC");
+    check(&mut nft, &old).expect("serves again");
+    let mut nft = contested.clone();
+    added(&mut nft, &plan("c2", 3, &[(8081, 80)]));
+    check(&mut nft, &old).expect("serves again");
+    let mut nft = contested;
+    collect_garbage(&mut nft, "net", &[valid("c2")]).expect("GC of the one that waits");
+    assert_eq!(count_of(&nft, "net/c1/"), 0);
+    added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
+}
+
+#[test]
+fn the_second_network_of_a_container_serves_when_the_first_goes() {
+    let mut nft = FakeNft::new();
+    let first = plan_with("net", "c1", &config(&[(8080, 80), (8443, 443)]), 2);
+    let second = plan_on("net2", "c1", "eth1", &config(&[(8080, 80), (8443, 443)]), 3);
+    let mut alone = FakeNft::new();
+    added(&mut alone, &second);
+    added(&mut nft, &first);
+    added(&mut nft, &second);
+    check(&mut nft, &first).expect("kept");
+    del(&mut nft, &first, &Log::disabled());
+    check(&mut nft, &second).expect("serves by itself");
+    // Waiting twice is waiting once.
+    added(&mut nft, &first);
+    let before = nft.dump();
+    added(&mut nft, &first);
+    assert_eq!(nft.dump(), before);
+    // Against another container both lose, and the second, which had it, comes back first.
+    added(&mut nft, &first);
+    let rival = plan("rival", 9, &[(8080, 80)]);
+    added(&mut nft, &rival);
+    check(&mut nft, &first).expect_err("lost");
+    del(&mut nft, &rival, &Log::disabled());
+    check(&mut nft, &first).expect("waits for the same container");
+    assert_eq!(count_of(&nft, "tcp . 8080 comment \"net2/c1/eth1\""), 2, "it had it last");
+}
+
+/// Keys of two maps are not the same key.
+#[test]
+fn the_first_network_keeps_only_what_it_has() {
+    let mut nft = FakeNft::new();
+    let v4_only = Config {
+        mappings: vec![PortMapping {
+            host: HostAddress::AnyV4,
+            ..config(&[(8080, 80)]).mappings[0].clone()
+        }],
+        ..Config::default()
+    };
+    added(&mut nft, &plan_with("net", "c1", &v4_only, 2));
+    let second = plan_on("net2", "c1", "eth1", &config(&[(8080, 80)]), 3);
+    let active = replace(&mut nft, &second, &Log::disabled()).expect("ADD");
+    let active: Vec<String> = active.iter().map(ToString::to_string).collect();
+    assert_eq!(active, ["*:8080/tcp -> [fd00::3]:80"]);
+    check(&mut nft, &second).expect("complete");
+}
+
+/// Its container's DEL was lost: nothing may lead to who has the address now.
+#[test]
+fn an_address_is_its_newest_attachments() {
+    let mut nft = FakeNft::new();
+    let old = plan("c1", 2, &[(8080, 80), (9090, 90)]);
+    let new = plan("c2", 2, &[(8081, 80)]);
+    added(&mut nft, &old);
+    added(&mut nft, &new);
+    assert_eq!(count_of(&nft, "net/c1/"), 0, "{}", nft.dump());
+    assert_eq!(remove(&mut nft, &old), Vec::<String>::new());
+    check(&mut nft, &new).expect("untouched");
+    // Somebody who waited for a port of the one that is gone has it again.
+    let waiting = plan("c3", 3, &[(7070, 70)]);
+    added(&mut nft, &waiting);
+    added(&mut nft, &plan("c4", 4, &[(7070, 70)]));
+    added(&mut nft, &plan("c5", 4, &[(6060, 60)]));
+    check(&mut nft, &waiting).expect("serves again");
+    // Who takes address and port of one that others waited for gives the port back to them.
+    added(&mut nft, &plan("c6", 6, &[(7070, 70)]));
+    let heir = plan("c7", 6, &[(7070, 70)]);
+    added(&mut nft, &heir);
+    del(&mut nft, &heir, &Log::disabled());
+    check(&mut nft, &waiting).expect("serves again");
+}
+
+#[test]
+fn a_network_that_was_renamed_is_found() {
+    let mut nft = FakeNft::new();
+    let bystander = plan("c9", 9, &[(9, 9)]);
+    added(&mut nft, &bystander);
+    let before = nft.dump();
+    let named = plan_with("net", "c1", &config(&[(8080, 80)]), 2);
+    let renamed = plan_with("renamed", "c1", &config(&[(8080, 80)]), 2);
+    added(&mut nft, &named);
+    check(&mut nft, &renamed).expect("the same owner");
+    let listings = nft.listings();
+    assert_eq!(del(&mut nft, &renamed, &Log::disabled()), 2);
+    assert_eq!((nft.dump(), nft.listings()), (before.clone(), listings));
+    added(&mut nft, &named);
+    added(&mut nft, &renamed);
+    assert_eq!((count_of(&nft, "net/c1/"), remove(&mut nft, &named).len()), (0, 2));
+    assert_eq!(nft.dump(), before);
+}
+
+#[test]
+fn on_conflict_fail_sees_overlaps() {
+    let on = |address: &str, port| Config {
+        mappings: vec![PortMapping {
+            host: HostAddress::One(address.parse().expect("an address")),
+            ..config(&[(port, 80)]).mappings[0].clone()
+        }],
+        ..Config::default()
+    };
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    added(&mut nft, &plan_with("net", "c2", &on("192.0.2.1", 9090), 3));
+    let before = nft.dump();
+    let log = Log::disabled();
+    for (refused, owner) in [
+        (plan_with("net", "c3", &on("192.0.2.1", 8080), 4), "net/c1/eth0"),
+        (plan_with("net", "c3", &on("2001:db8::1", 8080), 4), "net/c1/eth0"),
+        (plan("c3", 4, &[(9090, 80)]), "net/c2/eth0"),
+    ] {
+        let error = add_as(&mut nft, &refused, OnConflict::Fail, &log).expect_err("taken");
+        assert!(error.code == ErrorCode::PortConflict && error.msg.contains(owner), "{error}");
+        assert_eq!(nft.dump(), before);
+        // The newest wins where that is wanted; the more specific one is served.
+        added(&mut nft.clone(), &refused);
+    }
+    for free in [
+        plan_with("net", "c3", &on("192.0.2.2", 9090), 4),
+        plan_with("net", "c3", &on("2001:db8::1", 9090), 4),
+    ] {
+        add_as(&mut nft.clone(), &free, OnConflict::Fail, &log).expect("nobody has it");
+    }
+}
+
+/// CHECK says who has the port, and advises nothing that would refuse.
+#[test]
+fn check_of_a_loser_names_the_winner() {
+    let mut nft = FakeNft::new();
+    let old = plan("c1", 2, &[(8080, 80), (9090, 90)]);
+    added(&mut nft, &old);
+    added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
+    let error = check::check(&mut nft, &old).expect_err("lost");
+    assert_eq!(error.code, ErrorCode::CheckFailed);
+    assert!(error.msg.contains("*:8080/tcp") && error.msg.contains("net/c2/eth0"), "{error}");
+    assert!(!error.to_string().contains("restore"), "{error}");
+    // With more wrong than that, it is all told.
+    flush_rules(&mut nft);
+    let finding = check::check(&mut nft, &old).expect("a finding");
+    let Finding::Mismatches(mismatches) = finding else { panic!("{finding:?}") };
+    let text = mismatches.join("; ");
+    assert!(text.contains("net/c2/eth0") && text.contains("guard"), "{text}");
+}
+
+#[test]
+fn where_nothing_conflicts_nobody_asks_for_claims() {
+    let mut nft = FakeNft::new();
+    let plan = plan("c1", 2, &[(8080, 80), (8443, 443)]);
+    added(&mut nft, &plan);
+    let (listings, queries) = (nft.listings(), nft.queries());
+    del(&mut nft, &plan, &Log::disabled());
+    assert_eq!((nft.listings() - listings, nft.queries() - queries), (0, 1));
 }
 
 #[test]
@@ -206,7 +432,8 @@ fn a_late_delete_that_knows_its_keys_spares_their_new_owner() {
     let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 3, &[(8080, 80)]));
     added(&mut nft, &old);
     added(&mut nft, &new);
-    let removed = owned::remove(&mut nft, &old.content.tag, Some(&old.content)).expect("DEL");
+    let removed = owned::remove(&mut nft, &old.content.tag, Some(&old.content), &Log::disabled())
+        .expect("DEL");
     assert!(removed.is_empty(), "{removed:?}");
     check(&mut nft, &new).expect("untouched");
     assert_eq!(count_of(&nft, "net/c1/"), 0);
@@ -218,8 +445,12 @@ fn a_reused_address_belongs_to_its_new_container() {
     let (old, new) = (plan("c1", 2, &[(8080, 80)]), plan("c2", 2, &[(8081, 80)]));
     added(&mut nft, &old);
     let log = Log::disabled();
-    add::add(&mut nft, &new, OnConflict::Fail, &log).expect("no port is taken");
-    assert_eq!(log.warnings(), Vec::<String>::new());
+    add_as(&mut nft, &new, OnConflict::Fail, &log).expect("no port is taken");
+    let warnings = log.warnings().join("\n");
+    assert!(
+        warnings.contains("net/c1/eth0 was removed: net/c2/eth0 has that address"),
+        "{warnings}"
+    );
     remove(&mut nft, &old);
     check(&mut nft, &new).expect("masquerading included");
     assert_eq!(count_of(&nft, "net/c1/"), 0);
@@ -232,13 +463,13 @@ fn on_conflict_fail_names_the_owner_and_changes_nothing() {
     let before = nft.dump();
     let refused = plan("c2", 3, &[(7070, 70), (8080, 81)]);
     let log = Log::disabled();
-    let error = add::add(&mut nft, &refused, OnConflict::Fail, &log).expect_err("taken");
+    let error = add_as(&mut nft, &refused, OnConflict::Fail, &log).expect_err("taken");
     assert_eq!(error.code, ErrorCode::PortConflict);
     assert!(error.msg.contains("net/c1/eth0") && error.msg.contains("*:8080/tcp"), "{error}");
     assert_eq!(nft.dump(), before);
     // One's own earlier mapping is no conflict.
     let own = plan("c1", 2, &[(8080, 82)]);
-    add::add(&mut nft, &own, OnConflict::Fail, &log).expect("its own port");
+    add_as(&mut nft, &own, OnConflict::Fail, &log).expect("its own port");
     check(&mut nft, &own).expect("replaced");
 }
 
@@ -273,7 +504,7 @@ fn a_refused_commit_leaves_everything_as_it_was() {
     }
     let mut nft = occupied.clone();
     nft.fail_commit(0, ENOSPC);
-    owned::remove(&mut nft, &old.content.tag, None).expect_err("ENOSPC");
+    owned::remove(&mut nft, &old.content.tag, None, &Log::disabled()).expect_err("ENOSPC");
     assert_eq!(nft.dump(), occupied.dump());
     nft.fail_commit(0, ENOSPC);
     collect_garbage(&mut nft, "net", &[]).expect_err("ENOSPC");
@@ -282,8 +513,12 @@ fn a_refused_commit_leaves_everything_as_it_was() {
 
 /// What `nft flush table inet cni_portmap` does: the maps stay, the rules are gone.
 fn flush_rules(nft: &mut FakeNft) {
+    flush_chains(nft, &Layout::shared());
+}
+
+fn flush_chains(nft: &mut FakeNft, layout: &Layout) {
     let mut transaction = Transaction::new();
-    for (chain, _) in Layout::shared().chains() {
+    for (chain, _) in layout.chains() {
         transaction.push(Verb::Flush, &TABLE, Object::Chain(chain));
     }
     nft.commit(&transaction).expect("flush");
@@ -362,7 +597,8 @@ fn a_ruleset_that_never_rests_is_given_up() {
     for _ in 0..1000 {
         nft.interpose(Transaction::new());
     }
-    let error = owned::remove(&mut nft, &plan.content.tag, None).expect_err("never rests");
+    let error = owned::remove(&mut nft, &plan.content.tag, None, &Log::disabled())
+        .expect_err("never rests");
     assert_eq!(error.code, ErrorCode::TryAgainLater);
 }
 
@@ -387,11 +623,14 @@ fn known_keys_are_looked_up_and_not_searched_for() {
     let plan = plan("c1", 2, &[(8080, 80), (8443, 443)]);
     added(&mut nft, &plan);
     let listings = nft.listings();
-    let removed = owned::remove(&mut nft, &plan.content.tag, Some(&plan.content)).expect("DEL");
+    let removed = owned::remove(&mut nft, &plan.content.tag, Some(&plan.content), &Log::disabled())
+        .expect("DEL");
     assert_eq!((removed.len(), nft.listings()), (4, listings));
     // Gone already: that, too, costs no listing.
-    owned::remove(&mut nft, &plan.content.tag, Some(&plan.content)).expect("DEL again");
-    owned::remove(&mut nft, &plan.content.tag, None).expect("DEL without knowledge");
+    owned::remove(&mut nft, &plan.content.tag, Some(&plan.content), &Log::disabled())
+        .expect("DEL again");
+    owned::remove(&mut nft, &plan.content.tag, None, &Log::disabled())
+        .expect("DEL without knowledge");
     assert_eq!(nft.listings(), listings);
 }
 
@@ -409,7 +648,9 @@ fn keys_that_are_no_longer_all_of_them_are_searched_for() {
     let old = plan("c1", 2, &[(8080, 80), (8443, 443)]);
     for known in [plan("c1", 2, &[(8080, 80)]), plan("c1", 3, &[(1, 1)]), plan("c1", 2, &[])] {
         added(&mut nft, &old);
-        let removed = owned::remove(&mut nft, &old.content.tag, Some(&known.content)).expect("DEL");
+        let removed =
+            owned::remove(&mut nft, &old.content.tag, Some(&known.content), &Log::disabled())
+                .expect("DEL");
         assert_eq!((removed.len(), count_of(&nft, "net/c1/")), (4, 0));
     }
 }
@@ -418,7 +659,7 @@ fn keys_that_are_no_longer_all_of_them_are_searched_for() {
 fn two_networks_and_two_interfaces_of_one_container_are_apart() {
     let mut nft = FakeNft::new();
     let one = plan_with("net", "c1", &config(&[(8080, 80)]), 2);
-    let other = plan_with("net2", "c1", &config(&[(8081, 80)]), 3);
+    let other = plan_on("net2", "c1", "eth1", &config(&[(8081, 80)]), 3);
     added(&mut nft, &one);
     let before = nft.dump();
     added(&mut nft, &other);
@@ -434,26 +675,27 @@ fn two_networks_and_two_interfaces_of_one_container_are_apart() {
 fn the_first_network_of_a_container_keeps_its_ports() {
     let mut nft = FakeNft::new();
     let first = plan_with("net", "c1", &config(&[(8080, 80)]), 2);
-    let second = plan_with("net2", "c1", &config(&[(8080, 80), (8081, 80)]), 3);
+    let second = plan_on("net2", "c1", "eth1", &config(&[(8080, 80), (8081, 80)]), 3);
     added(&mut nft, &first);
     let before = nft.dump();
     for on_conflict in [OnConflict::Replace, OnConflict::Fail] {
         let log = Log::disabled();
-        let active = add::add(&mut nft, &second, on_conflict, &log).expect("ADD");
+        let active = add_as(&mut nft, &second, on_conflict, &log).expect("ADD");
         let ports: Vec<_> = active.iter().map(|mapping| mapping.host_port).collect();
         assert_eq!((ports, log.warnings()), (vec![8081, 8081], vec![]));
         check(&mut nft, &first).expect("kept");
         check(&mut nft, &second).expect("all that is its own");
         let removed =
-            owned::remove(&mut nft, &second.content.tag, Some(&second.content)).expect("DEL");
-        assert_eq!((removed.len(), nft.dump()), (2, before.clone()));
+            owned::remove(&mut nft, &second.content.tag, Some(&second.content), &Log::disabled())
+                .expect("DEL");
+        assert_eq!((removed.len(), without_flags(&nft)), (2, before.clone()));
     }
     // Nothing at all is left for a network whose every port is the first one's.
-    let same = plan_with("net2", "c1", &config(&[(8080, 80)]), 3);
+    let same = plan_on("net2", "c1", "eth1", &config(&[(8080, 80)]), 3);
     added(&mut nft, &same);
     check(&mut nft, &first).expect("kept");
     assert!(remove(&mut nft, &same).is_empty());
-    assert_eq!(nft.dump(), before);
+    assert_eq!(without_flags(&nft), before);
     // Another container is nobody's sibling.
     added(&mut nft, &plan_with("net", "c11", &config(&[(8080, 80)]), 4));
     check(&mut nft, &first).expect_err("taken over");
@@ -466,8 +708,8 @@ fn garbage_is_what_the_network_owns_and_nobody_names() {
         plan_with("net", "c1", &config(&[(1, 80)]), 2),
         plan_with("net", "c2", &config(&[(2, 80)]), 3),
         // Names that begin alike are other networks' and other containers'.
-        plan_with("net2", "c1", &config(&[(3, 80)]), 4),
-        plan_with("ne", "c1", &config(&[(4, 80)]), 5),
+        plan_on("net2", "c1", "eth1", &config(&[(3, 80)]), 4),
+        plan_on("ne", "c1", "eth2", &config(&[(4, 80)]), 5),
         plan_with("net", "c11", &config(&[(5, 80)]), 6),
     ];
     for plan in &plans {
@@ -499,7 +741,7 @@ fn the_table_goes_with_the_last_garbage_unless_something_else_is_in_it() {
     assert_eq!(nft.dump(), "");
 
     added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
-    let somebodys = Set { name: "somebodys".to_owned(), ..layout::attachments() };
+    let somebodys = Set { name: "somebodys".to_owned(), ..sets::attachments() };
     let mut transaction = Transaction::new();
     transaction.push(Verb::Add, &TABLE, Object::Set(somebodys));
     nft.commit(&transaction).expect("somebody's set");
@@ -528,23 +770,53 @@ fn the_table_stays_for_its_guard_as_long_as_that_has_a_reason() {
 #[test]
 fn conditions_change_with_the_network_and_leave_with_it() {
     let mut nft = FakeNft::new();
-    let conditional = |words: &str| Config {
+    let conditional = |words: &str, port: u16| Config {
         conditions: Conditions { v4: vec![words.to_owned()], ..Conditions::default() },
-        ..config(&[(8080, 80)])
+        ..config(&[(port, 80)])
     };
-    let shared = plan("c1", 2, &[(8080, 80)]);
-    added(&mut nft, &shared);
-    let narrowed = plan_with("net", "c1", &conditional("ip saddr 192.0.2.0/24"), 2);
+    let narrowed = plan_with("net", "c1", &conditional("ip saddr 192.0.2.0/24", 8080), 2);
     added(&mut nft, &narrowed);
     assert!(nft.dump().contains("ip saddr 192.0.2.0/24"));
-    check(&mut nft, &shared).expect_err("moved to the network's own maps");
-    let changed = plan_with("net", "c1", &conditional("ip saddr 198.51.100.0/24"), 2);
+    // Another container's ADD brings the network's new conditions to all of its mappings.
+    let changed = plan_with("net", "c2", &conditional("ip saddr 198.51.100.0/24", 8081), 3);
     added(&mut nft, &changed);
     assert_eq!(count_of(&nft, "192.0.2.0/24"), 0);
     check(&mut nft, &narrowed).expect_err("the conditions are others");
     // DEL knows nothing of the conditions and finds the mappings all the same.
-    assert_eq!(remove(&mut nft, &shared).len(), 2);
+    assert_eq!(remove(&mut nft, &plan("c1", 2, &[(8080, 80)])).len(), 2);
     assert_eq!(count_of(&nft, "net/c1/"), 0);
+}
+
+/// Two entries of one list, each with the same ports from the runtime.
+#[test]
+fn a_second_entry_with_other_conditions_is_refused() {
+    let conditional = |words: &str| Config {
+        conditions: Conditions { v4: vec![words.to_owned()], ..Conditions::default() },
+        ..config(&[(8080, 80)])
+    };
+    let plans = [
+        plan("c1", 2, &[(8080, 80)]),
+        plan_with("net", "c1", &conditional("ip saddr 192.0.2.0/24"), 2),
+        plan_with("net", "c1", &conditional("ip saddr 198.51.100.0/24"), 2),
+        plan_with("net", "c1", &Config { mark_bit: 5, ..config(&[(8080, 80)]) }, 2),
+    ];
+    for first in &plans {
+        for second in plans.iter().filter(|second| !std::ptr::eq(*second, first)) {
+            let mut nft = FakeNft::new();
+            added(&mut nft, first);
+            let before = nft.dump();
+            let error = add(&mut nft, second).expect_err("two entries");
+            assert!(error.code.number() == 7 && error.msg.contains("net/c1/eth0"), "{error}");
+            assert_eq!(nft.dump(), before);
+            check(&mut nft, first).expect("as it was");
+            added(&mut nft, first);
+            // Rules that somebody flushed are no other conditions.
+            flush_chains(&mut nft, &first.layout);
+            added(&mut nft, first);
+            remove(&mut nft, first);
+            added(&mut nft, second);
+        }
+    }
 }
 
 #[test]
@@ -555,8 +827,8 @@ fn names_of_300_bytes() {
     let plans = [
         plan_with(&long("a"), &long("c"), &config(&[(1, 80)]), 2),
         plan_with(&long("a"), &tail("c"), &config(&[(2, 80)]), 3),
-        plan_with(&tail("a"), &long("c"), &config(&[(3, 80)]), 4),
-        plan_with(&tail("b"), &long("c"), &config(&[(4, 80)]), 5),
+        plan_on(&tail("a"), &long("c"), "eth1", &config(&[(3, 80)]), 4),
+        plan_on(&tail("b"), &long("c"), "eth2", &config(&[(4, 80)]), 5),
     ];
     for plan in &plans {
         added(&mut nft, plan);
@@ -599,7 +871,7 @@ fn other_tables_are_never_touched() {
     let foreign = Table::new(TABLE.family, "foreign");
     let mut transaction = Transaction::new();
     transaction.push(Verb::Add, &foreign, Object::Table(None));
-    transaction.push(Verb::Add, &foreign, Object::Set(layout::attachments()));
+    transaction.push(Verb::Add, &foreign, Object::Set(sets::attachments()));
     nft.commit(&transaction).expect("foreign table");
     let before = nft.dump();
     let plan = plan("c1", 2, &[(8080, 80)]);

@@ -1,0 +1,81 @@
+//! Two attachments that want the same host port. Pure.
+
+use cni_common::cni::OwnerTag;
+use cni_common::cni::protocol::{CniError, ErrorCode};
+
+use crate::plan::{Mapping, Plan};
+
+/// A mapping with its owner's tag, or what stands for it.
+pub(crate) type Held = (Mapping, String);
+
+/// `"onConflict": "fail"`: the error if another container holds any of the host ports, on the same
+/// address or where one of the two is on every address.
+pub(crate) fn refuse(plan: &Plan, held: impl IntoIterator<Item = Held>) -> Result<(), CniError> {
+    let tag = plan.attachment.tag();
+    let is_taken = |(held, owner): &Held| {
+        !tag.is_same_attachment(owner)
+            && !tag.is_sibling(owner)
+            // Whoever had the container's address before has no port that leads to it.
+            && !plan.addresses.bare().contains(&held.container)
+            && plan.mappings.iter().any(|mapping| overlap(mapping, held))
+    };
+    match held.into_iter().find(is_taken) {
+        None => Ok(()),
+        Some((mapping, owner)) => Err(CniError::new(
+            ErrorCode::PortConflict,
+            format!(
+                "host port mapping {mapping} belongs to attachment {owner}: delete that attachment, \
+                 choose another host port, or remove \"onConflict\": \"fail\""
+            ),
+        )),
+    }
+}
+
+/// Whether some packet is for both.
+fn overlap(one: &Mapping, other: &Mapping) -> bool {
+    (one.version(), one.protocol, one.host_port)
+        == (other.version(), other.protocol, other.host_port)
+        && match (one.host_address, other.host_address) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        }
+}
+
+/// The attachment has mappings already that other conditions or another mark bit gate: a second entry
+/// of its list made them, or an earlier ADD of another time. To replace them would be to take them
+/// away from that entry without a word.
+pub(crate) fn other_entry(plan: &Plan) -> CniError {
+    CniError::config(format!(
+        "attachment {} has port mappings under other conditions, or another markMasqBit, already: \
+         a list has room for one portmap entry, so make one of them, or delete the attachment before \
+         it is added under other conditions",
+        plan.attachment.tag()
+    ))
+}
+
+/// CHECK of an attachment of which nothing is wrong but that others have these of its ports.
+pub(crate) fn lost(held: &[(Mapping, String)]) -> Result<(), CniError> {
+    let Some((mapping, owner)) = held.first() else { return Ok(()) };
+    let describe = |(mapping, owner): &Held| format!("{mapping} by {owner}");
+    let all: Vec<String> = held.iter().map(describe).collect();
+    Err(CniError::new(
+        ErrorCode::CheckFailed,
+        format!(
+            "host port mapping {mapping} is not served: attachment {owner}, which was added later, has \
+             the port; it serves again when that attachment is deleted"
+        ),
+    )
+    .with_details(format!("held: {}", all.join("; "))))
+}
+
+/// A mismatch, where more is wrong.
+pub(crate) fn lost_mismatch((mapping, owner): &Held) -> String {
+    format!("host port mapping {mapping} is held by attachment {owner}, which was added later")
+}
+
+/// What to tell of somebody's mapping when its address is given to another attachment.
+pub(crate) fn evicted(mapping: &Mapping, owner: &str, tag: &OwnerTag) -> String {
+    format!(
+        "host port mapping {mapping} of attachment {owner} was removed: {tag} has that address now"
+    )
+}

@@ -1,0 +1,189 @@
+//! The sets and maps of the table `inet cni_portmap`, by their names. Pure.
+//!
+//! Networks with conditions or a mark bit of their own have maps of their own, because both gate
+//! every mapping that is looked up behind them.
+
+use cni_common::cni::attachment::network_short_name;
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::{DataType, Family, Set, Table};
+
+use crate::config::DEFAULT_MARK_BIT;
+use crate::plan::Plan;
+
+/// The table. Everything portmap makes on nftables is in it.
+pub(super) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
+
+/// What stands for the shared scope in [`claims`]; no network has a name of this length.
+const SHARED: &str = "shared";
+
+/// The maps and chains that a mapping lives in, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// What its objects' names end in: empty for the shared scope.
+    suffix: String,
+    network: Option<String>,
+    mark_bit: u8,
+}
+
+impl Scope {
+    /// The scope of every network without conditions and with the default mark bit.
+    pub(super) fn shared() -> Self {
+        Self { suffix: String::new(), network: None, mark_bit: DEFAULT_MARK_BIT }
+    }
+
+    pub(super) fn of(plan: &Plan) -> Self {
+        if plan.conditions.is_empty() && plan.mark_bit == DEFAULT_MARK_BIT {
+            return Self::shared();
+        }
+        let network = &plan.attachment.network;
+        Self {
+            suffix: format!("_{}", network_short_name(network)),
+            network: Some(network.clone()),
+            mark_bit: plan.mark_bit,
+        }
+    }
+
+    /// Whether this is the scope that needs no chains of its own.
+    pub(super) fn is_shared(&self) -> bool {
+        self.suffix.is_empty()
+    }
+
+    /// `(host address, protocol, host port) -> (container address, container port)`
+    pub(super) fn by_address(&self, version: IpVersion) -> Set {
+        let name = format!("by_address{}{}", version.digit(), self.suffix);
+        let key = vec![address_type(version), DataType::InetProto, DataType::InetService];
+        map(name, version, key)
+    }
+
+    /// `(protocol, host port) -> (container address, container port)`
+    pub(super) fn by_port(&self, version: IpVersion) -> Set {
+        let name = format!("by_port{}{}", version.digit(), self.suffix);
+        map(name, version, vec![DataType::InetProto, DataType::InetService])
+    }
+
+    /// `(source network, container address)`: sources of this prefix length that are masqueraded
+    /// on their way to the container.
+    pub(super) fn masquerade(&self, version: IpVersion, prefix_len: u8) -> Set {
+        let bit = bit_suffix(self.mark_bit);
+        let name = format!("masquerade{}_{prefix_len}{bit}", version.digit());
+        Set { name, key: vec![address_type(version); 2], data: vec![] }
+    }
+
+    /// `(container address, protocol, container port)`: where packets go that may carry our mark.
+    pub(super) fn targets(&self, version: IpVersion) -> Set {
+        let name = format!("targets{}{}", version.digit(), bit_suffix(self.mark_bit));
+        let key = vec![address_type(version), DataType::InetProto, DataType::InetService];
+        Set { name, key, data: vec![] }
+    }
+
+    /// How [`claims`] names the scope.
+    pub(super) fn claim_name(&self) -> &str {
+        self.suffix.strip_prefix('_').unwrap_or(SHARED)
+    }
+
+    /// The scope that [`claims`] names so, as far as its maps are concerned.
+    pub(super) fn named(claim_name: &str) -> Self {
+        let suffix = if claim_name == SHARED { String::new() } else { format!("_{claim_name}") };
+        Self { suffix, ..Self::shared() }
+    }
+
+    pub(super) fn maps(&self) -> [Set; 4] {
+        let [v4, v6] = IpVersion::ALL;
+        [self.by_address(v4), self.by_port(v4), self.by_address(v6), self.by_port(v6)]
+    }
+
+    pub(super) fn mark(&self) -> u32 {
+        1 << self.mark_bit
+    }
+
+    /// The name of a chain.
+    pub(super) fn name(&self, stem: &str) -> String {
+        format!("{stem}{}", self.suffix)
+    }
+
+    /// The network whose own it is.
+    pub(super) fn network(&self) -> Option<&str> {
+        self.network.as_deref()
+    }
+
+    /// What the names of sets and chains end in that belong to the mark bit.
+    pub(super) fn bit_suffix(&self) -> String {
+        bit_suffix(self.mark_bit)
+    }
+}
+
+/// Who has mappings: `short name of the owner -> number of elements it owns elsewhere`.
+///
+/// The element's existence makes a repeated ADD visible, and its count tells a DEL whether it
+/// has found everything without reading the maps.
+pub(super) fn attachments() -> Set {
+    Set { name: "attachments".to_owned(), key: vec![DataType::IfName], data: vec![DataType::Mark] }
+}
+
+/// `(container address)`, owned by the newest attachment that has it: one that was given to another
+/// container is nobody else's any more, whether that one's DEL came or not.
+pub(super) fn addresses(version: IpVersion) -> Set {
+    let name = format!("addresses{}", version.digit());
+    Set { name, key: vec![address_type(version)], data: vec![] }
+}
+
+/// `(scope, host address, protocol, host port, order) -> (container address, container port)`: the
+/// mappings that wait for a key that another attachment has. Empty where nothing conflicts.
+pub(super) fn claims(version: IpVersion) -> Set {
+    let key = vec![
+        DataType::IfName,
+        address_type(version),
+        DataType::InetProto,
+        DataType::InetService,
+        DataType::Mark,
+    ];
+    map(format!("claims{}", version.digit()), version, key)
+}
+
+/// The sets that all scopes share.
+pub(super) fn shared() -> Vec<Set> {
+    let mut sets = vec![attachments()];
+    sets.extend(IpVersion::ALL.map(addresses));
+    sets.extend(IpVersion::ALL.map(claims));
+    sets
+}
+
+/// The set that a name of ours stands for; `None` for one that an older or newer version made.
+pub(super) fn by_name(name: &str) -> Option<Set> {
+    if let Some(set) = shared().into_iter().find(|set| set.name == name) {
+        return Some(set);
+    }
+    let family = |rest: &str| match rest.as_bytes().first() {
+        Some(b'4') => Some(IpVersion::V4),
+        Some(b'6') => Some(IpVersion::V6),
+        _ => None,
+    };
+    let named = |set: Set| Some(Set { name: name.to_owned(), ..set });
+    let scope = Scope::shared();
+    if let Some(rest) = name.strip_prefix("by_address") {
+        return named(scope.by_address(family(rest)?));
+    }
+    if let Some(rest) = name.strip_prefix("by_port") {
+        return named(scope.by_port(family(rest)?));
+    }
+    if let Some(rest) = name.strip_prefix("targets") {
+        return named(scope.targets(family(rest)?));
+    }
+    let rest = name.strip_prefix("masquerade")?;
+    named(scope.masquerade(family(rest)?, 0))
+}
+
+fn map(name: String, version: IpVersion, key: Vec<DataType>) -> Set {
+    Set { name, key, data: vec![address_type(version), DataType::InetService] }
+}
+
+fn address_type(version: IpVersion) -> DataType {
+    match version {
+        IpVersion::V4 => DataType::Ipv4Addr,
+        IpVersion::V6 => DataType::Ipv6Addr,
+    }
+}
+
+fn bit_suffix(bit: u8) -> String {
+    if bit == DEFAULT_MARK_BIT { String::new() } else { format!("_bit{bit}") }
+}

@@ -1,0 +1,267 @@
+//! More than one attachment wants a port, or has had an address: the newest is served, whoever lost
+//! comes back, and nothing leads to somebody who did not ask for it.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use cni_testbox::{
+    Attachment, Call, HOST_V4, HOST_V6, HOST2_V4, HOST2_V6, Implementation, Mapping, Network,
+    TestBox, Transport, at, both, cases, ip, portmap,
+};
+
+cases! {
+    a_port_comes_back_when_its_newest_owner_is_deleted, backends;
+    a_port_comes_back_when_its_newest_owner_is_garbage, backends;
+    a_port_comes_back_after_an_add_that_the_runtime_takes_back, backends;
+    the_second_network_serves_when_the_first_is_disconnected, backends;
+    the_second_network_serves_the_family_that_the_first_has_not, backends;
+    check_of_a_loser_names_the_winner, backends;
+    an_address_whose_del_was_lost_is_its_next_owners, backends;
+    a_network_renamed_before_del_leaves_nothing, backends;
+    a_second_entry_with_other_conditions_is_refused, backends;
+    on_conflict_fail_sees_overlaps, backends;
+    on_conflict_fail_sees_the_other_backend, ours;
+}
+
+fn served_by(b: &TestBox, port: u16, server: &str) {
+    for transport in Transport::ALL {
+        for host in [HOST_V4, HOST_V6] {
+            b.out.reach(transport, host, port).by(server);
+        }
+    }
+}
+
+fn not_served(b: &TestBox, port: u16) {
+    for transport in Transport::ALL {
+        for host in [HOST_V4, HOST_V6] {
+            b.out.cannot_reach(transport, host, port);
+        }
+    }
+}
+
+fn a_port_comes_back_when_its_newest_owner_is_deleted(b: &TestBox) {
+    let network = Network::dual(1);
+    let [first, second, third] = ["first", "second", "third"].map(|id| b.web(&network, id));
+    for web in [&first, &second, &third] {
+        b.map(web, &both(8080, 80));
+        served_by(b, 8080, &web.container.id);
+    }
+    b.unmap(&third, &both(8080, 80));
+    served_by(b, 8080, "second");
+    // Without any knowledge of what it had.
+    portmap("DEL", &second).without("prevResult").without("runtimeConfig").run(b).expect_silence();
+    served_by(b, 8080, "first");
+    portmap("CHECK", &first).mappings(&both(8080, 80)).run(b).expect_silence();
+    b.unmap(&first, &both(8080, 80));
+    not_served(b, 8080);
+}
+
+fn a_port_comes_back_when_its_newest_owner_is_garbage(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    b.map(&old, &both(8080, 80));
+    b.map(&new, &both(8080, 80));
+    let valid = json!([{ "containerID": "old", "ifname": "eth0" }]);
+    let gc = Call::of_network("portmap", "GC", "net1").set("cni.dev/valid-attachments", valid);
+    gc.run(b).expect_silence();
+    served_by(b, 8080, "old");
+}
+
+/// `podman run -p` of a port that is in use: ADD, the bind fails, DEL.
+fn a_port_comes_back_after_an_add_that_the_runtime_takes_back(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    b.map(&old, &at(both(8080, 80), HOST_V4));
+    b.map(&old, &[at(both(8080, 80), HOST_V4), at(both(8080, 80), HOST_V6)].concat());
+    served_by(b, 8080, "old");
+    let taken = [at(both(8080, 80), HOST_V4), at(both(8080, 80), HOST_V6)].concat();
+    b.map(&new, &taken);
+    served_by(b, 8080, "new");
+    b.unmap(&new, &taken);
+    new.leave();
+    served_by(b, 8080, "old");
+}
+
+/// One container on two networks, serving on each address by itself.
+fn two_interfaces(b: &TestBox, first: &Network, second: &Network) -> (Attachment, Attachment) {
+    let container = b.container("web");
+    let first = container.join(first, "eth0");
+    let second = container.join(&second.clone().second(), "eth1");
+    for attachment in [&first, &second] {
+        for address in addresses(attachment) {
+            container.netns.serve_at("web", SocketAddr::new(ip(&address), 80));
+        }
+    }
+    (first, second)
+}
+
+fn addresses(attachment: &Attachment) -> Vec<String> {
+    let ips = attachment.result["ips"].as_array().expect("addresses");
+    let bare = |ip: &serde_json::Value| {
+        let address = ip["address"].as_str().expect("an address");
+        address.split('/').next().expect("an address").to_owned()
+    };
+    ips.iter().map(bare).collect()
+}
+
+fn the_second_network_serves_when_the_first_is_disconnected(b: &TestBox) {
+    let (first, second) = two_interfaces(b, &Network::dual(1), &Network::dual(2));
+    b.map(&first, &both(8080, 80));
+    b.map(&second, &both(8080, 80));
+    served_by(b, 8080, "web");
+    b.unmap(&first, &both(8080, 80));
+    // From the neighbourhood of the second, where the way back is no question of default routes.
+    let neighbour = b.web(&Network::dual(2), "neighbour");
+    for transport in Transport::ALL {
+        for host in [HOST_V4, HOST_V6] {
+            neighbour.container.netns.reach(transport, host, 8080).by("web");
+        }
+    }
+    portmap("CHECK", &second).mappings(&both(8080, 80)).run(b).expect_silence();
+    b.unmap(&second, &both(8080, 80));
+    not_served(b, 8080);
+}
+
+fn the_second_network_serves_the_family_that_the_first_has_not(b: &TestBox) {
+    let (first, second) = two_interfaces(b, &Network::v4(1), &Network::dual(2));
+    b.map(&first, &both(8080, 80));
+    b.map(&second, &both(8080, 80));
+    let neighbour = b.web(&Network::dual(2), "neighbour");
+    for transport in Transport::ALL {
+        neighbour.container.netns.reach(transport, HOST_V6, 8080).by("web");
+        b.out.reach(transport, HOST_V4, 8080).by("web");
+    }
+}
+
+fn check_of_a_loser_names_the_winner(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    let wanted = [both(8080, 80), both(8090, 80)].concat();
+    b.map(&old, &wanted);
+    b.map(&new, &both(8080, 80));
+    let check = |mappings: &[Mapping]| portmap("CHECK", &old).mappings(mappings).run(b);
+    let outcome = check(&wanted);
+    outcome.expect_error_with(100, &["8080", "net1/new/eth0"]);
+    assert!(!outcome.stdout.contains("restore"), "{outcome}");
+    // What is left to it is as it was.
+    if b.implementation == Implementation::Ours {
+        check(&both(8090, 80)).expect_silence();
+    }
+    b.unmap(&new, &both(8080, 80));
+    check(&wanted).expect_silence();
+}
+
+fn an_address_whose_del_was_lost_is_its_next_owners(b: &TestBox) {
+    let network = Network::dual(1).single_address();
+    let old = b.web(&network, "old");
+    b.map(&old, &[both(8080, 80), both(8090, 80)].concat());
+    served_by(b, 8080, "old");
+    old.leave();
+    let new = b.web(&network, "new");
+    assert_eq!((old.v4(), old.v6()), (new.v4(), new.v6()), "host-local gives the only address");
+    b.forget_neighbours();
+    b.map(&new, &both(8081, 80));
+    served_by(b, 8081, "new");
+    not_served(b, 8080);
+    not_served(b, 8090);
+    portmap("CHECK", &new).mappings(&both(8081, 80)).run(b).expect_silence();
+    b.unmap(&old, &both(8080, 80));
+    served_by(b, 8081, "new");
+}
+
+fn a_network_renamed_before_del_leaves_nothing(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    b.map(&other, &both(8081, 80));
+    let before = b.ruleset();
+    b.map(&web, &both(8080, 80));
+    served_by(b, 8080, "web");
+    let mut renamed = web.clone();
+    renamed.network = network.named("renamed");
+    b.unmap(&renamed, &both(8080, 80));
+    assert_eq!(b.ruleset(), before);
+    not_served(b, 8080);
+    served_by(b, 8081, "other");
+    // Added under one name and again under another, it is mapped once.
+    b.map(&web, &both(8080, 80));
+    b.map(&renamed, &both(8082, 80));
+    not_served(b, 8080);
+    served_by(b, 8082, "web");
+    b.unmap(&web, &both(8082, 80));
+    assert_eq!(b.ruleset(), before);
+}
+
+/// Two entries of one list are handed the same ports. The second must not take them from the first.
+fn a_second_entry_with_other_conditions_is_refused(b: &TestBox) {
+    let network = Network::dual(1);
+    let web = b.web(&network, "web");
+    let mut gated = web.clone();
+    gated.network = network.with(if b.implementation == Implementation::Ours {
+        json!({ "conditionsV4": ["ip saddr 192.0.2.1"], "conditionsV6": ["ip6 saddr 2001:db8::1"] })
+    } else {
+        json!({ "conditionsV4": ["-s", "192.0.2.1/32"], "conditionsV6": ["-s", "2001:db8::1/128"] })
+    });
+    for (first, second, serves) in [(&web, &gated, true), (&gated, &web, false)] {
+        b.map(first, &both(8080, 80));
+        let before = b.ruleset();
+        let add = portmap("ADD", second).mappings(&both(8080, 80)).run(b);
+        add.expect_error_with(7, &["net1/web/eth0", "conditions"]);
+        assert_eq!(b.ruleset(), before);
+        if serves {
+            served_by(b, 8080, "web");
+        } else {
+            not_served(b, 8080);
+        }
+        // The first entry's own ADD is as good as ever.
+        b.map(first, &both(8080, 80));
+        assert_eq!(b.ruleset(), before);
+        b.unmap(first, &both(8080, 80));
+    }
+}
+
+fn careful() -> Network {
+    Network::dual(1).with(json!({ "onConflict": "fail" }))
+}
+
+fn on_conflict_fail_sees_overlaps(b: &TestBox) {
+    let [anywhere, somewhere, new] =
+        ["anywhere", "somewhere", "new"].map(|id| b.web(&careful(), id));
+    b.map(&anywhere, &both(8080, 80));
+    b.map(&somewhere, &[at(both(9090, 80), HOST_V4), at(both(9090, 80), HOST_V6)].concat());
+    let before = b.ruleset();
+    for (wanted, owner) in [
+        (at(both(8080, 80), HOST_V4), "net1/anywhere/eth0"),
+        (at(both(8080, 80), HOST_V6), "net1/anywhere/eth0"),
+        (both(9090, 80), "net1/somewhere/eth0"),
+    ] {
+        let add = portmap("ADD", &new).mappings(&wanted).run(b);
+        add.expect_error_with(102, &[owner]);
+        assert_eq!(b.ruleset(), before);
+    }
+    let free = [at(both(9090, 80), HOST2_V4), at(both(9090, 80), HOST2_V6)].concat();
+    b.map(&new, &free);
+    for transport in Transport::ALL {
+        b.out.reach(transport, HOST2_V4, 9090).by("new");
+        b.out.reach(transport, HOST_V4, 9090).by("somewhere");
+    }
+}
+
+fn on_conflict_fail_sees_the_other_backend(b: &TestBox) {
+    let (old, new) = (b.web(&careful(), "old"), b.web(&careful(), "new"));
+    let call = |command: &str, web: &Attachment, backend: &str| {
+        let call = portmap(command, web).mappings(&both(8080, 80));
+        call.set("backend", json!(backend)).run(b)
+    };
+    for (first, second) in [("iptables", "nftables"), ("nftables", "iptables")] {
+        call("ADD", &old, first).expect_result();
+        let before = b.ruleset();
+        call("ADD", &new, second).expect_error_with(102, &["8080", "net1/old/eth0"]);
+        assert_eq!(b.ruleset(), before);
+        served_by(b, 8080, "old");
+        // One's own is no conflict.
+        call("ADD", &old, second).expect_result();
+        call("DEL", &old, second).expect_silence();
+        not_served(b, 8080);
+    }
+}
