@@ -13,6 +13,7 @@ mod bridge;
 mod config;
 mod filter;
 mod go;
+mod held;
 mod holders;
 mod host;
 pub mod listing;

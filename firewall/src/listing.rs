@@ -9,6 +9,7 @@ use cni_common::cni::protocol::CniError;
 
 use crate::backend::{iptables, nftables};
 use crate::filter::Filter;
+use crate::held::Held;
 use crate::host::Host;
 
 /// An address that is let through.
@@ -22,15 +23,6 @@ pub struct Installed {
     pub place: String,
     /// The bridge and the policy that keep the owner apart, if it asked for that.
     pub isolation: Option<(String, String)>,
-}
-
-/// What one place holds.
-#[derive(Debug, Default)]
-pub(crate) struct Held {
-    /// Addresses with their owners.
-    pub(crate) admitted: Vec<(IpAddr, String)>,
-    /// Owners with their bridges and policies.
-    pub(crate) members: Vec<(String, (String, String))>,
 }
 
 /// Every address with an owner's name on it, in our table and in either kind of iptables. firewalld's

@@ -19,8 +19,8 @@ use cni_common::kernel::iptables::{IptablesError, Variant};
 use cni_common::kernel::nft::NftError;
 
 use crate::filter::{FORWARD, Filter, FilterRule, MEMBERS, TABLE};
+use crate::held::Held;
 use crate::host::Host;
-use crate::listing::Held;
 use crate::plan::Plan;
 use changes::changes;
 use removal::Removal;

@@ -18,8 +18,8 @@ use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale}
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Element, Nft, NftError, Transaction};
 
+use crate::held::Held;
 use crate::host::Host;
-use crate::listing::Held;
 use crate::plan::Plan;
 
 /// The table `inet cni_firewall`.
