@@ -1,12 +1,13 @@
 //! What is sent, against what `tc` sends; what is read back; the arithmetic, against exact one.
 
-use netlink_packet_core::Emitable as _;
+use ipnet::IpNet;
+use netlink_packet_core::{DefaultNla, Emitable as _};
 use proptest::prelude::*;
 
 use super::*;
 use crate::kernel::attributes::list as attributes;
 
-const CAPTURE: &str = include_str!("tc_capture/tc.txt");
+const CAPTURE: &str = include_str!("capture.txt");
 /// The links of the capture.
 const V0: u32 = 3;
 const I0: u32 = 4;
