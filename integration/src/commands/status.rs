@@ -13,10 +13,10 @@ use crate::runner::{NetworkList, PluginConf, Runner};
 
 /// What became of the question.
 enum Answer {
-    /// ADD could be served.
-    Yes,
+    /// ADD could be served; what the plugin said about it, such as its backend.
+    Yes(String),
     /// The same, of a plugin that no runtime would ask.
-    YesInNewerVersion,
+    YesInNewerVersion(String),
     /// The plugin was not asked, and why.
     None(String),
     /// ADD would fail, and why.
@@ -30,9 +30,9 @@ pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
     let mut failed = 0;
     for plugin in &list.plugins {
         let answer = match ask(&runner, &list, plugin) {
-            Answer::Yes => "ok".to_owned(),
-            Answer::YesInNewerVersion => format!(
-                "ok, though runtimes do not ask: the list's cniVersion is {:?}, and STATUS came with {}",
+            Answer::Yes(said) => format!("ok{said}"),
+            Answer::YesInNewerVersion(said) => format!(
+                "ok{said}; runtimes do not ask: the list's cniVersion is {:?}, and STATUS came with {}",
                 list.cni_version,
                 CniVersion::V1_1_0
             ),
@@ -66,8 +66,14 @@ fn ask(runner: &Runner, list: &NetworkList, plugin: &PluginConf) -> Answer {
         return Answer::No("only root can tell: run this command with sudo".to_owned());
     }
     match runner.ask_status(&list, plugin) {
-        Ok(()) if newer => Answer::YesInNewerVersion,
-        Ok(()) => Answer::Yes,
+        Ok(said) if newer => Answer::YesInNewerVersion(remark(&said)),
+        Ok(said) => Answer::Yes(remark(&said)),
         Err(error) => Answer::No(error.to_string()),
     }
+}
+
+/// What a plugin wrote to stderr, as the end of a line: `, backend nftables: …`.
+fn remark(said: &str) -> String {
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.flat_map(|line| [", ", line]).collect()
 }

@@ -241,7 +241,6 @@ struct Tables {
 
 /// `NFNLGRP_NFTABLES`, as a bit.
 const NFTABLES_GROUP: u32 = 1 << 6;
-const ENOBUFS: i32 = 105;
 
 impl Tables {
     fn open() -> io::Result<Self> {
@@ -260,7 +259,7 @@ impl Tables {
                         return Poll::Ready(Ok(event));
                     }
                 }
-                Poll::Ready(Err(error)) if error.raw_os_error() == Some(ENOBUFS) => {
+                Poll::Ready(Err(error)) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
                     return Poll::Ready(Ok(Event::Overrun));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -192,17 +192,21 @@ impl Runner {
         }
         list.plugins
             .iter()
-            .try_for_each(|plugin| self.ask_status(list, plugin).map_err(RunError::Exec))
+            .try_for_each(|plugin| self.ask_status(list, plugin).map(drop).map_err(RunError::Exec))
     }
 
-    /// Asks one plugin whether it could serve ADD.
+    /// Asks one plugin whether it could serve ADD. Returns what it said about that on stderr.
     pub(crate) fn ask_status(
         &self,
         list: &NetworkList,
         plugin: &PluginConf,
-    ) -> Result<(), ExecError> {
-        let stdin = request::for_status(list, plugin);
-        self.call(Command::Status, plugin, &stdin, &RuntimeConf::default())
+    ) -> Result<String, ExecError> {
+        let path = exec::find(&plugin.plugin_type, &self.plugin_dirs)?;
+        let variables =
+            exec::variables(Command::Status, &RuntimeConf::default(), &self.plugin_dirs);
+        let stdin = request::for_status(list, plugin).to_string();
+        let (_, said) = exec::run_heard(&path, &variables, stdin.as_bytes(), self.deadline)?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Whether every plugin is there and supports the list's version. Returns the capabilities

@@ -131,13 +131,21 @@ pub(crate) fn run(
     stdin: &[u8],
     deadline: Option<Duration>,
 ) -> Result<Vec<u8>, ExecError> {
-    let output = capture(path, &[], variables, stdin, deadline)?;
-    if !output.status.success() {
-        return Err(failure(&output));
-    }
+    let (stdout, stderr) = run_heard(path, variables, stdin, deadline)?;
     // Informational only: our own stderr may be closed.
-    let _ = io::stderr().write_all(&output.stderr);
-    Ok(output.stdout)
+    let _ = io::stderr().write_all(&stderr);
+    Ok(stdout)
+}
+
+/// The same, but returns its stderr, too.
+pub(crate) fn run_heard(
+    path: &Path,
+    variables: &Variables,
+    stdin: &[u8],
+    deadline: Option<Duration>,
+) -> Result<(Vec<u8>, Vec<u8>), ExecError> {
+    let output = capture(path, &[], variables, stdin, deadline)?;
+    if output.status.success() { Ok((output.stdout, output.stderr)) } else { Err(failure(&output)) }
 }
 
 /// Reads the result that ADD printed. One without a version has the configuration's.

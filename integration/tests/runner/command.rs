@@ -371,7 +371,9 @@ fn an_id_that_begins_two_is_refused() {
 fn status_tells_of_every_plugin() {
     let stage = Stage::new(&["a", "b", "portmap"]);
     let ours = "CNI portmap plugin v2.0.0\nPart of cni-chain\n";
-    stage.tell("portmap", &json!({"": {"stdout": ours}}));
+    let backend = "backend nftables: it works";
+    let status = json!({"stderr": format!("{backend}\n")});
+    stage.tell("portmap", &json!({"": {"stdout": ours}, "STATUS": status}));
     stage.tell("b", &json!({"STATUS": fails(50, "no backend")}));
     let list = |version: &str| {
         let plugins =
@@ -386,7 +388,7 @@ fn status_tells_of_every_plugin() {
         "nobody: failed: failed to find plugin \"nobody\" in path [{}]\n",
         stage.plugin_dir().display()
     );
-    assert_eq!(stdout, format!("a: ok\nb: failed: no backend\n{missing}portmap: ok\n"));
+    assert_eq!(stdout, format!("a: ok\nb: failed: no backend\n{missing}portmap: ok, {backend}\n"));
     assert_eq!(stderr, "cni-chain: 2 of the 4 plugins of network net could not serve add\n");
 
     list("1.0.0");
@@ -397,8 +399,7 @@ fn status_tells_of_every_plugin() {
     assert_eq!(
         stdout,
         format!(
-            "a: not asked: {why}\nb: not asked: {why}\n{missing}portmap: ok, though runtimes do not \
-             ask: the list's cniVersion is \"1.0.0\", and STATUS came with 1.1.0\n"
+            "a: not asked: {why}\nb: not asked: {why}\n{missing}portmap: ok, {backend}; runtimes do not ask: the list's cniVersion is \"1.0.0\", and STATUS came with 1.1.0\n"
         )
     );
     let asked: Vec<String> =
