@@ -19,7 +19,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-use crate::cni::attachment::Attachment;
+use crate::cni::attachment::{Attachment, OwnerTag};
 use crate::kernel::file::read_regular;
 use crate::kernel::flock::lock_within;
 
@@ -37,7 +37,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// not part of it: it may have another name at DEL.
 #[must_use]
 pub fn file_name(attachment: &Attachment) -> String {
-    format!("{}{SUFFIX}", attachment.tag().owner().replacen('/', SEPARATOR, 1))
+    file_name_of(&attachment.tag())
+}
+
+/// The same for the owner of a tag.
+#[must_use]
+pub fn file_name_of(tag: &OwnerTag) -> String {
+    format!("{}{SUFFIX}", tag.owner().replacen('/', SEPARATOR, 1))
 }
 
 /// A directory of such files. Other processes are kept out of it until it is dropped.

@@ -42,6 +42,7 @@ pub(super) fn family_number(family: Family) -> u8 {
         Family::Inet => 1,
         Family::Ip => 2,
         Family::Ip6 => 10,
+        Family::Bridge => 7,
     }
 }
 

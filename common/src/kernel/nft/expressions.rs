@@ -107,6 +107,8 @@ impl RuleEncoder {
             Operand::Port(port) => port.to_be_bytes().to_vec(),
             Operand::Protocol(protocol) => vec![protocol.number()],
             Operand::Interface(name) => interface_image(name),
+            Operand::EtherType(IpVersion::V4) => ETHERTYPE_IPV4.to_be_bytes().to_vec(),
+            Operand::EtherType(IpVersion::V6) => ETHERTYPE_IPV6.to_be_bytes().to_vec(),
             Operand::Mark { value, mask } => {
                 if *mask != u32::MAX {
                     self.mask(FIRST_SLOT, mask.to_ne_bytes().to_vec());
@@ -237,6 +239,7 @@ impl RuleEncoder {
             Selector::InputInterface => meta(dreg, MetaKey::Iifname),
             Selector::OutputInterface => meta(dreg, MetaKey::Oifname),
             Selector::PacketMark => meta(dreg, MetaKey::Mark),
+            Selector::EtherType => field(Field::ETHER_TYPE),
         };
         self.push(expression);
     }
@@ -330,12 +333,20 @@ struct Field {
     length: u32,
 }
 
+/// `ETH_P_IP`, `ETH_P_IPV6`
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// `NFT_PAYLOAD_LL_HEADER`
+const LINK_HEADER: u32 = 0;
 /// `NFT_PAYLOAD_NETWORK_HEADER`
 const NETWORK_HEADER: u32 = 1;
 /// `NFT_PAYLOAD_TRANSPORT_HEADER`
 const TRANSPORT_HEADER: u32 = 2;
 
 impl Field {
+    // A frame with a VLAN tag has the tag's type there.
+    const ETHER_TYPE: Self = Self { base: LINK_HEADER, offset: 12, length: 2 };
     // RFC 791, RFC 8200; ports are in the same place in TCP, UDP and SCTP.
     const IP4_SADDR: Self = Self { base: NETWORK_HEADER, offset: 12, length: 4 };
     const IP4_DADDR: Self = Self { base: NETWORK_HEADER, offset: 16, length: 4 };

@@ -11,6 +11,8 @@ pub enum Family {
     Ip,
     /// IPv6.
     Ip6,
+    /// Frames that a bridge forwards.
+    Bridge,
 }
 
 impl Family {
@@ -21,6 +23,7 @@ impl Family {
             Self::Inet => "inet",
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
+            Self::Bridge => "bridge",
         }
     }
 

@@ -32,6 +32,8 @@ pub enum Selector {
     OutputInterface,
     /// `meta mark`
     PacketMark,
+    /// `ether type`: what a frame carries, behind no VLAN tag.
+    EtherType,
 }
 
 impl Selector {
@@ -49,6 +51,7 @@ impl Selector {
             Self::InputInterface => "iifname",
             Self::OutputInterface => "oifname",
             Self::PacketMark => "meta mark",
+            Self::EtherType => "ether type",
         }
     }
 }
@@ -64,6 +67,8 @@ pub enum Operand {
     Protocol(L4Protocol),
     /// An interface name; a trailing `*` matches any end.
     Interface(String),
+    /// The Ethernet type of a version of IP.
+    EtherType(IpVersion),
     /// A mark, after masking with `mask`.
     Mark {
         /// The value wanted.
@@ -195,6 +200,7 @@ impl fmt::Display for Operand {
             Self::Port(port) => port.fmt(f),
             Self::Protocol(protocol) => protocol.fmt(f),
             Self::Interface(name) => write!(f, "\"{name}\""),
+            Self::EtherType(version) => f.write_str(Family::of(*version).as_str()),
             Self::Mark { value, .. } => write!(f, "0x{value:08x}"),
         }
     }
