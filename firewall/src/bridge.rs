@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use cni_common::cni::AttachmentRequest;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
+use cni_common::cni::{AttachmentRequest, Failure as _, OwnerTag};
 use cni_common::kernel::address::has_ipv6;
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::Netns;
@@ -15,6 +15,8 @@ use cni_common::kernel::rtnetlink::RtnetlinkError;
 use cni_common::kernel::veth::{VethError, host_end};
 
 use crate::config::Policy;
+use crate::frames;
+use crate::host::Host;
 use crate::plan::{self, Isolation, Plan};
 
 /// Where a container is on a bridge.
@@ -127,49 +129,87 @@ fn is_of_bridge(address: IpAddr, bridge: &str) -> std::io::Result<bool> {
 /// ADD: makes the port's isolation what the plan asks for. What an earlier ADD of this attachment did
 /// is taken back; isolation that others asked for, such as the bridge plugin, stays.
 pub(crate) fn settle(
+    host: &mut Host<'_>,
     request: &AttachmentRequest,
     result: &CniResult,
     plan: &Plan,
     port: Option<&BridgePort>,
-    was_isolated: bool,
 ) -> Result<(), CniError> {
     if plan.isolates_ports() {
-        return isolate(port, &request.log);
+        return port.map_or(Ok(()), |port| isolate(host, &plan.tag, port));
     }
-    if was_isolated {
-        release(request, result);
+    if host.removed.isolated {
+        release(host, request, result)?;
     }
     Ok(())
 }
 
 /// Where frames within a bridge do not see the host's IP rules, the bridge itself keeps its ports
 /// apart. Where they do, it must not: with `br_netfilter`, a mapped port's packet can go from port
-/// to port after its translation.
-fn isolate(port: Option<&BridgePort>, log: &Log) -> Result<(), CniError> {
-    let Some(port) = port else { return Ok(()) };
-    say_how_the_bridge_isolates(log);
-    switch_isolation(port, !passes_ip_rules())
+/// to port after its translation. There the rules stop what is IP, and a table of the bridge family
+/// the rest.
+fn isolate(host: &mut Host<'_>, tag: &OwnerTag, port: &BridgePort) -> Result<(), CniError> {
+    say_how_the_bridge_isolates(host.log);
+    let Some(link) = port.link.as_ref().filter(|_| passes_ip_rules()) else {
+        return_frames(host, tag)?;
+        return switch_isolation(port, !passes_ip_rules());
+    };
+    match frames::stop(host.nft()?, tag, &link.name) {
+        Ok(()) => {}
+        Err(error) if error.is_unsupported() => host.log.warn(format!(
+            "the kernel has no nf_tables for bridges: between ports of bridge {}, frames that are not IP \
+             pass ingressPolicy \"isolated\": {error}",
+            port.bridge
+        )),
+        Err(error) => return Err(error.into_cni("cannot isolate the container on its bridge")),
+    }
+    switch_isolation(port, false)
+}
+
+fn return_frames(host: &mut Host<'_>, tag: &OwnerTag) -> Result<(), CniError> {
+    let Some(nft) = host.nft_if_any() else { return Ok(()) };
+    let outcome = frames::release(nft, tag);
+    outcome.map_err(|error| error.into_cni("cannot remove the firewall rules of the bridge"))
 }
 
 /// CHECK: how the port's isolation differs from what [`settle`] makes of it.
-pub(crate) fn mismatch(plan: &Plan, port: Option<&BridgePort>) -> Option<String> {
-    let port = port.filter(|_| plan.isolates_ports() && !passes_ip_rules())?;
-    match &port.link {
-        Some(link) if link.isolated => None,
-        Some(link) => Some(format!("port {} of bridge {} is not isolated", link.name, port.bridge)),
-        None => Some(format!("the container's port on bridge {} was not found", port.bridge)),
+pub(crate) fn mismatches(
+    host: &mut Host<'_>,
+    plan: &Plan,
+    port: Option<&BridgePort>,
+) -> Result<Vec<String>, CniError> {
+    let Some(port) = port.filter(|_| plan.isolates_ports()) else { return Ok(Vec::new()) };
+    let Some(link) = &port.link else {
+        let text = format!("the container's port on bridge {} was not found", port.bridge);
+        return Ok(if passes_ip_rules() { Vec::new() } else { vec![text] });
+    };
+    if passes_ip_rules() {
+        let found = frames::mismatches(host.nft()?, &plan.tag, &link.name);
+        return match found {
+            // ADD could do no more than warn.
+            Err(error) if error.is_unsupported() => Ok(Vec::new()),
+            found => found.map_err(|error| error.into_cni("cannot read the firewall rules")),
+        };
     }
+    let text = || format!("port {} of bridge {} is not isolated", link.name, port.bridge);
+    Ok(if link.isolated { Vec::new() } else { vec![text()] })
 }
 
 /// A port that outlives the isolation that the attachment asked for is isolated no more. One that is
 /// gone needs nothing.
-pub(crate) fn release(request: &AttachmentRequest, result: &CniResult) {
+pub(crate) fn release(
+    host: &mut Host<'_>,
+    request: &AttachmentRequest,
+    result: &CniResult,
+) -> Result<(), CniError> {
+    let outcome = return_frames(host, &request.attachment.tag());
     let port = find(request, result).ok().flatten();
     if let Some(port) = port
         && let Err(error) = switch_isolation(&port, false)
     {
         request.log.warn(error.to_string());
     }
+    outcome
 }
 
 /// Warns where isolation rests on the bridge's ports.

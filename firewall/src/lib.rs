@@ -8,10 +8,12 @@
 
 #![forbid(unsafe_code)]
 
+mod admitted;
 mod backend;
 mod bridge;
 mod config;
 mod filter;
+mod frames;
 mod go;
 mod held;
 mod holders;
@@ -61,9 +63,8 @@ impl Plugin for Firewall {
             return Ok(result);
         }
         let mut host = Host::open(&request.log)?;
-        let made = make(&mut host, request, &config, plan.clone()).and_then(|()| {
-            bridge::settle(request, &result, &plan, port.as_ref(), host.removed.isolated)
-        });
+        let made = make(&mut host, request, &config, plan.clone())
+            .and_then(|()| bridge::settle(&mut host, request, &result, &plan, port.as_ref()));
         if let Err(error) = made {
             // Best effort: it would fail for the same reason, which this error tells.
             let _ = remove_everywhere(&mut host, request, &config);
@@ -99,7 +100,7 @@ impl Plugin for Firewall {
             Finding::Mismatches(mismatches) => mismatches,
             Finding::Absent => return check_go(&mut host, &holders.go, &plan, backend.name()),
         };
-        mismatches.extend(bridge::mismatch(&plan, port.as_ref()));
+        mismatches.extend(bridge::mismatches(&mut host, &plan, port.as_ref())?);
         fail_with(&mismatches)
     }
 
@@ -108,7 +109,12 @@ impl Plugin for Firewall {
         let mut host = Host::open_leniently(&request.log)?;
         let stale = request.stale();
         let holders = Holders::of(&config);
-        on_all(holders.for_garbage(), |holder| holder.collect_garbage(&mut host, &stale))
+        let outcome =
+            on_all(holders.for_garbage(), |holder| holder.collect_garbage(&mut host, &stale));
+        match host.nft_if_any() {
+            Some(nft) => outcome.and(frames::collect_garbage(nft, &stale)),
+            None => outcome,
+        }
     }
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
@@ -168,7 +174,7 @@ fn remove_everywhere(
         holder.remove(host, &request.attachment, Some(&known))
     });
     if host.removed.isolated || config.policy == Some(Policy::Isolated) {
-        bridge::release(request, &result);
+        return outcome.and(bridge::release(host, request, &result));
     }
     outcome
 }

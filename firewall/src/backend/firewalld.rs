@@ -7,6 +7,7 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Finding, Holder, Stale};
 
 use super::nftables::{self, Nftables};
+use crate::admitted;
 use crate::config::Config;
 use crate::host::Host;
 use crate::plan::Plan;
@@ -36,7 +37,7 @@ impl Firewalld {
 
 impl<'a> Holder<Host<'a>, Plan> for Firewalld {
     fn name(&self) -> &'static str {
-        "firewalld's zone"
+        "firewalld's zone with table inet cni_firewall"
     }
 
     /// Whose a source is says our table alone.
@@ -53,15 +54,17 @@ impl<'a> Holder<Host<'a>, Plan> for Firewalld {
     fn remove(
         &self,
         host: &mut Host<'a>,
-        _attachment: &Attachment,
+        attachment: &Attachment,
         _known: Option<&Plan>,
     ) -> Result<(), CniError> {
         self.release(host);
+        admitted::forget(&attachment.tag(), host.log);
         Ok(())
     }
 
-    fn collect_garbage(&self, host: &mut Host<'a>, _stale: &Stale) -> Result<(), CniError> {
+    fn collect_garbage(&self, host: &mut Host<'a>, stale: &Stale) -> Result<(), CniError> {
         self.release(host);
+        admitted::forget_stale(stale, host.log);
         Ok(())
     }
 }
@@ -70,6 +73,7 @@ impl<'a> Backend<Host<'a>, Plan> for Firewalld {
     fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
         host.bus.required_firewalld()?;
         nftables::install(host, plan)?;
+        admitted::remember(&plan.tag, host.log);
         let firewalld = host.bus.required_firewalld()?;
         plan.addresses.iter().try_for_each(|address| firewalld.add(&self.zone.name, *address))
     }

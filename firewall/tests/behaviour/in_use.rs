@@ -1,10 +1,13 @@
 //! A node in use: beside other programs' rules, and while somebody changes them.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, batch, cases,
-    firewall, run, tcp, tool,
+    Attachment, Call, Firewalld, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport,
+    batch, cases, firewall, link, run, tcp, tool,
 };
 
 cases! {
@@ -12,6 +15,8 @@ cases! {
     a_native_chain_that_starts_to_drop_is_noticed_and_add_follows, ours;
     a_legacy_policy_of_drop_beside_iptables_nft_is_entered, ours;
     rules_of_others_in_forward_move_the_attachment_and_our_own_do_not, ours;
+    sources_in_firewalld_do_not_make_ours_the_go_plugins, ours;
+    isolation_with_br_netfilter_stops_what_is_not_ip_too, ours;
     the_last_policy_decides_about_the_ports_isolation, ours;
     del_takes_the_ports_isolation_back_whatever_the_policy_of_the_day, ours;
     isolation_of_the_bridge_plugin_stays, ours;
@@ -149,6 +154,130 @@ fn rules_of_others_in_forward_move_the_attachment_and_our_own_do_not(b: &TestBox
     b.inspect(&web, &json!({})).expect_error_with(100, &["ip filter FORWARD has rules"]);
     b.admit(&web, &json!({}));
     b.inspect(&web, &json!({})).expect_silence();
+}
+
+/// `nft flush ruleset` takes our table, and firewalld still says that it has the source.
+fn sources_in_firewalld_do_not_make_ours_the_go_plugins(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let (web, apart) = (b.web(&Network::dual(1), "web"), b.web(&Network::dual(2), "apart"));
+    let (open, isolated) = (json!({}), json!({ "ingressPolicy": "same-bridge" }));
+    b.admit(&web, &open);
+    b.admit(&apart, &isolated);
+    web.container.netns.cannot_reach(Transport::Tcp, &apart.v4(), 80);
+    b.nft("flush ruleset");
+    let source = format!("--query-source={}/32", web.v4());
+    assert_eq!(firewalld.cmd(&["--zone=trusted", &source]).trim(), "yes");
+    for (attachment, keys) in [(&web, &open), (&apart, &isolated)] {
+        b.inspect(attachment, keys).expect_error_with(100, &["table inet cni_firewall"]);
+        b.admit(attachment, keys);
+        b.inspect(attachment, keys).expect_silence();
+    }
+    web.container.netns.cannot_reach(Transport::Tcp, &apart.v4(), 80);
+
+    // Nothing of it is left behind, by DEL or by GC.
+    let remembered = || std::fs::read_dir("/run/cni/firewall").expect("a directory").count();
+    assert_eq!(remembered(), 2);
+    b.dismiss(&web, &open);
+    assert_eq!(remembered(), 1);
+    let gc = Call::of_network("firewall", "GC", "net2").keys(&isolated).valid(&[]);
+    gc.run(b).expect_success();
+    assert_eq!(remembered(), 0);
+}
+
+fn knows(asker: &Attachment, address: &str) -> bool {
+    let neighbours = || run(tool("ip").args(["neighbour", "show", "to", address]));
+    asker.container.netns.enter(neighbours).contains("lladdr")
+}
+
+/// Types of frames that pass no IP rules: one for experiments, and a VLAN tag, which Linux takes with
+/// VLAN ID 0 for a priority and delivers what is behind it.
+const NOT_IP: [[u8; 6]; 2] = [[0x88, 0xb5, 0, 0, 0, 0], [0x81, 0x00, 0x00, 0x00, 0x08, 0x00]];
+
+/// Whether frames of this type get from one container to the other.
+fn frames_arrive(from: &Attachment, to: &Attachment, kind: [u8; 6]) -> bool {
+    const FRAMES: usize = 200;
+    let mac = |attachment: &Attachment| -> Vec<u8> {
+        let link = link(&attachment.container.id, &attachment.ifname).expect("an interface");
+        let text = link["address"].as_str().expect("an address");
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex digits")).collect()
+    };
+    let frame = [mac(to), mac(from), kind.to_vec(), vec![0; 46]].concat();
+    let counter = format!("/sys/class/net/{}/statistics/tx_packets", to.host_end());
+    let received = || -> usize {
+        let text = std::fs::read_to_string(&counter).expect("a counter");
+        text.trim().parse().expect("a number")
+    };
+    let before = received();
+    // socat makes a frame of each block that it reads.
+    let mut socat = Command::new("ip")
+        .args(["netns", "exec", &from.container.id, "socat", "-u", "-b"])
+        .args([&frame.len().to_string(), "STDIN", &format!("INTERFACE:{}", from.ifname)])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("socat: apt-get install socat");
+    socat.stdin.take().expect("piped").write_all(&frame.repeat(FRAMES)).expect("socat reads");
+    assert!(socat.wait().expect("socat ends").success());
+    received() - before > FRAMES / 2
+}
+
+fn isolation_with_br_netfilter_stops_what_is_not_ip_too(b: &TestBox) {
+    let network = Network::dual(1);
+    b.host.bridge_netfilter(true);
+    for backend in ["nftables", "iptables"] {
+        let name = |role: &str| format!("{role}-{backend}");
+        let web = b.web(&network, &name("web"));
+        // Of another policy, and so no isolated port either.
+        let attacker = b.web(&network, &name("attacker"));
+        let isolated = keys(backend, "isolated");
+        attacker.container.netns.reach(Transport::Tcp, &web.v4(), 80).by(&name("web"));
+        assert!(knows(&attacker, &web.v4()));
+        for kind in NOT_IP {
+            assert!(frames_arrive(&attacker, &web, kind), "{backend}: {kind:x?} before");
+        }
+        b.map(&web, &[tcp(8080, 80)]);
+        b.admit(&web, &isolated);
+        b.admit(&attacker, &keys(backend, "same-bridge"));
+        for attachment in [&web, &attacker] {
+            attachment.container.netns.batch(&["neighbour flush all"]);
+        }
+        attacker.container.netns.cannot_reach(Transport::Tcp, &web.v4(), 80);
+        assert!(!knows(&attacker, &web.v4()), "{backend}: ARP");
+        web.container.netns.cannot_reach(Transport::Tcp, &attacker.v4(), 80);
+        assert!(!knows(&web, &attacker.v4()), "{backend}: ARP the other way");
+        for kind in NOT_IP {
+            assert!(!frames_arrive(&attacker, &web, kind), "{backend}: {kind:x?}");
+            assert!(!frames_arrive(&web, &attacker, kind), "{backend}: {kind:x?} the other way");
+        }
+        b.inspect(&web, &isolated).expect_silence();
+        // The gateway answers, and mapped ports lead from port to port.
+        for host in [HOST_V4, HOST_V6] {
+            attacker.container.netns.reach(Transport::Tcp, host, 8080).by(&name("web"));
+        }
+        let listing = b.nft_list("bridge cni_firewall");
+        assert!(listing.contains("ether type ip return"), "{listing}");
+        b.nft("flush chain bridge cni_firewall forward");
+        b.inspect(&web, &isolated).expect_error_with(100, &["chain bridge cni_firewall forward"]);
+        b.admit(&web, &isolated);
+        attacker.container.netns.cannot_reach(Transport::Tcp, &web.v4(), 80);
+        assert!(!knows(&attacker, &web.v4()), "{backend}: ARP after ADD again");
+
+        // What nft lists can be loaded again.
+        b.nft(&format!("delete table bridge cni_firewall; {listing}"));
+        b.inspect(&web, &isolated).expect_silence();
+        b.dismiss(&web, &isolated);
+        assert!(!b.ruleset().contains("table bridge"), "{backend}: the last takes it along");
+        // GC finds what no DEL was told of.
+        b.admit(&web, &isolated);
+        Call::of_network("firewall", "GC", "net1")
+            .keys(&isolated)
+            .valid(&[])
+            .run(b)
+            .expect_success();
+        assert!(!b.ruleset().contains("table bridge"), "{backend}: GC");
+        b.unmap(&web, &[tcp(8080, 80)]);
+        b.dismiss(&attacker, &isolated);
+    }
+    b.host.bridge_netfilter(false);
 }
 
 fn is_isolated(attachment: &Attachment) -> bool {

@@ -51,6 +51,7 @@ fn versions(table: &Table) -> &'static [IpVersion] {
         Family::Inet => &IpVersion::ALL,
         Family::Ip => &[IpVersion::V4],
         Family::Ip6 => &[IpVersion::V6],
+        Family::Bridge => &[],
     }
 }
 
