@@ -15,13 +15,15 @@ pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), Cn
         Ok(netns) => netns,
         Err(_) if !required => return Ok(()),
         Err(error) => {
-            return Err(CniError::new(
-                code_of(&error, ErrorCode::InvalidNetns),
+            let code = code_of(&error, ErrorCode::InvalidNetns);
+            let message = if code == ErrorCode::TryAgainLater {
+                format!("cannot open CNI_NETNS {path:?}: try again later")
+            } else {
                 format!(
                     "CNI_NETNS {path:?} is not a network namespace: is the container still running?"
-                ),
-            )
-            .with_details(error.to_string()));
+                )
+            };
+            return Err(CniError::new(code, message).with_details(error.to_string()));
         }
     };
     if same_allowed {

@@ -107,6 +107,7 @@ fn add_does_nothing_without_the_originals(b: &TestBox) {
     let add = tuning("ADD", TUNED);
     let somaxconn = "/proc/sys/net/core/somaxconn";
     for (path, injection, code) in [
+        ("/run/netns/c1", "openat:error=EMFILE", 11),
         (somaxconn, "read:error=EIO", 101),
         (somaxconn, "read:error=ENOMEM", 11),
         // The first one finds out whether it can be written.
