@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use cni_testbox::{
     Attachment, Call, Firewalld, HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport,
-    batch, cases, firewall, link, run, tcp, tool,
+    batch, cases, firewall, link, listed, run, tcp, tool,
 };
 
 cases! {
@@ -202,10 +202,10 @@ fn frames_arrive(from: &Attachment, to: &Attachment, kind: [u8; 6]) -> bool {
         text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex digits")).collect()
     };
     let frame = [mac(to), mac(from), kind.to_vec(), vec![0; 46]].concat();
-    let counter = format!("/sys/class/net/{}/statistics/tx_packets", to.host_end());
     let received = || -> usize {
-        let text = std::fs::read_to_string(&counter).expect("a counter");
-        text.trim().parse().expect("a number")
+        let links = listed(&format!("ip -s -j link show dev {}", to.host_end()));
+        let packets = links[0]["stats64"]["tx"]["packets"].as_u64().expect("a counter");
+        usize::try_from(packets).expect("few")
     };
     let before = received();
     // socat makes a frame of each block that it reads.
