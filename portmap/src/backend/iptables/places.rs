@@ -43,14 +43,16 @@ pub(crate) fn that_may_have(nft: Option<&mut dyn Nft>, chains: &[String]) -> Vec
 /// The places that may have something of an attachment: chains of its names, or, if its network was
 /// called otherwise, an entry with its container's ID.
 pub(super) fn of_attachment(nft: Option<&mut dyn Nft>, names: &Names) -> Vec<Place> {
-    let chains: Vec<String> = names.chains().into_iter().cloned().collect();
+    // In one question; the shared chain is the last.
+    let mut chains: Vec<String> = names.chains().into_iter().cloned().collect();
+    chains.push(TOP_CHAIN.to_owned());
     let id = names.id_in_comments();
     in_table(nft, TABLE, &IpVersion::ALL, |nft, table| {
-        if has_any(nft, table, &chains)? {
-            return Ok(true);
-        }
-        if !has_any(nft, table, &[TOP_CHAIN.to_owned()])? {
-            return Ok(false);
+        let found = nft.chains_at(table, &chains)?;
+        let Some((shared, own)) = found.split_last() else { return Ok(false) };
+        let has_own = own.iter().any(Option::is_some);
+        if has_own || shared.is_none() {
+            return Ok(has_own);
         }
         let is_entry = |rule: &InstalledRule| {
             rule.chain == TOP_CHAIN
