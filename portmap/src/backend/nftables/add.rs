@@ -4,13 +4,13 @@ use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::nft::compare::chains_are_whole;
-use cni_common::kernel::nft::{Nft, NftError, Transaction, Verb};
+use cni_common::kernel::nft::{Nft, NftError, Transaction};
 
 use super::Wanted;
-use super::elements::{Account, Content};
+use super::elements::Account;
 use super::owned;
 use super::replace::replace;
-use super::sets::{self, TABLE};
+use super::sets::TABLE;
 use crate::config::OnConflict;
 use crate::plan::Mapping;
 
@@ -53,7 +53,7 @@ pub(super) fn add(
 fn first_try(wanted: &Wanted<'_>) -> Transaction {
     let mut transaction = Transaction::new();
     wanted.layout.build_own_scope(&mut transaction);
-    create(&mut transaction, &wanted.content, Account::new(wanted.content.len(), false));
+    wanted.content.create(&mut transaction, Account::new(wanted.content.len(), false));
     transaction
 }
 
@@ -61,17 +61,8 @@ fn first_try(wanted: &Wanted<'_>) -> Transaction {
 pub(super) fn whole_table(wanted: &Wanted<'_>) -> Transaction {
     let mut transaction = Transaction::new();
     wanted.layout.build(&mut transaction);
-    create(&mut transaction, &wanted.content, Account::new(wanted.content.len(), false));
+    wanted.content.create(&mut transaction, Account::new(wanted.content.len(), false));
     transaction
-}
-
-/// Creates the content, all of which must not be there.
-pub(super) fn create(transaction: &mut Transaction, content: &Content, account: Account) {
-    let owner = vec![account.element(content.tag.as_str())];
-    transaction.elements(Verb::Create, &TABLE, &sets::attachments(), owner);
-    for (set, elements) in &content.elements {
-        transaction.elements(Verb::Create, &TABLE, set, elements.clone());
-    }
 }
 
 /// Somebody may have flushed the table's rules and left its maps, which alone do nothing.

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::object::concatenation;
-use cni_common::kernel::nft::{Element, Elements, Set, Value};
+use cni_common::kernel::nft::{Element, Elements, Set, Transaction, Value, Verb};
 
-use super::sets::{self, Scope};
+use super::sets::{self, Scope, TABLE};
 use crate::plan::{Mapping, Plan};
 
 /// What the table must hold of one attachment.
@@ -101,6 +101,15 @@ impl Content {
         let mut keys = vec![(sets::attachments(), vec![owner_key(&self.tag)])];
         keys.extend(self.elements.iter().map(of_set));
         keys
+    }
+
+    /// Creates it, with what `attachments` says of its owner; nothing of it may be there.
+    pub(super) fn create(&self, transaction: &mut Transaction, account: Account) {
+        let owner = vec![account.element(self.tag.as_str())];
+        transaction.elements(Verb::Create, &TABLE, &sets::attachments(), owner);
+        for (set, elements) in &self.elements {
+            transaction.elements(Verb::Create, &TABLE, set, elements.clone());
+        }
     }
 
     /// The content without the mappings at these keys, which somebody else has.

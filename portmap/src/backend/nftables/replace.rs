@@ -12,7 +12,6 @@ use cni_common::kernel::nft::{
 use cni_common::kernel::retry::{Again, Retry, retry};
 
 use super::Wanted;
-use super::add::create;
 use super::claims::{self, Claim};
 use super::elements::{Account, Content, describe, is_mapping, mapping_of, owner_key};
 use super::owned::{self, Owned};
@@ -191,7 +190,7 @@ impl Found {
         let conflicts =
             self.owned.conflicts || is_waited_for || !taken.is_empty() || !waiting.is_empty();
         let account = Account::new(content.len() + waiting.len(), conflicts);
-        create(&mut transaction, &content, account);
+        content.create(&mut transaction, account);
 
         // Who is not served waits, the newest of all that wait for the key.
         let order = claims::next_order(&self.claims);
