@@ -16,12 +16,6 @@ impl IpVersion {
     /// Both, in the order in which they are worked on.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// IPv4 if so.
-    #[must_use]
-    pub fn if_v4(v4: bool) -> Self {
-        if v4 { Self::V4 } else { Self::V6 }
-    }
-
     /// The version of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
