@@ -78,9 +78,12 @@ pub(crate) fn stop(nft: &mut dyn Nft, tag: &OwnerTag, port: &str) -> Result<(), 
         let mut in_the_way = owned(nft, tag)?;
         let wanted = elements(tag, port);
         let held = lookup(nft, &TABLE, &ports(), std::slice::from_ref(&wanted[1].1.key))?;
-        in_the_way.extend(held.into_iter().map(|element| (ports(), element)));
-        in_the_way.sort_by(|(_, a), (_, b)| format!("{a:?}").cmp(&format!("{b:?}")));
-        in_the_way.dedup();
+        for element in held {
+            let found = (ports(), element);
+            if !in_the_way.contains(&found) {
+                in_the_way.push(found);
+            }
+        }
         delete(&mut transaction, &in_the_way);
         for (set, element) in wanted {
             transaction.elements(Verb::Create, &TABLE, &set, vec![element]);

@@ -168,17 +168,9 @@ impl Addresses {
     /// Picks the first address of each family that belongs to the container: one whose interface
     /// is not named, or is the attachment's interface inside a sandbox.
     pub(crate) fn select(result: &CniResult, ifname: &str) -> Self {
-        let belongs = |index: Option<i64>| {
-            let interface = index
-                .and_then(|index| usize::try_from(index).ok())
-                .and_then(|index| result.interfaces.get(index));
-            interface
-                .is_none_or(|interface| interface.name == ifname && interface.sandbox.is_some())
-        };
         let first = |version: IpVersion| {
-            let mut eligible =
-                result.ips.iter().filter(|ip| belongs(ip.interface)).map(|ip| ip.address);
-            eligible.find(|address| IpVersion::of(address.addr()) == version)
+            let mut addresses = result.ips_of_interface(ifname).map(|ip| ip.address);
+            addresses.find(|address| IpVersion::of(address.addr()) == version)
         };
         Self { v4: first(IpVersion::V4), v6: first(IpVersion::V6) }
     }
