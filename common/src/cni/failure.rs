@@ -8,6 +8,8 @@ use super::protocol::{CniError, ErrorCode};
 use crate::kernel::iptables::IptablesError;
 use crate::kernel::nft::NftError;
 
+const LATER: &str = "try again later";
+
 /// An error of the kernel's storey that a plugin can end with.
 pub trait Failure: Sized {
     /// The CNI error for `doing`, for instance `cannot install the port mappings`.
@@ -28,10 +30,15 @@ impl Failure for IptablesError {
             Self::Missing(_) => {
                 (ErrorCode::Kernel, "install iptables, or use the nftables backend")
             }
-            Self::Locked(_) => (ErrorCode::TryAgainLater, "try again later"),
+            Self::Locked(_) => (ErrorCode::TryAgainLater, LATER),
+            Self::Hung(..) => (
+                ErrorCode::TryAgainLater,
+                "try again later; if that does not help, run the program by hand",
+            ),
             Self::Garbled(..) => {
                 (ErrorCode::Kernel, "nothing was changed; see what it prints by hand")
             }
+            Self::Io(_, error) if passes(error) => (ErrorCode::TryAgainLater, LATER),
             Self::Failed { .. } | Self::Io(..) => {
                 (ErrorCode::Kernel, "see the details for what iptables said")
             }
@@ -44,7 +51,11 @@ impl Failure for IptablesError {
 /// not done in time; `otherwise` for every other.
 #[must_use]
 pub fn code_of(error: &io::Error, otherwise: ErrorCode) -> ErrorCode {
-    let passes = matches!(
+    if passes(error) { ErrorCode::TryAgainLater } else { otherwise }
+}
+
+fn passes(error: &io::Error) -> bool {
+    let lacks = matches!(
         error.raw_os_error().map(Errno::from_raw),
         Some(
             Errno::EMFILE
@@ -55,10 +66,7 @@ pub fn code_of(error: &io::Error, otherwise: ErrorCode) -> ErrorCode {
                 | Errno::EINTR
         )
     );
-    if passes || error.kind() == io::ErrorKind::TimedOut {
-        return ErrorCode::TryAgainLater;
-    }
-    otherwise
+    lacks || error.kind() == io::ErrorKind::TimedOut
 }
 
 /// The error of a plugin that cannot use `nf_tables` at all.

@@ -18,6 +18,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 mod nstype;
+pub mod program;
 pub mod retry;
 pub mod route;
 pub mod rtnetlink;

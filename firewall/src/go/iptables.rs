@@ -53,7 +53,7 @@ pub(crate) fn check(host: &mut Host<'_>, plan: &Plan, scope: Scope) -> Finding {
 /// own rules says so.
 pub(crate) fn remove(host: &mut Host<'_>, addresses: &[IpAddr]) -> Result<(), CniError> {
     const DOING: &str = "cannot remove the Go plugin's firewall rules";
-    let filters = host.filters().map_err(|error| error.into_cni(DOING))?;
+    let filters = host.settled_filters(DOING)?;
     on_all(filters, |(version, variant)| {
         let removal = |dump: &TableDump| removal(&Filter::of_plugins(dump), addresses);
         match host.filter.change(version, variant, removal) {

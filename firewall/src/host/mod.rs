@@ -6,6 +6,7 @@ mod tables;
 
 use std::net::IpAddr;
 
+use cni_common::cni::Failure as _;
 use cni_common::cni::failure::unreachable_nft;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
@@ -88,6 +89,16 @@ impl<'a> Host<'a> {
     /// The kernel's `nf_tables`, or none where it has none.
     pub(crate) fn nft_if_any(&mut self) -> Option<&mut dyn Nft> {
         self.nft.as_mut().map(|nft| nft as &mut dyn Nft)
+    }
+
+    /// The same for a removal, which must not come before what it is to remove: the program of a killed
+    /// ADD may still be at work.
+    pub(crate) fn settled_filters(
+        &mut self,
+        doing: &str,
+    ) -> Result<Vec<(IpVersion, Variant)>, CniError> {
+        self.filter.settle().map_err(|error| error.into_cni(doing))?;
+        self.filters().map_err(|error| error.into_cni(doing))
     }
 
     /// Where there can be rules of ours or of the Go plugin in iptables, found without starting a

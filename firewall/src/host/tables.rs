@@ -10,6 +10,7 @@ use crate::filter::TABLE;
 #[derive(Debug, Default)]
 pub(crate) struct FilterTables {
     lock: Option<Lock>,
+    is_settled: bool,
     read: Vec<((IpVersion, Variant), TableDump)>,
 }
 
@@ -58,6 +59,15 @@ impl FilterTables {
         // Two variants may be two names of one table.
         self.read.retain(|((known, _), _)| *known != version);
         Iptables::seeing(version, variant)?.restore(&[(TABLE, lines)])
+    }
+
+    /// Lets our other processes finish, and what dead ones started: see [`Lock::settle`].
+    pub(super) fn settle(&mut self) -> Result<(), IptablesError> {
+        if self.lock.is_none() && !self.is_settled {
+            Lock::settle()?;
+            self.is_settled = true;
+        }
+        Ok(())
     }
 
     /// Until the end of the call. What was read before may have changed since.

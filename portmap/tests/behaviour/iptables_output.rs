@@ -1,4 +1,8 @@
-//! Programs of iptables that do not say all, or do not do what they say.
+//! Programs of iptables that do not say all, do not do what they say, or take their time.
+
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use cni_testbox::{
     HOST_V4, Implementation, Network, TestBox, Transport, both, cases, portmap, sh, stubs,
@@ -8,8 +12,19 @@ cases! {
     a_table_that_is_not_whole_is_no_empty_table, iptables_only;
     a_restore_that_reads_nothing_is_no_success, iptables_only;
     what_others_do_in_the_table_is_no_obstacle, iptables_only;
+    a_program_that_hangs_is_killed, iptables_only;
+    a_program_that_cannot_be_started_is_worth_another_try, iptables_only;
+    a_restore_that_outlives_its_add_comes_before_del, iptables_only;
 }
 
+const RESTORES: [&str; 6] = [
+    "iptables-restore",
+    "ip6tables-restore",
+    "iptables-nft-restore",
+    "ip6tables-nft-restore",
+    "iptables-legacy-restore",
+    "ip6tables-legacy-restore",
+];
 const SAVES: [&str; 6] = [
     "iptables-save",
     "ip6tables-save",
@@ -49,7 +64,7 @@ fn a_table_that_is_not_whole_is_no_empty_table(b: &TestBox) {
 
 fn a_restore_that_reads_nothing_is_no_success(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let path = stubs(&["iptables-restore", "ip6tables-restore"], "exec <&-; exit 0");
+    let path = stubs(&RESTORES, "exec <&-; exit 0");
     // More than a pipe holds: what the program does not read cannot be written.
     let many: Vec<_> = (1..=900).flat_map(|port| both(8000 + port, 80)).collect();
     let add = portmap("ADD", &web).mappings(&many).env("PATH", &path).run(b);
@@ -74,4 +89,59 @@ fn what_others_do_in_the_table_is_no_obstacle(b: &TestBox) {
     b.unmap(&web, &both(8080, 80));
     b.out.cannot_reach(Transport::Tcp, HOST_V4, 8080);
     assert!(sh("iptables-save -t nat").contains("-A POSTROUTING\n"));
+}
+
+/// The kernel says of the first wait that the time is up; nobody wants to wait that long here.
+fn a_program_that_hangs_is_killed(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    b.map(&old, &both(8080, 80));
+    let before = b.ruleset();
+    let late = ["strace", "-o", "/run/trace", "-e", "inject=poll,ppoll:retval=0"];
+    let path = stubs(&SAVES, "sleep 7 & wait; exec $real \"$@\"");
+    let calls = [
+        portmap("ADD", &new).mappings(&both(8081, 80)),
+        portmap("DEL", &old).mappings(&both(8080, 80)),
+    ];
+    for call in calls {
+        let started = Instant::now();
+        let outcome = call.env("PATH", &path).under(&late).run(b);
+        outcome.expect_error_with(11, &["tables-", "did not end within 15 seconds", "try again"]);
+        assert!(started.elapsed() < Duration::from_secs(5), "{outcome}");
+        assert_eq!(b.ruleset(), before);
+    }
+    let left = sh("pgrep -r R,S -x sleep || true");
+    assert_eq!(left, "", "the program's own children are killed with it");
+    b.unmap(&old, &both(8080, 80));
+}
+
+fn a_program_that_cannot_be_started_is_worth_another_try(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let before = b.ruleset();
+    for injection in ["inject=clone,clone3,vfork:error=EAGAIN", "inject=pipe2:error=EMFILE"] {
+        let short = ["strace", "-o", "/run/trace", "-e", injection];
+        let add = portmap("ADD", &web).mappings(&both(8080, 80)).under(&short);
+        add.run(b).expect_error_with(11, &["iptables-save", "try again"]);
+        assert_eq!(b.ruleset(), before);
+    }
+}
+
+/// A runtime that loses patience kills the plugin, and nothing that the plugin started.
+fn a_restore_that_outlives_its_add_comes_before_del(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let path = stubs(&RESTORES, "touch /run/begun; sleep 1; exec $real \"$@\"");
+    let add = portmap("ADD", &web).mappings(&both(8080, 80)).set("backend", "iptables");
+    let add = add.env("PATH", &path);
+    let mut process = add.process(&b.implementation.plugin("portmap"));
+    process.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = add.feed(process.spawn().expect("start it"));
+    while !std::fs::exists("/run/begun").expect("look") {
+        sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("kill it");
+    child.wait().expect("wait for it");
+    b.unmap(&web, &both(8080, 80));
+    sleep(Duration::from_millis(1500));
+    let left = b.ruleset();
+    assert!(!left.contains("CNI-DN-"), "{left}");
 }

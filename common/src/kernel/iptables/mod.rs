@@ -10,15 +10,18 @@ mod dump;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::flock::lock_within;
 use super::ip::IpVersion;
 use super::nft::{Family, NetlinkNft, Nft as _, Table};
+use super::program::{Finished, run_within};
 use super::retry::{Again, Retry};
 use dump::{Saved, parse_tables};
 
@@ -26,7 +29,11 @@ pub use dump::{Form, SavedRule, TableDump, quote};
 
 /// How long `iptables-restore` waits for the xtables lock, in seconds.
 const XTABLES_WAIT: &str = "5";
-/// How long we wait for each other.
+/// How long a program may take: its own wait for the lock, and a table of a hundred thousand rules on
+/// a machine that is busy.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(15);
+/// How long we wait for each other: longer than for a program, so that one that hangs under another
+/// process of ours does not make this one fail, too.
 const OWN_WAIT: Duration = Duration::from_secs(20);
 /// Where Debian, Fedora and Alpine keep the programs; runtimes may have a short `PATH`.
 const USUAL_PLACES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"];
@@ -72,6 +79,9 @@ pub enum IptablesError {
     /// Another program held the xtables lock, or another of our processes ours, all the time.
     #[error("another program holds the lock of iptables: {0}")]
     Locked(String),
+    /// It did not end, and was killed: which program, and how long it had.
+    #[error("{0}: {1}")]
+    Hung(String, io::Error),
     /// The program refused.
     #[error("{program} failed ({status}): {message}")]
     Failed {
@@ -96,7 +106,7 @@ impl Retry for IptablesError {
     fn again(&self) -> Again {
         match self {
             Self::Failed { .. } | Self::Garbled(..) => Again::Perhaps,
-            Self::Missing(_) | Self::Locked(_) | Self::Io(..) => Again::Never,
+            Self::Missing(_) | Self::Locked(_) | Self::Hung(..) | Self::Io(..) => Again::Never,
         }
     }
 }
@@ -141,7 +151,7 @@ impl Iptables {
     /// nothing about it.
     pub fn variant(&self) -> Result<Variant, IptablesError> {
         let mut command = Command::new(&self.save);
-        command.arg("--version").stdin(Stdio::null());
+        command.arg("--version");
         let output = match run(command, &self.save, "") {
             Err(IptablesError::Failed { .. }) => return Ok(Variant::Legacy),
             outcome => outcome?,
@@ -157,7 +167,7 @@ impl Iptables {
     /// Reads a table.
     pub fn save(&self, table: &str) -> Result<TableDump, IptablesError> {
         let mut command = Command::new(&self.save);
-        command.args(["-t", table]).stdin(Stdio::null());
+        command.args(["-t", table]);
         let mut tables = self.read(command)?;
         self.take(&mut tables, table)
     }
@@ -228,9 +238,7 @@ impl Iptables {
         &self,
         names: [&str; N],
     ) -> Result<[TableDump; N], IptablesError> {
-        let mut command = Command::new(&self.save);
-        command.stdin(Stdio::null());
-        let mut tables = self.read(command)?;
+        let mut tables = self.read(Command::new(&self.save))?;
         let mut dumps = [const { None }; N];
         for (dump, name) in dumps.iter_mut().zip(names) {
             *dump = Some(self.take(&mut tables, name)?);
@@ -246,7 +254,7 @@ impl Iptables {
             return Ok(());
         }
         let mut command = Command::new(&self.restore);
-        command.args(["--noflush", "-w", XTABLES_WAIT]).stdin(Stdio::piped());
+        command.args(["--noflush", "-w", XTABLES_WAIT]);
         let mut script = String::new();
         for (table, lines) in changes {
             script.extend(["*", table, "\n", &lines.join("\n"), "\nCOMMIT\n"]);
@@ -265,7 +273,8 @@ pub fn legacy_table_loaded(version: IpVersion, table: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
-/// Held while a table is read and changed.
+/// Held while a table is read and changed. The programs that are started meanwhile hold it as well: one
+/// that outlives its killed plugin still keeps the others out until it is done.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -274,18 +283,34 @@ pub struct Lock {
 impl Lock {
     /// Waits for our other processes, but not for ever.
     pub fn acquire() -> Result<Self, IptablesError> {
-        let io = |error| IptablesError::Io(LOCK.to_owned(), error);
         let mut options = File::options();
         options.create(true).write(true).truncate(false).mode(0o600);
-        let file = options.open(LOCK).map_err(io)?;
-        match lock_within(&file, OWN_WAIT) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(IptablesError::Locked(LOCK.to_owned()))
-            }
-            Err(error) => Err(io(error)),
+        let file = options.open(LOCK).map_err(in_the_way)?;
+        Self::wait_for(file)
+    }
+
+    /// Waits until none of our other processes is at work, dead ones' programs among them: what is
+    /// looked for afterwards is there, or will not come. Without a lock's file none ever was.
+    pub fn settle() -> Result<(), IptablesError> {
+        match File::open(LOCK) {
+            Ok(file) => Self::wait_for(file).map(drop),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(in_the_way(error)),
         }
     }
+
+    fn wait_for(file: File) -> Result<Self, IptablesError> {
+        lock_within(&file, OWN_WAIT).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => IptablesError::Locked(format!("{LOCK}: {error}")),
+            _ => in_the_way(error),
+        })?;
+        fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|e| in_the_way(e.into()))?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn in_the_way(error: io::Error) -> IptablesError {
+    IptablesError::Io(LOCK.to_owned(), error)
 }
 
 fn which(program: &str) -> Option<PathBuf> {
@@ -303,13 +328,17 @@ fn run(mut command: Command, program: &Path, stdin: &str) -> Result<Output, Ipta
     let name = program.display().to_string();
     let io = |error| IptablesError::Io(name.clone(), error);
     // Nothing of the runtime's environment changes what iptables does, but for its plug-ins.
-    command.env_remove("XTABLES_LIBDIR").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(io)?;
-    let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(stdin.as_bytes()));
-    let output = child.wait_with_output().map_err(io)?;
+    command.env_remove("XTABLES_LIBDIR");
+    let Finished { output, fed } =
+        run_within(command, stdin.as_bytes(), PROGRAM_LIMIT).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::TimedOut => IptablesError::Hung(name.clone(), error),
+                _ => io(error),
+            }
+        })?;
     if output.status.success() {
         // One that did not read all of it has not done all of it, whatever it says.
-        return written.map(|()| output).map_err(io);
+        return fed.map(|()| output).map_err(io);
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     // iptables-nft ends so for whatever the kernel refuses.

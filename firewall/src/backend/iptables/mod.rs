@@ -171,7 +171,7 @@ const READING: &str = "cannot read the firewall rules";
 /// is a warning.
 fn remove(host: &mut Host<'_>, removal: &Removal<'_>) -> Result<(), CniError> {
     const DOING: &str = "cannot remove the firewall rules";
-    let filters = host.filters().map_err(|error| error.into_cni(DOING))?;
+    let filters = host.settled_filters(DOING)?;
     on_all(filters, |(version, variant)| match take_out(host, version, variant, removal) {
         Err(error @ IptablesError::Missing(_)) => {
             host.log.warn(format!(

@@ -18,7 +18,7 @@ use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{self, IptablesError, Variant};
+use cni_common::kernel::iptables::{self, IptablesError, Lock, Variant};
 
 use super::conflict::{self, Held};
 use crate::host::Host;
@@ -77,6 +77,7 @@ impl Holder<Host<'_>, Plan> for Iptables {
         attachment: &Attachment,
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
+        settle()?;
         let names = Names::new(attachment);
         let places = places::of_attachment(host.nft_if_any().ok().flatten(), &names);
         let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
@@ -89,6 +90,7 @@ impl Holder<Host<'_>, Plan> for Iptables {
     }
 
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
+        settle()?;
         let shared = rules::SHARED_CHAINS.map(str::to_owned);
         let places = that_may_have(host.nft_if_any().ok().flatten(), &shared);
         let guarded = places::with_guard(host.nft_if_any().ok().flatten());
@@ -108,6 +110,12 @@ impl Holder<Host<'_>, Plan> for Iptables {
         }
         outcome
     }
+}
+
+/// A removal must not come before what it is to remove: the program of a killed ADD may still be at
+/// work.
+fn settle() -> Result<(), CniError> {
+    Lock::settle().map_err(|error| error.into_cni("cannot remove the port mappings"))
 }
 
 /// What was removed. Where the programs are gone, nothing will ever remove the rules: that is a warning,
