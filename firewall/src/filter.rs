@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{SavedRule, TableDump, quote};
 
@@ -63,6 +64,16 @@ impl Filter {
         }
     }
 
+    /// The table as it would be if the owner's network had always been called as the tag has it.
+    pub(crate) fn named_by(mut self, tag: &OwnerTag) -> Self {
+        for word in self.rules.iter_mut().flat_map(|rule| &mut rule.words) {
+            if tag.is_same_attachment(word) {
+                tag.as_str().clone_into(word);
+            }
+        }
+        self
+    }
+
     /// The rules, in any chain that is known, that lead to this one.
     pub(crate) fn leading_to<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a FilterRule> {
         self.rules.iter().filter(move |rule| rule.leads_to(chain))
@@ -106,6 +117,11 @@ impl FilterRule {
 
     pub(crate) fn comment(&self) -> Option<&str> {
         self.option("--comment")
+    }
+
+    /// Whether it carries the owner's tag.
+    pub(crate) fn is_of(&self, tag: &OwnerTag) -> bool {
+        self.comment().is_some_and(|comment| tag.is_same_attachment(comment))
     }
 
     /// The address, as a network, that the rule is about.

@@ -26,7 +26,7 @@ fn ports() -> Set {
     Set { name: "ports".to_owned(), key: vec![DataType::IfName], data: Vec::new() }
 }
 
-/// `short name of the owner tag -> port`, for a DEL that knows nothing but the owner.
+/// `short name of the owner -> port`, for a DEL that knows nothing but the owner.
 fn attachments() -> Set {
     let name = "attachments".to_owned();
     Set { name, key: vec![DataType::IfName], data: vec![DataType::IfName] }
@@ -55,7 +55,7 @@ fn forward() -> (Chain, Vec<Rule>) {
 }
 
 fn owner_key(tag: &OwnerTag) -> Vec<Value> {
-    vec![Value::Name(tag.short_name())]
+    vec![Value::Name(tag.owner_name())]
 }
 
 fn elements(tag: &OwnerTag, port: &str) -> [(Set, Element); 2] {
@@ -93,15 +93,15 @@ pub(crate) fn stop(nft: &mut dyn Nft, tag: &OwnerTag, port: &str) -> Result<(), 
     })
 }
 
-/// What carries the tag.
+/// What carries the owner's tag.
 fn owned(nft: &mut dyn Nft, tag: &OwnerTag) -> Result<Vec<(Set, Element)>, NftError> {
     let mut owned = Vec::new();
     for owner in lookup(nft, &TABLE, &attachments(), &[owner_key(tag)])? {
-        if !owner.is_commented(tag.as_str()) {
+        if !tag.owns(&owner) {
             continue;
         }
         let port = lookup(nft, &TABLE, &ports(), std::slice::from_ref(&owner.data))?;
-        let own = port.into_iter().filter(|port| port.is_commented(tag.as_str()));
+        let own = port.into_iter().filter(|port| tag.owns(port));
         owned.extend(own.map(|port| (ports(), port)));
         owned.push((attachments(), owner));
     }
@@ -167,7 +167,9 @@ pub(crate) fn mismatches(
     let mut mismatches = chain_mismatches(nft, &TABLE, &[forward()])?;
     for (set, wanted) in elements(tag, port) {
         let held = lookup(nft, &TABLE, &set, std::slice::from_ref(&wanted.key))?;
-        mismatches.extend(element_mismatch(&TABLE, &set, &wanted, held.first()));
+        if !held.iter().any(|element| tag.has(&wanted, element)) {
+            mismatches.extend(element_mismatch(&TABLE, &set, &wanted, held.first()));
+        }
     }
     Ok(mismatches)
 }

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
 
+use crate::kernel::nft::Element;
+
 /// One interface of one container on one network: what ADD makes and DEL removes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attachment {
@@ -80,6 +82,18 @@ impl OwnerTag {
     #[must_use]
     pub fn is_same_attachment(&self, comment: &str) -> bool {
         owner_of(comment) == Some(self.owner())
+    }
+
+    /// Whether an element is commented with the tag of this container and interface.
+    #[must_use]
+    pub fn owns(&self, element: &Element) -> bool {
+        element.comment.as_deref().is_some_and(|comment| self.is_same_attachment(comment))
+    }
+
+    /// Whether an element of the owner is there as it is wanted, but for the network's name.
+    #[must_use]
+    pub fn has(&self, wanted: &Element, held: &Element) -> bool {
+        (&wanted.key, &wanted.data) == (&held.key, &held.data) && self.owns(held)
     }
 
     /// A name of 15 hex digits for the owner, whatever the network is called.

@@ -7,3 +7,4 @@ mod in_use;
 mod iptables_output;
 mod matrix;
 mod ownership;
+mod renamed;

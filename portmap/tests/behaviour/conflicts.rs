@@ -179,14 +179,28 @@ fn a_network_renamed_before_del_leaves_nothing(b: &TestBox) {
     served_by(b, 8080, "web");
     let mut renamed = web.clone();
     renamed.network = network.named("renamed");
+    portmap("CHECK", &renamed).mappings(&both(8080, 80)).run(b).expect_silence();
     b.unmap(&renamed, &both(8080, 80));
     assert_eq!(b.ruleset(), before);
     not_served(b, 8080);
+    served_by(b, 8081, "other");
+    // Without any knowledge of what it had, and whatever GC is told of either name.
+    b.map(&web, &both(8080, 80));
+    let with = b.ruleset();
+    for (name, valid) in [("renamed", &[][..]), ("net1", &[&web, &other][..])] {
+        Call::of_network("portmap", "GC", name).valid(valid).run(b).expect_silence();
+        assert_eq!(b.ruleset(), with, "GC of {name}");
+    }
+    let del = portmap("DEL", &renamed).without("prevResult").without("runtimeConfig");
+    del.env("CNI_NETNS", "").run(b).expect_silence();
+    assert_eq!(b.ruleset(), before);
     served_by(b, 8081, "other");
     // Added under one name and again under another, it is mapped once.
     b.map(&web, &both(8080, 80));
     b.map(&renamed, &both(8082, 80));
     not_served(b, 8080);
+    served_by(b, 8082, "web");
+    Call::of_network("portmap", "GC", "net1").valid(&[&other]).run(b).expect_silence();
     served_by(b, 8082, "web");
     b.unmap(&web, &both(8082, 80));
     assert_eq!(b.ruleset(), before);

@@ -32,7 +32,7 @@ pub(super) fn membership(rule: &FilterRule) -> Option<(String, Policy)> {
 
 /// Whether the attachment has its bridge keep containers apart.
 pub(super) fn isolates(filter: &Filter, tag: &OwnerTag) -> bool {
-    let own = |rule: &&FilterRule| rule.comment() == Some(tag.as_str());
+    let own = |rule: &&FilterRule| rule.is_of(tag);
     let mut policies = filter.rules_of(MEMBERS).filter(own).filter_map(membership);
     policies.any(|(_, policy)| policy == Policy::Isolated)
 }

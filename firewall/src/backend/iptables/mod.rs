@@ -58,7 +58,8 @@ impl<'a> Holder<Host<'a>, Plan> for Iptables {
         for (version, variant) in entered(host, plan).map_err(|error| error.into_cni(READING))? {
             let dump = host.filter.read(version, variant);
             let filter = Filter::of_plugins(dump.map_err(|error| error.into_cni(READING))?);
-            is_there |= filter.rules.iter().any(|rule| rule.comment() == Some(plan.tag.as_str()));
+            let filter = filter.named_by(&plan.tag);
+            is_there |= filter.rules.iter().any(|rule| rule.is_of(&plan.tag));
             let lines = changes(&filter, version, Some(plan), &Removal::Nothing);
             let name = match (variant, version) {
                 (Variant::Default, IpVersion::V4) => "iptables".to_owned(),

@@ -18,7 +18,7 @@ pub(crate) enum Removal<'a> {
 impl Removal<'_> {
     /// Whether a rule goes.
     pub(super) fn takes(&self, rule: &FilterRule, plan: Option<&Plan>) -> bool {
-        let own = |tag: &OwnerTag| rule.comment() == Some(tag.as_str());
+        let own = |tag: &OwnerTag| rule.is_of(tag);
         if plan.is_some_and(|plan| own(&plan.tag)) {
             return true;
         }

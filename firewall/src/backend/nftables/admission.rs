@@ -50,7 +50,7 @@ impl Owned {
         matches!(self.membership, Some((_, Policy::Isolated)))
     }
 
-    /// Reads what carries the tag. `known` addresses are looked at besides those that the
+    /// Reads what carries the owner's tag. `known` addresses are looked at besides those that the
     /// attachment's element names; only where neither is all of it, the sets are read.
     pub(super) fn read(
         nft: &mut dyn Nft,
@@ -86,7 +86,7 @@ impl Owned {
             elements.clear();
             for set in [layout::containers(IpVersion::V4), layout::containers(IpVersion::V6)] {
                 let mut held = nft.elements(&TABLE, &set)?;
-                held.retain(|element| element.is_commented(tag.as_str()));
+                held.retain(|element| tag.owns(element));
                 elements.push((set, held));
             }
         }
@@ -104,7 +104,7 @@ pub(super) fn owned_at(
     tag: &OwnerTag,
 ) -> Result<Vec<Element>, NftError> {
     let mut held = lookup(nft, &TABLE, set, keys)?;
-    held.retain(|element| element.is_commented(tag.as_str()));
+    held.retain(|element| tag.owns(element));
     Ok(held)
 }
 
@@ -115,7 +115,7 @@ pub(super) fn held_by_others(nft: &mut dyn Nft, plan: &Plan) -> Result<Elements,
         let set = layout::containers(version);
         let keys: Vec<_> = plan.of_version(version).map(|a| vec![Value::Address(a)]).collect();
         let mut held = lookup(nft, &TABLE, &set, &keys)?;
-        held.retain(|element| !element.is_commented(plan.tag.as_str()));
+        held.retain(|element| !plan.tag.owns(element));
         foreign.push((set, held));
     }
     Ok(foreign)

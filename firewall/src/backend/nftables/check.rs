@@ -46,8 +46,10 @@ fn element_mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<(bool, Vec<Strin
     let (mut is_there, mut mismatches) = (false, Vec::new());
     for (set, wanted) in &expected {
         let held = lookup(nft, &TABLE, set, std::slice::from_ref(&wanted.key))?;
-        is_there |= held.iter().any(|element| element.is_commented(plan.tag.as_str()));
-        mismatches.extend(element_mismatch(&TABLE, set, wanted, held.first()));
+        is_there |= held.iter().any(|element| plan.tag.owns(element));
+        if !held.iter().any(|element| plan.tag.has(wanted, element)) {
+            mismatches.extend(element_mismatch(&TABLE, set, wanted, held.first()));
+        }
     }
     Ok((is_there, mismatches))
 }

@@ -12,7 +12,7 @@ use crate::config::Policy;
 
 /// The key of an attachment's elements in `attachments` and `members`.
 pub(crate) fn owner_key(tag: &OwnerTag) -> Vec<Value> {
-    vec![Value::Name(tag.short_name())]
+    vec![Value::Name(tag.owner_name())]
 }
 
 /// The element that says which addresses an attachment has.

@@ -253,7 +253,7 @@ fn leavers(
     let mut held: Vec<Element> =
         nft.elements_at(table, &containers(version), &keys)?.into_iter().flatten().collect();
     held.retain(|element| {
-        element.comment.as_deref() == Some(leaver.tag.as_str())
+        leaver.tag.owns(element)
             || wanted.iter().any(|address| element.key == [Value::Address(*address)])
     });
     Ok(held)
@@ -347,8 +347,7 @@ pub(super) fn mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<Vec<String>, 
             }
             let set = containers(version);
             let held = nft.elements_at(table, &set, &[vec![Value::Address(*address)]])?;
-            let owner = held.first().and_then(Option::as_ref).and_then(|e| e.comment.as_deref());
-            if owner != Some(plan.tag.as_str()) {
+            if !held.iter().flatten().any(|element| plan.tag.owns(element)) {
                 let name = set.name;
                 mismatches.push(format!(
                     "element {{ {address} }} of set {table} {name} is not this attachment's"

@@ -47,7 +47,7 @@ pub(crate) fn isolated() -> Set {
     set("isolated".to_owned(), vec![DataType::IfName; 2])
 }
 
-/// Who has addresses: `short name of the owner tag -> how many, the first of each family`.
+/// Who has addresses: `short name of the owner -> how many, the first of each family`.
 ///
 /// The element's existence makes a repeated ADD visible. Its data lets a DEL that was told
 /// nothing but the owner find everything without reading the sets.
@@ -55,7 +55,7 @@ pub(crate) fn attachments() -> Set {
     map("attachments", vec![DataType::Mark, DataType::Ipv4Addr, DataType::Ipv6Addr])
 }
 
-/// Who isolates what: `short name of the owner tag -> bridge, policy`.
+/// Who isolates what: `short name of the owner -> bridge, policy`.
 pub(crate) fn members() -> Set {
     map("members", vec![DataType::IfName, DataType::Mark])
 }

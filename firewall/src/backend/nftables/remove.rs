@@ -17,7 +17,7 @@ use super::forward_chains::{self, Leaver};
 use super::layout::{self, TABLE};
 use crate::host::Removed;
 
-/// Removes what carries the tag. `known` addresses are looked at besides those that the table
+/// Removes what carries the owner's tag. `known` addresses are looked at besides those that the table
 /// itself names.
 pub(crate) fn remove(
     nft: &mut dyn Nft,

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use cni_common::cni::Attachment;
 use cni_common::kernel::iptables::{SavedRule, TableDump};
 
-use super::names::{Names, owner};
+use super::names::{Names, Owner, owner};
 use super::rules::{ChainRule, Entry, OLD_SNAT_TOP, Rules, SHARED_CHAINS, TOP_CHAIN};
 use super::saved::{evicted_chains, own_chains};
 
@@ -40,7 +41,7 @@ pub(super) fn install(dump: &TableDump, rules: &Rules) -> Vec<String> {
         .map(|entry| SavedRule { chain: TOP_CHAIN.to_owned(), spec: entry.to(chain) })
         .collect();
     for (entry, saved) in rules.entries.iter().zip(&inserted) {
-        let position = position(&rest, entry, &names.comment);
+        let position = position(&rest, entry, &names.attachment);
         lines.push(format!("-I {TOP_CHAIN} {} {}", position + 1, saved.spec));
         rest.insert(position, saved);
     }
@@ -55,14 +56,14 @@ fn free_chain<'a>(dump: &TableDump, names: &'a Names, own: &[String]) -> &'a Str
 
 /// Where an entry goes: mappings of one host address before those of any, and among equals the
 /// newest first; but behind the same container's, whose first network keeps its ports.
-fn position(entries: &[&SavedRule], entry: &Entry, comment: &str) -> usize {
+fn position(entries: &[&SavedRule], entry: &Entry, own: &Attachment) -> usize {
     let specific = |rule: &&&SavedRule| rule.option("-d").is_some();
     let boundary = if entry.specific { 0 } else { entries.iter().take_while(specific).count() };
-    let container = |text: &str| owner(text).map(|owner| owner.container_id);
-    let own = container(comment);
     let last_sibling = entries.iter().rposition(|rule| {
-        let theirs = rule.option("--comment");
-        own.is_some() && theirs.is_some_and(|theirs| theirs != comment && container(&theirs) == own)
+        let theirs = rule.option("--comment").and_then(|comment| owner(&comment));
+        theirs.is_some_and(|Owner { attachment, .. }| {
+            attachment.container_id == own.container_id && attachment.ifname != own.ifname
+        })
     });
     boundary.max(last_sibling.map_or(0, |index| index + 1))
 }

@@ -5,8 +5,11 @@ use std::net::IpAddr;
 
 use cni_common::cni::Finding;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Form, Iptables, IptablesError, SavedRule, TableDump, Variant};
+use cni_common::kernel::iptables::{
+    Form, Iptables, IptablesError, SavedRule, TableDump, Variant, quote,
+};
 
+use super::names::Names;
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
 use super::saved::{lost, own_chains};
 use crate::backend::conflict::Held;
@@ -75,24 +78,36 @@ fn family_mismatches(
             None => format!("chain {chain} holds rules that ADD did not make, or in another order"),
         });
     }
-    let mut entries = entry_mismatches(dump, chain, rules.entries.iter().map(|e| e.to(chain)));
+    let there = entries_of(dump, chain, &rules.names);
+    let mut entries = entry_mismatches(&there, chain, rules.entries.iter().map(|e| e.to(chain)));
     if !entries.is_empty() && !plan.conditions.of(iptables.version()).is_empty() {
         // People have many words for what iptables has one for.
         let rephrased = in_own_words(iptables, rules, chain)?;
-        entries = entry_mismatches(dump, chain, rephrased.into_iter());
+        entries = entry_mismatches(&there, chain, rephrased.into_iter());
     }
     mismatches.extend(entries);
     Ok(mismatches)
 }
 
-/// How the rules of the top chain that lead to this chain differ from those wanted.
+/// The rules of the top chain that lead to this chain, as if the owner's network had always been called
+/// as it is now.
+fn entries_of(dump: &TableDump, chain: &String, names: &Names) -> Vec<Form> {
+    let entries = dump.rules_of(TOP_CHAIN).filter(|rule| rule.option("-j").as_ref() == Some(chain));
+    let form = |rule: &SavedRule| match rule.option("--comment") {
+        Some(comment) if comment != names.comment && names.is_of_owner(&comment) => {
+            Form::of(&rule.spec.replace(&quote(&comment), &quote(&names.comment)))
+        }
+        _ => rule.form(),
+    };
+    entries.map(form).collect()
+}
+
+/// How these entries, which lead to a chain, differ from those wanted.
 fn entry_mismatches(
-    dump: &TableDump,
-    chain: &String,
+    there: &[Form],
+    chain: &str,
     wanted: impl ExactSizeIterator<Item = String>,
 ) -> Vec<String> {
-    let entries = dump.rules_of(TOP_CHAIN).filter(|rule| rule.option("-j").as_ref() == Some(chain));
-    let there: Vec<Form> = entries.map(SavedRule::form).collect();
     let forms: HashSet<&Form> = there.iter().collect();
     let more = there.len() > wanted.len();
     let missing = wanted.filter(|spec| !forms.contains(&Form::of(spec)));

@@ -1,7 +1,7 @@
 //! The names of an attachment's chains and the comment of its entry rules. Pure.
 //!
 //! They are those of the Go portmap, because tools read them (nerdctl finds used ports in them) and
-//! because nodes are upgraded in place.
+//! because nodes are upgraded in place; but our comments name the interface, too.
 
 use cni_common::cni::Attachment;
 use cni_common::cni::attachment::hex;
@@ -14,7 +14,7 @@ const COMMENT_LEN: usize = 255;
 const CUT: &str = "...";
 
 /// The interface that Go's chain names and comments, which know none, stand for.
-pub(super) const USUAL_IFNAME: &str = "eth0";
+const USUAL_IFNAME: &str = "eth0";
 
 /// Names of an attachment's chains and the comment of its entry rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) struct Names {
     pub(crate) go_chain: String,
     /// The chain of the old `CNI-HOSTPORT-SNAT`.
     pub(crate) old_snat_chain: String,
-    /// `dnat name: "…" id: "…"`
+    /// `dnat name: "…" id: "…" if: "…"`
     pub(crate) comment: String,
     /// The same as Go writes it, which knows no interface.
     pub(crate) go_comment: String,
@@ -41,14 +41,14 @@ impl Names {
         let go_chain = hashed("CNI-DN-", &format!("{network}{container_id}"));
         let alternative = hashed("CNI-DN-", &format!("{network}/{container_id}/{ifname}"));
         let plain = format!("dnat name: \"{network}\" id: \"{container_id}\"");
-        let usual = ifname == USUAL_IFNAME;
+        let chain = if ifname == USUAL_IFNAME { &go_chain } else { &alternative };
         Self {
             attachment: attachment.clone(),
-            chain: if usual { go_chain.clone() } else { alternative.clone() },
+            chain: chain.clone(),
             alternative,
             go_chain,
             old_snat_chain: hashed("CNI-SN-", &format!("{network}{container_id}")),
-            comment: fit(if usual { plain.clone() } else { format!("{plain} if: \"{ifname}\"") }),
+            comment: fit(format!("{plain} if: \"{ifname}\"")),
             go_comment: fit(plain),
         }
     }
@@ -74,11 +74,28 @@ impl Names {
     ) -> bool {
         match owner(comment) {
             // One that is cut off names the network at best.
-            None => comment == self.comment && self.chains().iter().any(|chain| *chain == target),
-            Some(owner) if owner.container_id != self.attachment.container_id => false,
-            Some(owner) if owner.ifname == USUAL_IFNAME => comment == self.comment || leads_to_us(),
-            Some(owner) => owner.ifname == self.attachment.ifname,
+            None => {
+                [&self.comment, &self.go_comment].iter().any(|own| *own == comment)
+                    && self.chains().iter().any(|chain| *chain == target)
+            }
+            Some(Owner { attachment, .. })
+                if attachment.container_id != self.attachment.container_id =>
+            {
+                false
+            }
+            Some(Owner { is_exact: true, .. }) => self.is_of_owner(comment),
+            Some(Owner { attachment, is_exact: false }) => {
+                attachment == self.attachment || leads_to_us()
+            }
         }
+    }
+
+    /// Whether a comment names this container and interface, whatever its network was called then.
+    pub(super) fn is_of_owner(&self, comment: &str) -> bool {
+        owner(comment).is_some_and(|Owner { attachment, is_exact }| {
+            let Attachment { container_id, ifname, .. } = &self.attachment;
+            is_exact && (&attachment.container_id, &attachment.ifname) == (container_id, ifname)
+        })
     }
 }
 
@@ -90,8 +107,16 @@ fn fit(comment: String) -> String {
     format!("{}{CUT}", &comment[..COMMENT_LEN - 2]).chars().take(COMMENT_LEN).collect()
 }
 
+/// Whose an entry rule is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) attachment: Attachment,
+    /// Whether the comment names the interface. Go's does not, and may be of any.
+    pub(super) is_exact: bool,
+}
+
 /// Whose an entry rule with this comment is; `None` for one that is cut off or somebody else's.
-pub(super) fn owner(comment: &str) -> Option<Attachment> {
+pub(super) fn owner(comment: &str) -> Option<Owner> {
     let rest = comment.strip_prefix("dnat name: \"")?;
     let (network, rest) = rest.split_once("\" id: \"")?;
     let (container_id, rest) = rest.split_once('"')?;
@@ -99,11 +124,12 @@ pub(super) fn owner(comment: &str) -> Option<Attachment> {
         "" => USUAL_IFNAME,
         _ => rest.strip_prefix(" if: \"")?.strip_suffix('"')?,
     };
-    Some(Attachment {
+    let attachment = Attachment {
         network: network.to_owned(),
         container_id: container_id.to_owned(),
         ifname: ifname.to_owned(),
-    })
+    };
+    Some(Owner { attachment, is_exact: !rest.is_empty() })
 }
 
 fn hashed(prefix: &str, text: &str) -> String {
@@ -138,7 +164,7 @@ mod tests {
         for ifname in ["eth0", "net1"] {
             let attachment = attachment("h1net", "cid-one", ifname);
             let comment = Names::new(&attachment).comment;
-            assert_eq!(owner(&comment), Some(attachment));
+            assert_eq!(owner(&comment), Some(Owner { attachment, is_exact: true }));
         }
         for foreign in ["", "something", "dnat name: \"x", "dnat name: \"x\" id: \"y..."] {
             assert_eq!(owner(foreign), None, "{foreign}");
@@ -149,13 +175,15 @@ mod tests {
         assert!(names.owns(&long, &names.chain, || false));
         assert!(!names.owns(&long, "CNI-DN-another", || true));
         let names = |ifname| Names::new(&attachment("renamed", "cid-one", ifname));
-        let before = |ifname| Names::new(&attachment("h1net", "cid-one", ifname)).comment;
-        assert!(names("net1").owns(&before("net1"), "CNI-DN-x", || false));
-        assert!(names("eth0").owns(&before("eth0"), "CNI-DN-x", || true));
-        assert!(
-            !names("eth0").owns(&before("eth0"), "CNI-DN-x", || false),
-            "Go's, of any interface"
-        );
-        assert!(!names("eth0").owns(&before("net1"), "CNI-DN-x", || true));
+        let before = |ifname| Names::new(&attachment("h1net", "cid-one", ifname));
+        for (own, other) in [("eth0", "net1"), ("net1", "eth0")] {
+            assert!(names(own).owns(&before(own).comment, "CNI-DN-x", || false));
+            assert!(!names(own).owns(&before(other).comment, "CNI-DN-x", || true));
+            // Go's, of any interface.
+            let of_go = before(own).go_comment;
+            assert!(names(own).owns(&of_go, "CNI-DN-x", || true));
+            assert!(!names(own).owns(&of_go, "CNI-DN-x", || false));
+        }
+        assert!(before("eth0").owns(&before("eth0").go_comment, "CNI-DN-x", || false));
     }
 }

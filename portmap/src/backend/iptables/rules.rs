@@ -291,7 +291,8 @@ mod tests {
     use cni_common::cni::Attachment;
     use cni_common::cni::protocol::NetworkConfig;
 
-    /// The Go plugin's rules, but for `-s 127.0.0.0/8` and entries of their own for `hostIP`.
+    /// The Go plugin's rules, but for `-s 127.0.0.0/8`, the interface in comments and entries of their own
+    /// for `hostIP`.
     #[test]
     fn the_rules_of_the_go_plugin() {
         let text = r#"{"name":"h1net","cniVersion":"1.0.0","backend":"iptables","runtimeConfig":{"portMappings":[
@@ -326,9 +327,9 @@ mod tests {
         -s 10.71.0.0/24 -p sctp -m sctp --dport 9000 -j CNI-HOSTPORT-SETMARK
         -s 127.0.0.0/8 -p sctp -m sctp --dport 9000 -j CNI-HOSTPORT-SETMARK
         -p sctp -m sctp --dport 9000 -j DNAT --to-destination 10.71.0.2:9000
-        -d 192.0.2.1/32 -p udp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\"" -m multiport --dports 5353 -j CNI-DN-ede3ff773324b439b90d0
-        -p sctp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\"" -m multiport --dports 9000 -j CNI-DN-ede3ff773324b439b90d0
-        -p tcp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\"" -m multiport --dports 8080 -j CNI-DN-ede3ff773324b439b90d0
+        -d 192.0.2.1/32 -p udp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\" if: \"eth0\"" -m multiport --dports 5353 -j CNI-DN-ede3ff773324b439b90d0
+        -p sctp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\" if: \"eth0\"" -m multiport --dports 9000 -j CNI-DN-ede3ff773324b439b90d0
+        -p tcp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\" if: \"eth0\"" -m multiport --dports 8080 -j CNI-DN-ede3ff773324b439b90d0
         "#);
         let rules = Rules::new(&plan, IpVersion::V6).expect("v6");
         insta::assert_snapshot!(text(&rules), @r#"
@@ -336,7 +337,7 @@ mod tests {
         -p tcp -m tcp --dport 8080 -j DNAT --to-destination [fd71::2]:80
         -s fd71::/64 -p tcp -m tcp --dport 8443 -j CNI-HOSTPORT-SETMARK
         -p tcp -m tcp --dport 8443 -j DNAT --to-destination [fd71::2]:443
-        -p tcp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\"" -m multiport --dports 8080,8443 -j CNI-DN-ede3ff773324b439b90d0
+        -p tcp -m comment --comment "dnat name: \"h1net\" id: \"cid-one\" if: \"eth0\"" -m multiport --dports 8080,8443 -j CNI-DN-ede3ff773324b439b90d0
         "#);
     }
 }

@@ -7,7 +7,7 @@ use cni_common::cni::{Attachment, OwnerTag, Stale};
 use cni_common::kernel::iptables::{SavedRule, TableDump};
 use cni_common::kernel::nft::L4Protocol;
 
-use super::names::{Names, USUAL_IFNAME, owner};
+use super::names::{Names, Owner, owner};
 use super::rules::{Entry, OLD_SNAT_TOP, Rules, TOP_CHAIN};
 use crate::backend::conflict::Held;
 use crate::plan::Mapping;
@@ -92,7 +92,7 @@ fn owners(dump: &TableDump) -> Vec<(String, Attachment)> {
         if let (Some(chain), Some(owner)) = (entry.option("-j"), owner)
             && seen.insert(chain.clone())
         {
-            owners.push((chain, owner));
+            owners.push((chain, owner.attachment));
         }
     }
     owners
@@ -161,17 +161,16 @@ pub(super) fn translation(rule: &SavedRule) -> Option<Mapping> {
 
 /// The chains of attachments that GC removes.
 pub(super) fn stale_chains(dump: &TableDump, stale: &Stale) -> Vec<String> {
-    let is_stale = |attachment: &Attachment| {
+    let is_stale = |Owner { attachment, is_exact }: &Owner| {
         // The Go plugin's comments name no interface; its chain is stale with the container.
-        let is_kept =
-            attachment.ifname == USUAL_IFNAME && stale.spares_container(&attachment.container_id);
+        let is_kept = !is_exact && stale.spares_container(&attachment.container_id);
         stale.includes(attachment.tag().as_str()) && !is_kept
     };
     let mut chains = Vec::new();
     for entry in dump.rules_of(TOP_CHAIN) {
         let owner = entry.option("--comment").and_then(|comment| owner(&comment));
-        let (Some(attachment), Some(chain)) = (owner, entry.option("-j")) else { continue };
-        if is_stale(&attachment) && !chains.contains(&chain) {
+        let (Some(owner), Some(chain)) = (owner, entry.option("-j")) else { continue };
+        if is_stale(&owner) && !chains.contains(&chain) {
             chains.push(chain);
         }
     }

@@ -1,7 +1,7 @@
 //! CHECK compares what is there with what must be, exactly; STATUS lets the kernel try it.
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::{Failure as _, Finding, OwnerTag};
+use cni_common::cni::{Failure as _, Finding};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
 use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, lookup_all};
@@ -58,13 +58,13 @@ fn element_mismatches(
     let at = index(&found);
     let attachments = (sets::attachments(), owner_key(tag));
     let own = at.get(&(attachments.0.name.as_str(), attachments.1.as_slice())).copied();
-    let account = own.filter(|own| tag.is_same_attachment(own.owner())).and_then(Account::of);
+    let account = own.filter(|own| tag.owns(own)).and_then(Account::of);
     let claims = match account {
         Some(account) if account.conflicts => claims::read(nft)?,
         _ => Vec::new(),
     };
     let waits = |set: &Set, element: &Element| {
-        let mut own = claims.iter().filter(|claim| tag.is_same_attachment(claim.element.owner()));
+        let mut own = claims.iter().filter(|claim| tag.owns(&claim.element));
         own.any(|claim| claim.is_for(set, &element.key))
     };
     let (mut mismatches, mut held) = (Vec::new(), Vec::new());
@@ -79,7 +79,7 @@ fn element_mismatches(
                     elsewhere += 1;
                     held.extend(mapping_of(wanted).map(|m| (m, other.owner().to_owned())));
                 }
-                Some(other) if is_same_owners(wanted, other, tag) => {}
+                Some(other) if tag.has(wanted, other) => {}
                 other => mismatches.extend(element_mismatch(&TABLE, set, wanted, other)),
             }
         }
@@ -93,17 +93,12 @@ fn element_mismatches(
     Ok((mismatches, held))
 }
 
-/// Whether it is the element that is wanted; the network may have had another name.
-fn is_same_owners(wanted: &Element, held: &Element, tag: &OwnerTag) -> bool {
-    wanted.data == held.data && tag.is_same_attachment(held.owner())
-}
-
 /// How many elements the owner has because of mappings that wait: these, and their targets, unless
 /// the content has them anyway.
 fn waiting(claims: &[Claim], content: &Content) -> usize {
     let own: Vec<Mapping> = claims
         .iter()
-        .filter(|claim| content.tag.is_same_attachment(claim.element.owner()))
+        .filter(|claim| content.tag.owns(&claim.element))
         .filter_map(|claim| mapping_of(&claim.element))
         .collect();
     let target =

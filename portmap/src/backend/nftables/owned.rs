@@ -37,11 +37,8 @@ pub(super) fn remove(
     let outcome = retry(|| {
         let generation = nft.generation()?;
         let owned = of(nft, tag, known)?;
-        let others: Vec<Claim> = owned
-            .claims
-            .into_iter()
-            .filter(|claim| !tag.is_same_attachment(claim.element.owner()))
-            .collect();
+        let others: Vec<Claim> =
+            owned.claims.into_iter().filter(|claim| !tag.owns(&claim.element)).collect();
         let heirs = claims::heirs(each(&owned.elements), &others);
         commit_at(nft, generation, &owned.elements, &heirs)?;
         Ok((mappings(&owned.elements), heirs))
@@ -98,7 +95,7 @@ pub(super) fn of(
     tag: &OwnerTag,
     known: Option<&Content>,
 ) -> Result<Owned, NftError> {
-    let is_own = |element: &Element| tag.is_same_attachment(element.owner());
+    let is_own = |element: &Element| tag.owns(element);
     let attachments = || vec![(sets::attachments(), vec![owner_key(tag)])];
     let keys = known.map_or_else(attachments, Content::keys);
     let mut found = lookup_all(nft, &TABLE, &keys)?;

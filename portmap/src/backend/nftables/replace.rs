@@ -139,7 +139,7 @@ impl Found {
     fn read(nft: &mut dyn Nft, content: &Content) -> Result<Self, NftError> {
         let generation = nft.generation()?;
         let owned = owned::of(nft, &content.tag, Some(content))?;
-        let is_foreign = |element: &Element| !content.tag.is_same_attachment(element.owner());
+        let is_foreign = |element: &Element| !content.tag.owns(element);
         let mut foreign = lookup_all(nft, &TABLE, &content.keys())?;
         for (_, elements) in &mut foreign {
             elements.retain(is_foreign);
@@ -231,7 +231,7 @@ impl Found {
                 evicted.flat_map(|(_, elements)| elements).any(|other| other.key == element.key)
             })
         };
-        !tag.is_same_attachment(claim.element.owner()) && !is_evicted()
+        !tag.owns(&claim.element) && !is_evicted()
     }
 
     /// The elements in `attachments` of the others who are concerned, each with what must be there
