@@ -1,7 +1,7 @@
 //! The `cni-chain` command, as a library for its tests.
 //!
 //! `runner` is a libcni, [`restore`] repairs what a flushed table took from running containers,
-//! and the demo shows a chain at work on a host made for the occasion. [`main`] is the command.
+//! `show` tells whose everything is, `trace` why a port does not answer, and the demo shows a chain at work on a host made for the occasion. [`main`] is the command.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod restore;
 mod runner;
 mod show;
 mod terminal;
+mod trace;
 
 pub use commands::main;
 pub use runner::plugins::MetaPlugin;

@@ -33,6 +33,7 @@ const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// An interface as the kernel reports it.
@@ -67,6 +68,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Whether its bridge, if it belongs to one, passes it no frames of other isolated ports.
     pub isolated: bool,
+    /// Whether its bridge, if it belongs to one, sends frames back by the port they came from.
+    pub hairpin: bool,
     /// Free text that whoever made it left there.
     pub alias: Option<String>,
 }
@@ -248,7 +251,8 @@ fn parse(payload: &[u8]) -> Option<Link> {
         peer: attributes.word(IFLA_LINK),
         peer_netns: attributes.word(IFLA_LINK_NETNSID).map(u32::cast_signed),
         controller: attributes.word(IFLA_MASTER),
-        isolated: port.is_some_and(|port| port.get(IFLA_BRPORT_ISOLATED) == Some(&[1])),
+        isolated: port.as_ref().is_some_and(|port| port.get(IFLA_BRPORT_ISOLATED) == Some(&[1])),
+        hairpin: port.is_some_and(|port| port.get(IFLA_BRPORT_MODE) == Some(&[1])),
         alias: attributes.text(IFLA_IFALIAS),
     })
 }

@@ -3,7 +3,7 @@
 //! Nothing here knows CNI.
 
 pub mod address;
-mod attributes;
+pub mod attributes;
 pub mod bus;
 pub mod conntrack;
 pub mod file;

@@ -26,6 +26,8 @@ pub struct Route {
     pub local: bool,
     /// Whether the packet goes to a gateway first.
     pub via_gateway: bool,
+    /// That gateway's address, if it is of the destination's family.
+    pub gateway: Option<IpAddr>,
     /// Index of the interface it leaves by.
     pub interface: Option<u32>,
 }
@@ -81,12 +83,21 @@ fn describe(message: &RouteMessage) -> Route {
     let mut route = Route {
         local: message.header.kind == RouteType::Local,
         via_gateway: false,
+        gateway: None,
         interface: None,
     };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.interface = Some(*index),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => route.via_gateway = true,
+            RouteAttribute::Gateway(address) => {
+                route.via_gateway = true;
+                route.gateway = match address {
+                    RouteAddress::Inet(v4) => Some((*v4).into()),
+                    RouteAddress::Inet6(v6) => Some((*v6).into()),
+                    _ => None,
+                };
+            }
+            RouteAttribute::Via(_) => route.via_gateway = true,
             _ => {}
         }
     }

@@ -2,12 +2,15 @@
 
 mod publish;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use cni_common::kernel::nft::L4Protocol;
 
 use crate::runner::ValidAttachment;
 use crate::runner::plugins::MetaPlugin;
+use crate::show::port;
 
 pub(crate) use publish::Publish;
 
@@ -54,6 +57,8 @@ Exit status: 0 it is, 1 it is not, or it cannot be told, 2 wrong usage.")]
     Check(AttachmentOptions),
     /// Show host ports, limits and settings with their owners
     Show(ShowOptions),
+    /// Follow a connection to a host port and say where it stops
+    Trace(TraceOptions),
     /// Delete a network's attachments whose containers are gone
     Gc(GcOptions),
     /// Take out everything that these plugins have made, also for containers that live
@@ -244,6 +249,48 @@ pub(crate) struct ShowOptions {
 
     #[command(flatten)]
     pub(crate) cache: CacheOptions,
+}
+
+/// Which connection to follow.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each step of the connection's first packet is looked at, in the order in which it is met: the mapping,
+the host's address, rules that translate it first, forwarding, chains that drop, the way to the
+container, and what is in there. It reads and changes nothing. A line marked with \"?\" may stop it:
+a rule's condition cannot be judged by reading.
+
+Examples:
+  cni-chain trace 8080
+  cni-chain trace 53/udp --from 192.0.2.7
+  cni-chain trace 8080 --to 127.0.0.1
+
+Exit status: 0 nothing stops it, 1 something does, or it cannot be followed, 2 wrong usage.")]
+pub(crate) struct TraceOptions {
+    /// Host port
+    #[arg(value_name = "PORT[/PROTO]", value_parser = host_port)]
+    pub(crate) port: (u16, Option<L4Protocol>),
+
+    /// The host's address that it is made to [default: the mapping's, or one that leads outside]
+    #[arg(long, value_name = "HOSTADDRESS")]
+    pub(crate) to: Option<IpAddr>,
+
+    /// Who makes it: an address outside, of the host, or of the container itself [default: somebody
+    /// outside]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: Option<IpAddr>,
+
+    /// Print JSON, as docs/schema/trace.json describes it
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
+}
+
+fn host_port(text: &str) -> Result<(u16, Option<L4Protocol>), String> {
+    port(text).ok_or_else(|| {
+        "it is a number from 1 to 65535, and /tcp, /udp or /sctp if need be".to_owned()
+    })
 }
 
 /// What GC keeps.

@@ -9,6 +9,7 @@ mod purge;
 mod restore;
 mod show;
 mod status;
+mod trace;
 mod version;
 
 use std::io::Write as _;
@@ -45,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Del(options) => attachment::del(&options)?,
         Command::Check(options) => attachment::check(&options)?,
         Command::Show(options) => show::show(&options)?,
+        Command::Trace(options) => return trace::trace(&options),
         Command::Gc(options) => gc::gc(&options)?,
         Command::Purge(options) => purge::purge(&options)?,
         Command::Status(options) => status::status(&options)?,

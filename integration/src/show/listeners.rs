@@ -16,6 +16,16 @@ pub(crate) struct Listener {
     pub(crate) program: Option<(String, u32)>,
 }
 
+impl Listener {
+    /// The program, for people.
+    pub(crate) fn name(&self) -> String {
+        match &self.program {
+            Some((name, pid)) => format!("{name} ({pid})"),
+            None => "a program".to_owned(),
+        }
+    }
+}
+
 /// The listeners on a port in the namespace of the calling thread.
 pub(crate) fn on(port: u16, protocol: Option<L4Protocol>) -> Vec<Listener> {
     let mut found = Vec::new();

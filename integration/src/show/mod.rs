@@ -11,8 +11,11 @@ mod translations;
 
 use crate::runner::{Cache, CacheError};
 
+pub(crate) use listeners::{Listener, on as listeners_on};
 pub(crate) use report::Report;
-pub(crate) use survey::{Attached, Container, Owner, Survey};
+pub(crate) use subject::port;
+pub(crate) use survey::{Attached, Container, Mapped, Owner, Standing, Survey};
+pub(crate) use translations::{is_of_a_portmap, program};
 
 use subject::Subject;
 

@@ -25,8 +25,8 @@ impl Subject {
     /// beginning of a container ID. `known` are all owners on this host.
     pub(crate) fn parse(text: Option<&str>, known: &[Owner]) -> anyhow::Result<Self> {
         let Some(text) = text else { return Ok(Self::Everything) };
-        if let Some(port) = port(text) {
-            return Ok(port);
+        if let Some((port, protocol)) = port(text) {
+            return Ok(Self::Port(port, protocol));
         }
         if let Ok(address) = text.trim_matches(['[', ']']).parse() {
             return Ok(Self::Address(address));
@@ -87,14 +87,15 @@ impl Subject {
     }
 }
 
-fn port(text: &str) -> Option<Subject> {
+/// Reads `PORT[/PROTO]`.
+pub(crate) fn port(text: &str) -> Option<(u16, Option<L4Protocol>)> {
     let (number, protocol) = match text.split_once('/') {
         None => (text, None),
         Some((number, protocol)) => (number, Some(L4Protocol::from_text(protocol)?)),
     };
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     let number = number.parse().ok().filter(|number| *number != 0 && is_number)?;
-    Some(Subject::Port(number, protocol))
+    Some((number, protocol))
 }
 
 fn is_port(mapped: &Mapped, port: u16, protocol: Option<L4Protocol>) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cni_common::cni::protocol::{CniResult, CniVersion};
 use cni_portmap::Mapping;
@@ -97,6 +97,16 @@ pub(crate) struct Survey {
     pub(crate) admitted: Vec<Admitted>,
     /// What could not be read, and why.
     pub(crate) unreadable: Vec<String>,
+}
+
+impl Mapped {
+    /// Where it begins and where it leads, for people.
+    pub(crate) fn ends(&self) -> (String, String) {
+        let mapping = &self.mapping;
+        let host = mapping.host_address.map_or("*".to_owned(), |address| address.to_string());
+        let container = SocketAddr::new(mapping.container, mapping.container_port).to_string();
+        (format!("{host}:{}/{}", mapping.host_port, mapping.protocol), container)
+    }
 }
 
 impl Owner {

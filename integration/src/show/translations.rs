@@ -66,17 +66,21 @@ fn places() -> Vec<(IpVersion, Variant)> {
 }
 
 fn is_about(rule: &SavedRule, port: u16, protocol: Option<L4Protocol>) -> bool {
-    if !rule.spec.contains("--dport") || PORTMAPS.iter().any(|own| rule.chain.starts_with(own)) {
+    if !rule.spec.contains("--dport") || is_of_a_portmap(&rule.chain) {
         return false;
     }
     let of_protocol = rule.option("-p").and_then(|text| L4Protocol::from_text(&text));
     if protocol.is_some() && of_protocol.is_some() && of_protocol != protocol {
         return false;
     }
-    let leads_to_us =
-        || rule.option("-j").is_some_and(|to| PORTMAPS.iter().any(|own| to.starts_with(own)));
+    let leads_to_us = || rule.option("-j").is_some_and(|to| is_of_a_portmap(&to));
     let ports = rule.option("--dport").or_else(|| rule.option("--dports"));
     ports.is_some_and(|ports| ports.split(',').any(|range| has(range, port))) && !leads_to_us()
+}
+
+/// Whether a chain is a portmap's, ours or Go's.
+pub(crate) fn is_of_a_portmap(chain: &str) -> bool {
+    PORTMAPS.iter().any(|own| chain.starts_with(own))
 }
 
 /// Whether `80` or `80:90` has the port.
@@ -86,7 +90,8 @@ fn has(range: &str, port: u16) -> bool {
     matches!(bounds, (Ok(first), Ok(last)) if (first..=last).contains(&port))
 }
 
-fn program(chain: &str) -> Option<&'static str> {
+/// The program whose chain this is, by its name.
+pub(crate) fn program(chain: &str) -> Option<&'static str> {
     PROGRAMS.iter().find(|(prefix, _)| chain.starts_with(prefix)).map(|(_, program)| *program)
 }
 

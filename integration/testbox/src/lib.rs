@@ -90,7 +90,7 @@ pub use container::{Attachment, Container};
 pub use firewalld::Firewalld;
 pub use implementation::{GO_PLUGINS, Implementation};
 pub use isolation::{enter_box, in_bare_box, in_box, known_defect, must_fail};
-pub use mapping::{Mapping, at, both, capabilities, tcp, udp};
+pub use mapping::{Mapping, arguments, at, both, capabilities, tcp, udp};
 pub use namespace::Namespace;
 pub use network::Network;
 pub use outcome::{Outcome, Refusal};

@@ -64,15 +64,19 @@ pub fn at(mappings: Vec<Mapping>, host_ip: &str) -> Vec<Mapping> {
 
 /// What containerd passes to a chain of all four: a port by both transports, and limits.
 pub fn capabilities(port: u16) -> Object {
-    let text = json!({
+    arguments(&json!({
         // As containerd spells them.
         "portMappings": [
             { "HostPort": port, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" },
             { "HostPort": port, "ContainerPort": 80, "Protocol": "udp", "HostIP": "" }],
         "bandwidth": { "IngressRate": 100_000_000, "IngressBurst": 4_294_967_295u64,
             "EgressRate": 50_000_000, "EgressBurst": 4_294_967_295u64 },
-    });
-    match Json::parse(text.to_string().as_bytes()) {
+    }))
+}
+
+/// Capability arguments as the runner takes them.
+pub fn arguments(json: &Value) -> Object {
+    match Json::parse(json.to_string().as_bytes()) {
         Ok(Json::Object(object)) => object,
         other => panic!("{other:?}"),
     }

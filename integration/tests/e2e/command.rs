@@ -134,7 +134,7 @@ fn show(node: &Node<'_>, subject: &[&str]) -> Value {
 }
 
 /// The part of JSON Schema that ours uses.
-fn conforms(value: &Value, schema: &Value, root: &Value, at: &str) {
+pub(crate) fn conforms(value: &Value, schema: &Value, root: &Value, at: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
         let pointer = reference.strip_prefix('#').expect("a local reference");
         return conforms(value, root.pointer(pointer).expect("a definition"), root, at);

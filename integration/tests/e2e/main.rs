@@ -5,4 +5,5 @@ mod command;
 mod four_plugins;
 mod nft_kernel;
 mod restore;
+mod trace;
 mod upgrade;

@@ -8,11 +8,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
+use cni_common::cni::protocol::json::Object;
 use serde_json::{Value, json};
 
 use cni_testbox::{
     Container, Firewalld, GO_PLUGINS, HOST_V4, HOST_V6, Implementation, OUT_V4, TestBox, Transport,
-    capabilities, cases, run, tool,
+    arguments, capabilities, cases, run, tool,
 };
 
 cases! {
@@ -72,14 +73,29 @@ impl<'a> Node<'a> {
 
     /// A new container that serves as `id` behind `port`.
     pub(crate) fn add(&self, id: &str, port: u16) -> (Container, RuntimeConf) {
+        let added = self.add_without_listener(id, port);
+        added.0.netns.serve(id, 80);
+        added
+    }
+
+    /// The same, where nothing listens.
+    pub(crate) fn add_without_listener(&self, id: &str, port: u16) -> (Container, RuntimeConf) {
+        self.add_as(id, capabilities(port))
+    }
+
+    /// A new container with these capability arguments.
+    pub(crate) fn add_with(&self, id: &str, capability_args: &Value) -> (Container, RuntimeConf) {
+        self.add_as(id, arguments(capability_args))
+    }
+
+    fn add_as(&self, id: &str, capability_args: Object) -> (Container, RuntimeConf) {
         let container = self.b.container(id);
-        container.netns.serve(id, 80);
         let conf = RuntimeConf {
             container_id: id.into(),
             netns: container.netns.path().display().to_string(),
             ifname: "eth0".into(),
             args: Vec::new(),
-            capability_args: capabilities(port),
+            capability_args,
         };
         self.runner().add(&self.list, &conf).expect("ADD");
         (container, conf)

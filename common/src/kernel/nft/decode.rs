@@ -5,8 +5,8 @@
 //! milliseconds.
 
 use super::object::{
-    BaseChain, Chain, ChainKind, DataType, Element, Hook, InstalledChain, InstalledRule, Priority,
-    Set, Value, concatenation,
+    BaseChain, Chain, ChainKind, DataType, Element, Found, Hook, InstalledChain, InstalledRule,
+    Priority, Set, Value, concatenation,
 };
 use super::transaction::{Object, Operation};
 use super::userdata::read_comment;
@@ -60,6 +60,22 @@ fn element(item: &[u8], set: &Set) -> Option<Element> {
         data: if set.data.is_empty() { Vec::new() } else { values(DATA, &set.data)? },
         comment: find(&parts, USERDATA).and_then(read_comment),
     })
+}
+
+/// What the first element of a message leads to, whatever its types.
+pub(super) fn found(payload: &[u8]) -> Option<Found> {
+    const ELEMENTS: u16 = 3;
+    const DATA: u16 = 2;
+    const VALUE: u16 = 1;
+    const VERDICT: u16 = 2;
+    let message = body(payload)?;
+    let list = attributes(find(&message, ELEMENTS)?)?;
+    let (_, item) = list.first()?;
+    let parts = attributes(item)?;
+    let Some(data) = find(&parts, DATA) else { return Some(Found::Member) };
+    let data = attributes(data)?;
+    let value = find(&data, VALUE).map(|value| Found::Value(value.to_vec()));
+    value.or_else(|| Some(Found::Verdict(find(&data, VERDICT)?.to_vec())))
 }
 
 fn decode_values(types: &[DataType], mut image: &[u8]) -> Option<Vec<Value>> {

@@ -35,4 +35,14 @@ impl Family {
             IpVersion::V6 => Self::Ip6,
         }
     }
+
+    /// Whether a table of this family sees packets of this version.
+    #[must_use]
+    pub fn sees(self, version: IpVersion) -> bool {
+        match self {
+            Self::Inet => true,
+            Self::Bridge => false,
+            Self::Ip | Self::Ip6 => self == Self::of(version),
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod meaning;
 pub mod netlink;
 pub mod object;
 mod open;
+mod others;
 pub mod query;
 mod reading;
 pub mod statement;
@@ -27,8 +28,8 @@ pub use family::Family;
 pub use l4::L4Protocol;
 pub use netlink::NetlinkNft;
 pub use object::{
-    BaseChain, Chain, ChainKind, DataType, Element, Hook, InstalledChain, InstalledRule, Priority,
-    Rule, Set, Table, Value,
+    BaseChain, Chain, ChainKind, DataType, Element, Found, Hook, InstalledChain, InstalledRule,
+    Priority, Rule, Set, Table, Value,
 };
 pub use open::open_nft_if_any;
 pub use query::{Elements, keys_only, lookup, lookup_all};

@@ -91,7 +91,7 @@ impl NetlinkNft {
     }
 
     /// Runs a dump until it shows one state.
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         family: u8,
         what: &NfTablesMessage,
@@ -124,7 +124,7 @@ impl NetlinkNft {
 
     /// Asks for single objects, many in one go; those that are not there are `None`. `decode` is told
     /// which query it is the answer to.
-    fn query<T: Clone>(
+    pub(super) fn query<T: Clone>(
         &mut self,
         place: &str,
         queries: impl ExactSizeIterator<Item = (u8, NfTablesMessage)>,
@@ -253,7 +253,7 @@ impl Nft for NetlinkNft {
     }
 }
 
-fn elements_query(
+pub(super) fn elements_query(
     table: &Table,
     set: &str,
     elements: Option<Vec<ListAttribute<netlink_packet_netfilter::nftables::SetElementAttribute>>>,

@@ -329,3 +329,14 @@ pub struct InstalledRule {
     /// Its comment.
     pub comment: Option<String>,
 }
+
+/// What an element of a set or map of any types leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A set has the key.
+    Member,
+    /// A map has these bytes for it.
+    Value(Vec<u8>),
+    /// A verdict map has this attribute for it (`NFTA_DATA_VERDICT`).
+    Verdict(Vec<u8>),
+}

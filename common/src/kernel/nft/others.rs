@@ -1,0 +1,50 @@
+//! What other programs have in `nf_tables`, without knowing beforehand what they call it or of which
+//! types it is.
+
+use netlink_packet_netfilter::nftables::{
+    ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute,
+};
+
+use super::encode::family_number;
+use super::netlink::elements_query;
+use super::{Family, Found, InstalledChain, NetlinkNft, NftError, Table, decode};
+
+impl NetlinkNft {
+    /// The chains of all tables that see IP packets.
+    ///
+    /// # Errors
+    /// The kernel refuses, or its answer cannot be read.
+    pub fn all_chains(&mut self) -> Result<Vec<(Table, InstalledChain)>, NftError> {
+        const NFPROTO_UNSPEC: u8 = 0;
+        let query = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+        let chains = self.dump(NFPROTO_UNSPEC, &query, |payload| {
+            let families = [Family::Inet, Family::Ip, Family::Ip6];
+            let number = payload.first()?;
+            let Some(family) = families.into_iter().find(|f| family_number(*f) == *number) else {
+                return Some(None);
+            };
+            let (name, chain) = decode::chain(payload)?;
+            Some(Some((Table { family, name: name.into() }, chain)))
+        })?;
+        Ok(chains.into_iter().flatten().collect())
+    }
+
+    /// What a set or map of any types has for a key, as it stands in registers.
+    ///
+    /// # Errors
+    /// The kernel refuses, also because the set's key is of another length.
+    pub fn find(
+        &mut self,
+        table: &Table,
+        set: &str,
+        key: &[u8],
+    ) -> Result<Option<Found>, NftError> {
+        let key = SetElementAttribute::Key(DataAttribute::Value(key.to_vec()));
+        let list = vec![ListAttribute::Element(vec![key])];
+        let query = (family_number(table.family), elements_query(table, set, Some(list)));
+        let place = format!("set {table} {set}");
+        let found =
+            self.query(&place, std::iter::once(query), |_, payload| decode::found(payload))?;
+        Ok(found.into_iter().flatten().next())
+    }
+}

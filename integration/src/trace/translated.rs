@@ -1,0 +1,71 @@
+//! Who gives the connection another destination before our mapping does.
+
+use cni_common::kernel::nft::{BaseChain, ChainKind, Hook, NftError, Table};
+
+use super::rules::{Decision, Fate, Packet, Rules};
+use super::step::{Finding, Step};
+use super::way::{Origin, Way};
+use crate::show::{is_of_a_portmap, program};
+
+const SUBJECT: &str = "translation";
+
+/// portmap's own table.
+const OURS: &str = "cni_portmap";
+
+/// The first rule that translates it is to be our mapping's.
+pub(super) fn first(way: &Way<'_>, rules: &mut Rules) -> Step {
+    match of_nft(way, rules) {
+        Ok(Some(step)) => step,
+        Ok(None) => Step::ok(SUBJECT, "no other program's rule translates it first"),
+        Err(error) => Step::unknown(SUBJECT, &error),
+    }
+}
+
+fn of_nft(way: &Way<'_>, rules: &mut Rules) -> Result<Option<Step>, NftError> {
+    let Some(to) = way.to else { return Ok(None) };
+    let packet = Packet {
+        source: way.source(),
+        destination: to,
+        protocol: way.mapping.protocol,
+        destination_port: way.mapping.host_port,
+        input: if way.origin == Origin::Host { None } else { way.arrival.clone() },
+        output: None,
+        is_dnat: false,
+        is_local: true,
+    };
+    let hook = if way.origin == Origin::Host { Hook::Output } else { Hook::Prerouting };
+    let is_nat = |_: &Table, base: BaseChain| base.kind == ChainKind::Nat;
+    let decisions = rules.at(hook, &packet, &is_nat)?;
+    // What comes behind ours does not see it any more.
+    let mut before = decisions.iter().take_while(|decision| decision.table.name != OURS);
+    Ok(before.find_map(|decision| step(decision, way)))
+}
+
+fn step(decision: &Decision, way: &Way<'_>) -> Option<Step> {
+    let certain = decision.rule.as_ref().filter(|_| decision.fate == Fate::Translated);
+    let possible = decision.possibly.as_ref().filter(|(fate, ..)| *fate == Fate::Translated);
+    let (finding, chain, handle) = match (certain, possible) {
+        (Some((chain, handle)), _) => (Finding::Stop, chain, handle),
+        (None, Some((_, chain, handle))) => (Finding::Doubt, chain, handle),
+        (None, None) => return None,
+    };
+    if is_of_a_portmap(chain) {
+        return None;
+    }
+    let whose = program(chain).map(|program| format!(" of {program}")).unwrap_or_default();
+    let verb = if finding == Finding::Stop { "gives" } else { "may give" };
+    let table = &decision.table;
+    Some(Step::new(
+        SUBJECT,
+        finding,
+        format!(
+            "a rule{whose} {verb} the connection another destination first: table {table}, chain {chain}, \
+             handle {handle}"
+        ),
+        format!(
+            "nft -a list chain {table} {chain} shows it; give the container or that program another port \
+             than {}",
+            way.mapping.host_port
+        ),
+    ))
+}
