@@ -97,7 +97,7 @@ fn controller(veth: &Link, towards: Option<&Link>) -> Option<Step> {
     })
 }
 
-/// Whether a container's frames come back to itself by its port of the bridge. Without br_netfilter
+/// Whether a container's frames come back to itself by its port of the bridge. Without `br_netfilter`
 /// they are routed, and a routed packet may leave by the port that it came in by.
 fn hairpin(way: &Way<'_>, veth: &Link) -> Option<Step> {
     let digits = if way.mapping.container.is_ipv4() { "" } else { "6" };

@@ -142,9 +142,7 @@ mod tests {
             ),
         ];
         insta::assert_snapshot!(shown(steps.clone()));
-        assert!(
-            Json::from(json(&[trace(steps)])).to_string().ends_with(r#""stopsAt":"forwarding"}]}"#)
-        );
+        assert!(json(&[trace(steps)]).to_string().ends_with(r#""stopsAt":"forwarding"}]}"#));
     }
 
     #[test]
