@@ -1,7 +1,7 @@
 //! `cni-chain trace` on broken hosts: each is broken for packets, and named with its remedy at the
 //! first try; mended, nothing stops the connection any more.
 
-use cni_testbox::{HOST_V4, OUT_V4, TestBox, Transport, cases, run, sh, tool};
+use cni_testbox::{HOST_V4, Namespace, OUT_V4, TestBox, Transport, cases, run, sh, tool};
 use serde_json::{Value, json};
 
 use crate::command::conforms;
@@ -85,11 +85,16 @@ fn each(node: &Node<'_>, arguments: &[&str], breaks: &[Break], ask: &dyn Fn(bool
 
 /// Asks from outside, with TCP.
 fn from_outside(b: &TestBox) -> impl Fn(bool) + '_ {
-    |answers| {
+    asking(&b.out, HOST_V4)
+}
+
+/// A question to the port, which "web" is to answer or nobody.
+fn asking<'a>(client: &'a Namespace, address: &'a str) -> impl Fn(bool) + 'a {
+    move |answers| {
         if answers {
-            b.out.reach(Transport::Tcp, HOST_V4, PORT).by("web");
+            client.reach(Transport::Tcp, address, PORT).by("web");
         } else {
-            b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+            client.cannot_reach(Transport::Tcp, address, PORT);
         }
     }
 }
@@ -297,10 +302,7 @@ fn what_is_wrong_with_the_host(b: &TestBox) {
             remedy: "cni-chain restore",
             mending: "restore",
         }],
-        &|answers| match answers {
-            true => drop(b.host.reach(Transport::Tcp, "127.0.0.1", PORT).by("web")),
-            false => b.host.cannot_reach(Transport::Tcp, "127.0.0.1", PORT),
-        },
+        &asking(&b.host, "127.0.0.1"),
     );
     b.host.bridge_netfilter(true);
     each(
@@ -315,10 +317,7 @@ fn what_is_wrong_with_the_host(b: &TestBox) {
             mending: "for port in $(ip -o link show master br1 | cut -d' ' -f2 | cut -d@ -f1); do \
                       bridge link set dev $port hairpin on; done",
         }],
-        &|answers| match answers {
-            true => drop(web.netns.reach(Transport::Tcp, HOST_V4, PORT).by("web")),
-            false => web.netns.cannot_reach(Transport::Tcp, HOST_V4, PORT),
-        },
+        &asking(&web.netns, HOST_V4),
     );
 }
 
