@@ -144,6 +144,23 @@ pub(crate) fn settle(
     Ok(())
 }
 
+/// After an ADD that failed: the port is as it was found. Best effort, as all of it is then.
+pub(crate) fn put_back(
+    host: &mut Host<'_>,
+    tag: &OwnerTag,
+    port: Option<&BridgePort>,
+    had_frames_stopped: bool,
+) {
+    if !had_frames_stopped {
+        let _ = return_frames(host, tag);
+    }
+    if let Some(link) = port.and_then(|port| port.link.as_ref())
+        && let Ok(mut links) = Links::open()
+    {
+        let _ = links.isolate_port(link.index, link.isolated);
+    }
+}
+
 /// Where frames within a bridge do not see the host's IP rules, the bridge itself keeps its ports
 /// apart. Where they do, it must not: with `br_netfilter`, a mapped port's packet can go from port
 /// to port after its translation. There the rules stop what is IP, and a table of the bridge family

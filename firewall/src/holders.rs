@@ -41,6 +41,15 @@ impl Holders {
         }
     }
 
+    /// The places that a backend writes to.
+    pub(crate) fn of_backend<'h>(&self, name: BackendName) -> Vec<&AnyHolder<'h>> {
+        match name {
+            BackendName::Nftables => vec![&self.nftables],
+            BackendName::Iptables => vec![&self.iptables],
+            BackendName::Firewalld => vec![&self.nftables, &self.firewalld],
+        }
+    }
+
     /// Where the attachment may be if the host chose otherwise at its ADD. firewalld's would be in
     /// our table, which nftables' check looks at.
     pub(crate) fn before<'h>(&self, chosen: BackendName) -> Vec<&AnyHolder<'h>> {

@@ -34,7 +34,7 @@ use bridge::BridgePort;
 use config::{Config, Policy};
 use go::GoPlugin;
 use holders::Holders;
-use host::Host;
+use host::{Before, Host};
 use plan::Plan;
 
 /// The plugin.
@@ -63,11 +63,14 @@ impl Plugin for Firewall {
             return Ok(result);
         }
         let mut host = Host::open(&request.log)?;
-        let made = make(&mut host, request, &config, plan.clone())
+        let choice = backend::choose(&config, &mut host)?;
+        request.log.debug(|| choice.to_string());
+        let holders = Holders::of(&config);
+        let plan = plan.through(&choice.native_drops);
+        let made = make(&mut host, request, &holders, &choice, &plan)
             .and_then(|()| bridge::settle(&mut host, request, &result, &plan, port.as_ref()));
         if let Err(error) = made {
-            // Best effort: it would fail for the same reason, which this error tells.
-            let _ = remove_everywhere(&mut host, request, &config);
+            put_back(&mut host, request, &holders, &choice, &plan, port.as_ref());
             return Err(error);
         }
         Ok(result)
@@ -126,17 +129,44 @@ impl Plugin for Firewall {
 fn make(
     host: &mut Host<'_>,
     request: &AttachmentRequest,
-    config: &Config,
-    plan: Plan,
+    holders: &Holders,
+    choice: &Choice,
+    plan: &Plan,
 ) -> Result<(), CniError> {
-    let choice = backend::choose(config, host)?;
-    request.log.debug(|| choice.to_string());
-    let plan = plan.through(&choice.native_drops);
-    let holders = Holders::of(config);
-    holders.backend(choice.name).add(host, &plan)?;
+    holders.backend(choice.name).add(host, plan)?;
     on_all(holders.besides(choice.name), |holder| {
-        holder.remove(host, &request.attachment, Some(&plan))
+        holder.remove(host, &request.attachment, Some(plan))
     })
+}
+
+/// After an ADD that failed: the attachment has what it had. Best effort: it would fail for the same
+/// reason, which that error tells.
+fn put_back(
+    host: &mut Host<'_>,
+    request: &AttachmentRequest,
+    holders: &Holders,
+    choice: &Choice,
+    plan: &Plan,
+    port: Option<&BridgePort>,
+) {
+    let had_frames_stopped = match std::mem::replace(&mut host.before, Before::Unknown) {
+        Before::Earlier(earlier) => {
+            if earlier != *plan {
+                let _ = holders.backend(choice.name).add(host, &earlier);
+            }
+            earlier.isolates_ports()
+        }
+        // What was elsewhere, and is gone from there, has nothing but what is here.
+        Before::Nothing if !host.removed.is_any() => {
+            let _ = on_all(holders.of_backend(choice.name), |holder| {
+                holder.remove(host, &request.attachment, Some(plan))
+            });
+            false
+        }
+        Before::Nothing => host.removed.isolated,
+        Before::Unknown => return,
+    };
+    bridge::put_back(host, &plan.tag, port, had_frames_stopped);
 }
 
 /// CHECK where the host would choose otherwise than it did at ADD. What accepts packets elsewhere

@@ -59,6 +59,18 @@ impl Plan {
         self
     }
 
+    /// The plan of an earlier ADD of the attachment, by what it left; none if that is nothing.
+    pub(crate) fn earlier(
+        &self,
+        mut addresses: Vec<IpAddr>,
+        isolation: Option<Isolation>,
+    ) -> Option<Self> {
+        // In this plan's order, as far as they are the same.
+        addresses.sort_by_key(|address| self.addresses.iter().position(|a| a == address));
+        let is_any = !addresses.is_empty() || isolation.is_some();
+        is_any.then(|| Self { addresses, isolation, ..self.clone() })
+    }
+
     /// Whether nothing is asked for.
     pub(crate) fn is_empty(&self) -> bool {
         self.addresses.is_empty() && self.isolation.is_none()

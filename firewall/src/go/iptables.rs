@@ -1,6 +1,7 @@
 //! What the Go plugin has in iptables of an attachment that ours knows nothing of: right after the
 //! binaries were swapped, its rules serve it, and that is sound.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use cni_common::cni::holder::on_all;
@@ -54,13 +55,20 @@ pub(crate) fn check(host: &mut Host<'_>, plan: &Plan, scope: Scope) -> Finding {
 pub(crate) fn remove(host: &mut Host<'_>, addresses: &[IpAddr]) -> Result<(), CniError> {
     const DOING: &str = "cannot remove the Go plugin's firewall rules";
     let filters = host.settled_filters(DOING)?;
-    on_all(filters, |(version, variant)| {
-        let removal = |dump: &TableDump| removal(&Filter::of_plugins(dump), addresses);
+    let was_there = Cell::new(false);
+    let outcome = on_all(filters, |(version, variant)| {
+        let removal = |dump: &TableDump| {
+            let lines = removal(&Filter::of_plugins(dump), addresses);
+            was_there.set(was_there.get() || !lines.is_empty());
+            lines
+        };
         match host.filter.change(version, variant, removal) {
             Err(IptablesError::Missing(_)) => Ok(()),
             outcome => outcome.map_err(|error| error.into_cni(DOING)),
         }
-    })
+    });
+    host.removed.from_iptables |= was_there.get();
+    outcome
 }
 
 fn removal(filter: &Filter, addresses: &[IpAddr]) -> Vec<String> {

@@ -19,6 +19,7 @@ pub(crate) use forwards::Forward;
 pub(crate) use tables::FilterTables;
 
 use crate::filter::{FORWARD, STAGE_1, TABLE};
+use crate::plan::Plan;
 
 /// The host, during one call.
 pub(crate) struct Host<'a> {
@@ -30,6 +31,8 @@ pub(crate) struct Host<'a> {
     pub(crate) bus: Bus,
     /// What was removed so far.
     pub(crate) removed: Removed,
+    /// What ADD found in the place where it made the attachment anew.
+    pub(crate) before: Before,
     nft: Option<NetlinkNft>,
     /// Where iptables may have rules of ours or of the Go plugin, once that was asked.
     filters: Option<Vec<(IpVersion, Variant)>>,
@@ -44,6 +47,25 @@ pub(crate) struct Removed {
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether the attachment had its bridge keep containers apart.
     pub(crate) isolated: bool,
+    /// Whether it was in iptables.
+    pub(crate) from_iptables: bool,
+}
+
+/// What an attachment had in a place before its ADD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing was changed there.
+    Unknown,
+    /// Nothing.
+    Nothing,
+    /// What an earlier ADD with this plan made.
+    Earlier(Plan),
+}
+
+impl Before {
+    pub(crate) fn of(earlier: Option<Plan>) -> Self {
+        earlier.map_or(Self::Nothing, Self::Earlier)
+    }
 }
 
 impl Removed {
@@ -51,6 +73,12 @@ impl Removed {
     pub(crate) fn add(&mut self, other: Self) {
         self.addresses.extend(other.addresses);
         self.isolated |= other.isolated;
+        self.from_iptables |= other.from_iptables;
+    }
+
+    /// Whether the attachment was anywhere.
+    pub(crate) fn is_any(&self) -> bool {
+        self.from_iptables || !self.addresses.is_empty()
     }
 }
 
@@ -72,6 +100,7 @@ impl<'a> Host<'a> {
             filter: FilterTables::default(),
             bus: Bus::default(),
             removed: Removed::default(),
+            before: Before::Unknown,
             nft,
             filters: None,
             forwards: None,

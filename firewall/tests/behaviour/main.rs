@@ -1,5 +1,6 @@
 //! What firewall lets through on real hosts, and whose an admission is.
 
+mod failure;
 mod firewalld;
 mod forward_chains;
 mod hosts;

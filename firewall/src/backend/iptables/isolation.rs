@@ -13,7 +13,7 @@ use crate::filter::{
     BOTH_POLICIES, FORWARD, Filter, FilterRule, INPUT, MEMBERS, RULES, SOURCES, STAGE_1, STAGE_2,
     host_network, keep_one,
 };
-use crate::plan::Plan;
+use crate::plan::{Isolation, Plan};
 
 /// The list entry of an attachment.
 fn member_rule(tag: &OwnerTag, bridge: &str, policy: Policy) -> FilterRule {
@@ -28,6 +28,16 @@ pub(super) fn membership(rule: &FilterRule) -> Option<(String, Policy)> {
     let bridge = rule.option("-i")?.to_owned();
     let policy = if rule.option("-o").is_some() { Policy::SameBridge } else { Policy::Isolated };
     Some((bridge, policy))
+}
+
+/// What the attachment has its bridge do.
+pub(super) fn of_owner(filter: &Filter, tag: &OwnerTag) -> Option<Isolation> {
+    let mut own = filter.rules_of(MEMBERS).filter(|rule| rule.is_of(tag));
+    let (bridge, policy) = own.find_map(membership)?;
+    let gateways = filter.rules_of(INPUT).filter(|rule| rule.option("-i") == Some(&bridge));
+    let gateways =
+        gateways.filter_map(|rule| rule.option("-d")?.split('/').next()?.parse().ok()).collect();
+    Some(Isolation { bridge, policy, gateways })
 }
 
 /// Whether the attachment has its bridge keep containers apart.

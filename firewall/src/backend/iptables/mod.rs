@@ -9,19 +9,19 @@ mod changes;
 mod isolation;
 mod removal;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
 use cni_common::kernel::nft::NftError;
 
 use crate::filter::{FORWARD, Filter, FilterRule, MEMBERS, TABLE};
 use crate::held::Held;
-use crate::host::Host;
-use crate::plan::Plan;
+use crate::host::{Before, Host};
+use crate::plan::{Isolation, Plan};
 use changes::changes;
 use removal::Removal;
 
@@ -97,25 +97,17 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
             ));
         }
         let entered = entered(host, plan).map_err(|error| error.into_cni(DOING))?;
-        let was_isolated = Cell::new(false);
-        let outcome = entered.iter().try_for_each(|(version, variant)| {
-            host.filter.change(*version, *variant, |dump| {
-                let filter = Filter::of_plugins(dump);
-                was_isolated.set(was_isolated.get() || isolation::isolates(&filter, &plan.tag));
-                changes(&filter, *version, Some(plan), &Removal::Nothing)
-            })
-        });
-        host.removed.isolated |= was_isolated.get();
-        let removal = Removal::Attachment(&plan.tag);
+        let mut looked = Vec::new();
+        let outcome = enter(host, &entered, plan, &mut looked)
+            .and_then(|()| leave_others(host, &entered, &Removal::Attachment(&plan.tag)));
         if let Err(error) = outcome {
-            // The other version's rules must not stay behind. Best effort: it would fail for the same
-            // reason, which this error tells.
-            for (version, variant) in &entered {
-                let _ = take_out(host, *version, *variant, &removal);
-            }
+            put_back(host, &looked, &plan.tag);
             return Err(error.into_cni(DOING));
         }
-        leave_others(host, &entered, &removal).map_err(|error| error.into_cni(DOING))
+        let earlier = together(looked, plan);
+        host.removed.isolated |= earlier.as_ref().is_some_and(Plan::isolates_ports);
+        host.before = Before::of(earlier);
+        Ok(())
     }
 
     /// Can the table be read? A host without IPv6 may lack the other tool.
@@ -143,6 +135,62 @@ fn entered(host: &mut Host<'_>, plan: &Plan) -> Result<Vec<(IpVersion, Variant)>
         }
     }
     Ok(entered)
+}
+
+/// A table, and what the attachment had there before its ADD.
+type Looked = ((IpVersion, Variant), Option<Plan>);
+
+/// Makes the rules in each table, and hands out what the attachment had in those that it came to.
+fn enter(
+    host: &mut Host<'_>,
+    entered: &[(IpVersion, Variant)],
+    plan: &Plan,
+    looked: &mut Vec<Looked>,
+) -> Result<(), IptablesError> {
+    entered.iter().try_for_each(|(version, variant)| {
+        // The first look counts: what is seen after a refusal may be our own.
+        let first = OnceCell::new();
+        let outcome = host.filter.change(*version, *variant, |dump| {
+            let filter = Filter::of_plugins(dump);
+            first.get_or_init(|| had(&filter, plan));
+            changes(&filter, *version, Some(plan), &Removal::Nothing)
+        });
+        looked.extend(first.into_inner().map(|earlier| ((*version, *variant), earlier)));
+        outcome
+    })
+}
+
+/// The plan of what the attachment has in a table.
+fn had(filter: &Filter, plan: &Plan) -> Option<Plan> {
+    let held = installed(filter);
+    let own = |owner: &str| plan.tag.is_same_attachment(owner);
+    let addresses = held.admitted.into_iter().filter(|(_, owner)| own(owner));
+    let isolation = isolation::of_owner(filter, &plan.tag);
+    plan.earlier(addresses.map(|(address, _)| address).collect(), isolation)
+}
+
+/// The plan of what the attachment had in several tables.
+fn together(looked: Vec<Looked>, plan: &Plan) -> Option<Plan> {
+    let (mut addresses, mut isolation) = (Vec::new(), None::<Isolation>);
+    for earlier in looked.into_iter().filter_map(|(_, earlier)| earlier) {
+        addresses.extend(earlier.addresses);
+        match (&mut isolation, earlier.isolation) {
+            (Some(first), Some(other)) => first.gateways.extend(other.gateways),
+            (first, other) => *first = first.take().or(other),
+        }
+    }
+    plan.earlier(addresses, isolation)
+}
+
+/// After an ADD that failed: each table has of the attachment what it had. Best effort: it would fail for
+/// the same reason, which that error tells.
+fn put_back(host: &mut Host<'_>, looked: &[Looked], tag: &OwnerTag) {
+    for ((version, variant), earlier) in looked {
+        let _ = host.filter.change(*version, *variant, |dump| {
+            let filter = Filter::of_plugins(dump);
+            changes(&filter, *version, earlier.as_ref(), &Removal::Attachment(tag))
+        });
+    }
 }
 
 /// Takes the attachment out of the tables that it is not in by now, so that it is in none twice.
@@ -191,14 +239,17 @@ fn take_out(
     variant: Variant,
     removal: &Removal<'_>,
 ) -> Result<(), IptablesError> {
-    let was_isolated = Cell::new(false);
+    let (was_isolated, was_there) = (Cell::new(false), Cell::new(false));
     let outcome = host.filter.change(version, variant, |dump| {
         let filter = Filter::of_plugins(dump);
         if let Removal::Attachment(tag) = removal {
             was_isolated.set(was_isolated.get() || isolation::isolates(&filter, tag));
         }
-        changes(&filter, version, None, removal)
+        let lines = changes(&filter, version, None, removal);
+        was_there.set(was_there.get() || !lines.is_empty());
+        lines
     });
     host.removed.isolated |= was_isolated.get();
+    host.removed.from_iptables |= was_there.get();
     outcome
 }

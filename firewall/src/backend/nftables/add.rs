@@ -9,27 +9,27 @@ use cni_common::kernel::nft::{Chain, Nft, NftError, Object, Transaction, Verb};
 use cni_common::kernel::retry::retry;
 
 use super::admission::{Owned, create_elements, delete, held_by_others};
-use super::bridges::change_bridges;
+use super::bridges::{change_bridges, earlier_isolation};
 use super::check::chain_mismatches;
 use super::forward_chains::{self, Leaver};
 use super::layout::{self, TABLE};
 use super::remove::remove;
 use crate::plan::Plan;
 
-/// Makes exactly what the plan asks for, replacing whatever the attachment had before. Returns whether
-/// its bridge kept containers apart for it before.
-pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<bool, CniError> {
+/// Makes exactly what the plan asks for, replacing whatever the attachment had before, or changes
+/// nothing. Returns the plan of what it had.
+pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<Option<Plan>, CniError> {
     const DOING: &str = "cannot install the firewall rules";
+    let mut created = false;
     forward_chains::require(nft, &plan.forward_chains)?;
     if plan.isolation.is_none() && plan.forward_chains.is_empty() {
         match nft.commit(&create_elements(plan)) {
             Ok(()) => {
+                created = true;
                 // Somebody may have changed the rules and left the sets.
-                let mismatches = chain_mismatches(nft, Some(&plan.admin_chain))
-                    .map_err(|error| error.into_cni(DOING))?;
-                match mismatches.first() {
-                    None => return Ok(false),
-                    Some(first) => log.debug(|| format!("building the table anew: {first}")),
+                match chain_mismatches(nft, Some(&plan.admin_chain)) {
+                    Ok(mismatches) if mismatches.is_empty() => return Ok(None),
+                    found => log.debug(|| format!("building the table anew: {found:?}")),
                 }
             }
             Err(error) if error.is_missing() || error.is_exists() || error.is_transient() => {
@@ -47,15 +47,17 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<bool, Cni
         let foreign = held_by_others(nft, plan)?;
         delete(&mut transaction, owned.elements.iter().chain(&foreign));
         transaction.operations.extend(create_elements(plan).operations);
+        let isolation = earlier_isolation(nft, owned.membership.as_ref(), plan)?;
         change_bridges(nft, owned.membership.as_ref(), plan, &mut transaction)?;
         let leaver = Leaver { tag: &plan.tag, addresses: &owned.candidates };
         forward_chains::change(nft, &leaver, Some(plan), &mut transaction)?;
         transaction.generation = Some(generation);
         nft.commit(&transaction)?;
-        Ok((foreign, owned.is_isolated()))
+        let earlier = plan.earlier(owned.addresses(), isolation);
+        Ok((foreign, earlier.filter(|_| !created)))
     });
     match outcome.map_err(|error: NftError| error.into_cni(DOING)) {
-        Ok((foreign, was_isolated)) => {
+        Ok((foreign, earlier)) => {
             for element in foreign.iter().flat_map(|(_, elements)| elements) {
                 log.warn(format!(
                     "address {} of attachment {} was taken over by {}, the newest owner",
@@ -64,12 +66,14 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<bool, Cni
                     plan.tag
                 ));
             }
-            Ok(was_isolated)
+            Ok(earlier)
         }
         Err(error) => {
-            // What the first transaction made must not stay behind. Removing it is best effort: it
-            // would fail for the same reason, which this error tells.
-            let _ = remove(nft, &plan.tag, &plan.addresses);
+            if created {
+                // The attachment had nothing before. Removing it is best effort: it would fail for
+                // the same reason, which this error tells.
+                let _ = remove(nft, &plan.tag, &plan.addresses);
+            }
             Err(error)
         }
     }

@@ -50,6 +50,11 @@ impl Owned {
         matches!(self.membership, Some((_, Policy::Isolated)))
     }
 
+    /// The addresses that are admitted for it.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.elements.iter().flat_map(|(_, elements)| elements).filter_map(address).collect()
+    }
+
     /// Reads what carries the owner's tag. `known` addresses are looked at besides those that the
     /// attachment's element names; only where neither is all of it, the sets are read.
     pub(super) fn read(

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::element_mismatch;
 use cni_common::kernel::nft::object::concatenation;
-use cni_common::kernel::nft::{Element, Nft, NftError, Transaction, Verb, keys_only, lookup};
+use cni_common::kernel::nft::{
+    Element, Elements, Nft, NftError, Transaction, Verb, keys_only, lookup,
+};
 
 use super::elements;
 use super::layout::{self, TABLE};
@@ -43,6 +45,37 @@ pub(super) fn change_bridges(
     })
 }
 
+/// What the attachment had its bridge do.
+pub(super) fn earlier_isolation(
+    nft: &mut dyn Nft,
+    membership: Option<&(String, Policy)>,
+    plan: &Plan,
+) -> Result<Option<Isolation>, NftError> {
+    let Some((bridge, policy)) = membership else { return Ok(None) };
+    let same = plan.isolation.as_ref().filter(|isolation| isolation.bridge == *bridge);
+    let gateways = match same {
+        Some(isolation) => isolation.gateways.clone(),
+        None => gateways_of(nft, bridge)?
+            .iter()
+            .flat_map(|(_, held)| held)
+            .filter_map(elements::address)
+            .collect(),
+    };
+    Ok(Some(Isolation { bridge: bridge.clone(), policy: *policy, gateways }))
+}
+
+/// As many as there are isolating bridges are looked at, not as there are containers.
+fn gateways_of(nft: &mut dyn Nft, bridge: &str) -> Result<Elements, NftError> {
+    let mut found = Elements::new();
+    for version in IpVersion::ALL {
+        let set = layout::gateways(version);
+        let mut held = nft.elements(&TABLE, &set)?;
+        held.retain(|element| element.comment.as_deref() == Some(bridge));
+        found.push((set, held));
+    }
+    Ok(found)
+}
+
 pub(super) fn read_counts(nft: &mut dyn Nft, bridge: &str) -> Result<PolicyCounts, NftError> {
     let held = lookup(nft, &TABLE, &layout::bridges(), &[elements::bridge_key(bridge)])?;
     Ok(held.first().and_then(elements::counts).unwrap_or_default())
@@ -76,11 +109,7 @@ pub(super) fn set_counts(
         }
     }
     if counts.is_none() {
-        for version in IpVersion::ALL {
-            // As many as there are isolating bridges, not as there are containers.
-            let set = layout::gateways(version);
-            let mut held = nft.elements(&TABLE, &set)?;
-            held.retain(|element| element.comment.as_deref() == Some(bridge));
+        for (set, held) in gateways_of(nft, bridge)? {
             transaction.elements(Verb::Delete, &TABLE, &set, keys_only(&held));
         }
     }

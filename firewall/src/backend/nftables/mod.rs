@@ -19,7 +19,7 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Element, Nft, NftError, Transaction};
 
 use crate::held::Held;
-use crate::host::Host;
+use crate::host::{Before, Host};
 use crate::plan::Plan;
 
 /// The table `inet cni_firewall`.
@@ -28,7 +28,9 @@ pub(crate) struct Nftables;
 /// Makes what the plan asks for in our table, whatever other tables do with the packets.
 pub(crate) fn install(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
     let log = host.log;
-    host.removed.isolated |= add::add(host.nft()?, plan, log)?;
+    let earlier = add::add(host.nft()?, plan, log)?;
+    host.removed.isolated |= earlier.as_ref().is_some_and(Plan::isolates_ports);
+    host.before = Before::of(earlier);
     Ok(())
 }
 

@@ -39,9 +39,11 @@ pub(crate) fn remove(
             transaction.generation = Some(generation);
             nft.commit(&transaction)?;
         }
-        let elements = owned.elements.iter().flat_map(|(_, elements)| elements);
-        let addresses = elements.filter_map(address).collect();
-        Ok(Removed { addresses, isolated: owned.is_isolated() })
+        Ok(Removed {
+            addresses: owned.addresses(),
+            isolated: owned.is_isolated(),
+            from_iptables: false,
+        })
     })
     .map_err(|error: NftError| error.into_cni("cannot remove the firewall rules"))
 }

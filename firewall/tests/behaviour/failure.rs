@@ -1,0 +1,86 @@
+//! An ADD that fails over a live attachment leaves what was there.
+
+use cni_testbox::{Network, TestBox, cases, fail_each, firewall, stubs};
+use serde_json::{Value, json};
+
+cases! {
+    a_failed_request_changes_nothing, ours;
+    a_failed_add_with_another_policy_changes_nothing, ours;
+    a_failed_family_changes_nothing_in_the_other, iptables_only;
+    a_failed_move_strips_nobody, ours;
+}
+
+fn isolated() -> Value {
+    json!({ "backend": "nftables", "ingressPolicy": "isolated" })
+}
+
+/// Whatever is answered, the attachment has all that it had.
+fn a_failed_request_changes_nothing(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    for keys in [json!({}), isolated()] {
+        b.admit(&web, &keys);
+        let before = b.state();
+        let add = firewall("ADD", &web).keys(&keys);
+        for (system_calls, failure) in
+            [("sendto", "error=ENOBUFS"), ("recvfrom", "error=ENOBUFS"), ("socket", "error=EMFILE")]
+        {
+            fail_each(b, &add, system_calls, failure, |nth, outcome| {
+                assert_eq!(b.state(), before, "{system_calls} {nth}: {outcome}");
+            });
+        }
+    }
+}
+
+fn a_failed_add_with_another_policy_changes_nothing(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let policy = |policy: &str| json!({ "backend": "nftables", "ingressPolicy": policy });
+    for (old, new) in [("open", "isolated"), ("isolated", "same-bridge"), ("same-bridge", "open")] {
+        b.admit(&web, &policy(old));
+        let before = b.state();
+        let add = firewall("ADD", &web).keys(&policy(new));
+        fail_each(b, &add, "sendto", "error=ENOBUFS", |nth, outcome| {
+            if outcome.succeeded() {
+                b.admit(&web, &policy(old));
+            }
+            assert_eq!(b.state(), before, "{old} to {new}, {nth}: {outcome}");
+        });
+        b.dismiss(&web, &policy(new));
+    }
+}
+
+/// The rules, without empty chains: iptables-nft makes those that the kernel's hooks have, and leaves them.
+fn rules(b: &TestBox) -> Vec<String> {
+    let ruleset = b.ruleset();
+    ruleset.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect()
+}
+
+fn a_failed_family_changes_nothing_in_the_other(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let path = stubs(&["ip6tables-restore"], "cat; exit 2");
+    let policy = |policy: &str| json!({ "ingressPolicy": policy });
+    let policies = ["open", "isolated", "same-bridge"];
+    for (old, new) in policies.iter().flat_map(|old| policies.map(|new| (*old, new))) {
+        b.admit(&web, &policy(old));
+        let before = rules(b);
+        let add = firewall("ADD", &web).keys(&policy(new)).env("PATH", &path);
+        // One that has nothing to change succeeds.
+        if old != new {
+            add.run(b).expect_error();
+        }
+        assert_eq!(rules(b), before, "{old} to {new}");
+        b.dismiss(&web, &policy(new));
+    }
+    firewall("ADD", &web).env("PATH", &path).run(b).expect_error();
+    assert!(!b.ruleset().contains("web/eth0"));
+}
+
+/// What was admitted in iptables, and is to be in nftables from now on.
+fn a_failed_move_strips_nobody(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &json!({ "backend": "iptables" }));
+    let path = stubs(&["ip6tables-save", "ip6tables-nft-save"], "exit 1");
+    let add = firewall("ADD", &web).keys(&json!({ "backend": "nftables" })).env("PATH", &path);
+    add.run(b).expect_error();
+    let rules = b.nft_list_all();
+    assert!(rules.contains(&web.v4()) && rules.contains(&web.v6()), "{rules}");
+}
