@@ -4,20 +4,52 @@
 //! error; on a map of 10,000 elements that takes seconds. Walking the attributes takes
 //! milliseconds.
 
-use netlink_packet_core::NlasIterator;
+/// The highest bits of a kind say that an attribute is nested or in network byte order.
+const TYPE_MASK: u16 = 0x3fff;
 
-/// The attributes of a list, kinds without the flags of the highest bits; `None` if they are
-/// malformed.
+/// Attributes one after the other, kinds without their flags; `None` for one that is malformed,
+/// which is the last.
+#[derive(Clone, Debug)]
+pub(crate) struct Walk<'a> {
+    rest: &'a [u8],
+}
+
+/// The attributes of a list.
+pub(crate) fn walk(bytes: &[u8]) -> Walk<'_> {
+    Walk { rest: bytes }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Option<(u16, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        const HEADER: usize = 4;
+        if self.rest.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.rest);
+        let [length_0, length_1, kind_0, kind_1, ..] = *bytes else { return Some(None) };
+        let length = usize::from(u16::from_ne_bytes([length_0, length_1]));
+        let kind = u16::from_ne_bytes([kind_0, kind_1]) & TYPE_MASK;
+        let Some(value) = bytes.get(HEADER..length) else { return Some(None) };
+        self.rest = bytes.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
+        Some(Some((kind, value)))
+    }
+}
+
+/// The attributes of a list; `None` if they are malformed.
 #[must_use]
 pub fn list(bytes: &[u8]) -> Option<Vec<(u16, &[u8])>> {
-    const HEADER: usize = 4;
-    let mut list = Vec::new();
-    for attribute in NlasIterator::new(bytes) {
-        let attribute = attribute.ok()?;
-        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        list.push((kind, attribute.into_inner().get(HEADER..length)?));
+    let mut list = Vec::with_capacity(8);
+    for attribute in walk(bytes) {
+        list.push(attribute?);
     }
     Some(list)
+}
+
+/// The first attribute of this kind in a list.
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    walk(bytes).flatten().find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// A message's attributes by number.
@@ -34,9 +66,7 @@ impl<'a> Attributes<'a> {
     /// The value of the first attribute of a kind.
     #[must_use]
     pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
-        /// The highest bits say that an attribute is nested or in network byte order.
-        const TYPE_MASK: u16 = 0x3fff;
-        self.0.iter().find(|(found, _)| found & TYPE_MASK == kind).map(|(_, value)| *value)
+        self.0.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value)
     }
 
     /// The value of the first attribute.

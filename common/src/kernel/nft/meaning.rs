@@ -5,7 +5,7 @@
 //! adds defaults that nobody sent. So comparisons are broken down into single bytes, and everything
 //! else is compared attribute by attribute.
 
-use crate::kernel::attributes::{self, Attributes};
+use crate::kernel::attributes::{Attributes, find, walk};
 
 // enum nft_list_attributes, nft_expr_attributes, nft_data_attributes
 const EXPR_NAME: u16 = 1;
@@ -14,6 +14,34 @@ const DATA_VALUE: u16 = 1;
 
 /// Whether `installed` means what `wanted` does.
 pub(super) fn same_expressions(wanted: &[u8], installed: &[u8]) -> bool {
+    // What nobody loaded anew, the kernel lists expression by expression as it was sent.
+    is_listed_as_sent(wanted, installed) || has_same_steps(wanted, installed)
+}
+
+fn is_listed_as_sent(wanted: &[u8], installed: &[u8]) -> bool {
+    let (mut wanted, mut installed) = (walk(wanted), walk(installed));
+    loop {
+        match (wanted.next(), installed.next()) {
+            (None, None) => return true,
+            (Some(Some((_, want))), Some(Some((_, have)))) if same_expression(want, have) => {}
+            _ => return false,
+        }
+    }
+}
+
+fn same_expression(wanted: &[u8], installed: &[u8]) -> bool {
+    let ((Some(name), want), (Some(found), have)) = (parts(wanted), parts(installed)) else {
+        return false;
+    };
+    name == found && same_attributes(name, want, have)
+}
+
+/// An expression's name and data.
+fn parts(expression: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    (find(expression, EXPR_NAME), find(expression, EXPR_DATA).unwrap_or_default())
+}
+
+fn has_same_steps(wanted: &[u8], installed: &[u8]) -> bool {
     let lists = (steps(wanted), steps(installed));
     let (Some(wanted), Some(installed)) = lists else { return false };
     wanted.len() == installed.len()
@@ -58,10 +86,9 @@ struct Load<'a> {
 fn steps(list: &[u8]) -> Option<Vec<Step<'_>>> {
     let mut steps = Vec::new();
     let mut loads: Vec<Load<'_>> = Vec::new();
-    for (_, expression) in attributes::list(list)? {
-        let expression = Attributes::parse(expression)?;
-        let name = expression.get(EXPR_NAME)?;
-        let data = expression.get(EXPR_DATA).unwrap_or_default();
+    for expression in walk(list) {
+        let (name, data) = parts(expression?.1);
+        let name = name?;
         let parts = Attributes::parse(data)?;
         let understood = match name {
             b"payload\0" | b"meta\0" | b"ct\0" => {
@@ -166,54 +193,78 @@ impl Step<'_> {
             (Self::Equal(want), Self::Equal(have)) => want == have,
             (Self::Differ(want), Self::Differ(have)) => want == have,
             (Self::Other(name, want), Self::Other(installed_name, have)) => {
-                name == installed_name && contains_attributes(name, want, have)
+                name == installed_name && same_attributes(name, want, have)
             }
             _ => false,
         }
     }
 }
 
-/// Whether `installed` has each attribute of `wanted`.
-fn contains_attributes(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
-    const LOOKUP_SET: u16 = 1;
-    const LOOKUP_SET_ID: u16 = 4;
-    const IMMEDIATE_DATA: u16 = 2;
-    let lists = (attributes::list(wanted), attributes::list(installed));
-    let (Some(wanted), Some(installed)) = lists else { return false };
-    let same = |kind: u16, want: &[u8], have: &[u8]| match (expression, kind) {
-        // The kernel numbers anonymous sets; their content cannot change.
-        (b"lookup\0", LOOKUP_SET) => {
-            want == have || (want.starts_with(b"__set") && have.starts_with(b"__set"))
-        }
-        (b"immediate\0", IMMEDIATE_DATA) => same_nested(want, have),
-        _ => want == have,
-    };
-    wanted
-        .iter()
+/// Whether `installed` has each attribute of `wanted`, and besides no more than defaults.
+fn same_attributes(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
+    if wanted == installed {
+        return true;
+    }
+    let is_there = |(kind, want)| {
         // A set's ID means something within its batch only.
-        .filter(|(kind, _)| (expression, *kind) != (b"lookup\0", LOOKUP_SET_ID))
-        .all(|(kind, want)| installed.iter().any(|(k, have)| k == kind && same(*kind, want, have)))
+        (expression, kind) == (b"lookup\0", LOOKUP_SET_ID)
+            || find(installed, kind).is_some_and(|have| same_value(expression, kind, want, have))
+    };
+    let is_expected =
+        |(kind, have)| find(wanted, kind).is_some() || is_default(expression, kind, have);
+    walk(wanted).all(|attribute| attribute.is_some_and(is_there))
+        && walk(installed).all(|attribute| attribute.is_some_and(is_expected))
+}
+
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_SET_ID: u16 = 4;
+const IMMEDIATE_DATA: u16 = 2;
+const NAT_FLAGS: u16 = 7;
+
+fn same_value(expression: &[u8], kind: u16, wanted: &[u8], installed: &[u8]) -> bool {
+    wanted == installed
+        || match (expression, kind) {
+            // The kernel numbers anonymous sets; their content cannot change.
+            (b"lookup\0", LOOKUP_SET) => {
+                wanted.starts_with(b"__set") && installed.starts_with(b"__set")
+            }
+            (b"immediate\0", IMMEDIATE_DATA) => same_verdict(wanted, installed),
+            _ => false,
+        }
+}
+
+/// Whether an attribute that was not sent says what the kernel does without it.
+fn is_default(expression: &[u8], kind: u16, value: &[u8]) -> bool {
+    /// That there are addresses and ports to translate to.
+    const MAP_IPS: u32 = 1;
+    const PROTO_SPECIFIED: u32 = 1 << 1;
+    match (expression, kind) {
+        (b"nat\0", NAT_FLAGS) => {
+            be32(value).is_some_and(|flags| flags & !(MAP_IPS | PROTO_SPECIFIED) == 0)
+        }
+        _ => value.iter().all(|byte| *byte == 0),
+    }
 }
 
 /// Compares a verdict, whose nested attributes the kernel reports without the nested flag.
-fn same_nested(wanted: &[u8], installed: &[u8]) -> bool {
-    let lists = (attributes::list(wanted), attributes::list(installed));
-    let (Some(wanted), Some(installed)) = lists else { return false };
-    wanted.len() == installed.len()
-        && wanted.iter().zip(&installed).all(|((want_kind, want), (have_kind, have))| {
-            want_kind == have_kind
-                && match (attributes::list(want), attributes::list(have)) {
-                    (Some(want), Some(have)) => want == have,
-                    _ => want == have,
-                }
-        })
+fn same_verdict(wanted: &[u8], installed: &[u8]) -> bool {
+    let (mut wanted, mut installed) = (walk(wanted), walk(installed));
+    loop {
+        match (wanted.next(), installed.next()) {
+            (None, None) => return true,
+            (Some(Some((want_kind, want))), Some(Some((kind, have))))
+                if want_kind == kind && walk(want).eq(walk(have)) => {}
+            _ => return false,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::expressions::rule_expressions;
-    use super::super::{Family, L4Protocol, Operand, Rule, Selector, Statement};
+    use super::super::{Family, KeyPart, L4Protocol, Operand, Rule, Selector, Statement};
     use super::*;
+    use crate::kernel::ip::IpVersion;
     use netlink_packet_core::{DefaultNla, Emitable as _};
 
     fn ours(statements: Vec<Statement>) -> Vec<u8> {
@@ -325,6 +376,35 @@ mod tests {
                 assert_eq!(same, index == other);
             }
         }
+    }
+
+    #[test]
+    fn what_the_kernel_adds_must_be_a_default() {
+        const LOOKUP_FLAGS: u16 = 5;
+        const RANDOM: u32 = 1 << 2;
+        let source = KeyPart::from(Selector::Ip4Source);
+        let lookup = ours(vec![Statement::InSet { key: vec![source], set: "s".to_owned() }]);
+        let looked_up = |flags| {
+            let data = [nla(LOOKUP_SET, b"s\0"), number(2, 1), number(LOOKUP_FLAGS, flags)];
+            [load(12, 4), expression("lookup", &data)].concat()
+        };
+        assert!(same_expressions(&lookup, &looked_up(0)));
+        assert!(!same_expressions(&lookup, &looked_up(1)), "\"!= @s\" is no \"@s\"");
+
+        let (version, map) = (IpVersion::V4, "m".to_owned());
+        let dnat = ours(vec![Statement::DnatByMap { version, key: vec![source], map }]);
+        let translated = |flags| {
+            let found = [nla(LOOKUP_SET, b"m\0"), number(2, 1), number(3, 1)];
+            let nat = [(1, 1), (2, 2), (3, 1), (4, 1), (5, 9), (6, 9), (NAT_FLAGS, flags)];
+            let nat = nat.map(|(kind, value)| number(kind, value));
+            [load(12, 4), expression("lookup", &found), expression("nat", &nat)].concat()
+        };
+        assert!(same_expressions(&dnat, &translated(3)));
+        assert!(!same_expressions(&dnat, &translated(3 | RANDOM)));
+
+        let masquerade = ours(vec![Statement::Masquerade]);
+        assert!(same_expressions(&masquerade, &expression("masq", &[])));
+        assert!(!same_expressions(&masquerade, &expression("masq", &[number(1, RANDOM)])));
     }
 
     #[test]
