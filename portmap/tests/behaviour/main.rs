@@ -13,5 +13,6 @@ mod loopback;
 mod odd_input;
 mod ownership;
 mod reload;
+mod repair;
 mod security;
 mod traffic;

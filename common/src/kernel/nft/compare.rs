@@ -4,7 +4,7 @@ use super::expressions::rule_expressions;
 use super::meaning::same_expressions;
 use super::object::concatenation;
 use super::text::render_rule;
-use super::{Chain, Element, InstalledRule, Nft, NftError, Rule, Set, Table};
+use super::{Chain, Element, InstalledChain, InstalledRule, Nft, NftError, Rule, Set, Table};
 
 /// How the element that is there differs from the one wanted; `None` if it does not.
 #[must_use]
@@ -30,14 +30,23 @@ pub fn element_mismatch(
     }
 }
 
-/// How the chains of a table differ from those expected with exactly these rules.
+/// How the chains of a table differ from those expected with exactly these rules. What else the table
+/// holds costs nothing.
 pub fn chain_mismatches(
     nft: &mut dyn Nft,
     table: &Table,
     expected: &[(Chain, Vec<Rule>)],
 ) -> Result<Vec<String>, NftError> {
-    let installed = nft.rules(table)?;
-    chain_mismatches_in(nft, table, expected, &installed)
+    let chains = installed_chains(nft, table, expected)?;
+    let mut mismatches = Vec::new();
+    for ((chain, rules), found) in expected.iter().zip(&chains) {
+        let mismatch = match place_mismatch(table, chain, found.as_ref()) {
+            None => rule_mismatch(table, chain, rules, &nft.rules_of(table, &chain.name)?),
+            mismatch => mismatch,
+        };
+        mismatches.extend(mismatch);
+    }
+    Ok(mismatches)
 }
 
 /// The same for a table whose rules were read.
@@ -47,41 +56,49 @@ pub fn chain_mismatches_in(
     expected: &[(Chain, Vec<Rule>)],
     installed: &[InstalledRule],
 ) -> Result<Vec<String>, NftError> {
-    let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
-    let chains = nft.chains_at(table, &names)?;
+    let chains = installed_chains(nft, table, expected)?;
     let mut mismatches = Vec::new();
     for ((chain, rules), found) in expected.iter().zip(&chains) {
-        let place = format!("chain {table} {}", chain.name);
-        match found {
-            None => mismatches.push(format!("{place} is missing")),
-            Some(found) if found.chain != *chain => {
-                mismatches.push(format!("{place} is hooked elsewhere than it should be"));
-            }
-            Some(found) if found.drops => {
-                mismatches.push(format!("{place} drops what no rule decides"));
-            }
-            Some(_) => {
-                let there: Vec<_> =
-                    installed.iter().filter(|rule| rule.chain == chain.name).collect();
-                mismatches.extend(rule_mismatch(table, &place, rules, &there));
-            }
-        }
+        let there = installed.iter().filter(|rule| rule.chain == chain.name);
+        let mismatch = place_mismatch(table, chain, found.as_ref());
+        mismatches.extend(mismatch.or_else(|| rule_mismatch(table, chain, rules, there)));
     }
     Ok(mismatches)
 }
 
-/// Whether the chains are there with at least as many rules as expected: what costs the same
-/// however much the table holds.
-pub fn chains_are_whole(
+/// Those of the chains that are there with another hook or priority. They have to go before the
+/// right ones can be made: nothing moves a chain.
+pub fn misplaced_chains(
     nft: &mut dyn Nft,
     table: &Table,
     expected: &[(Chain, Vec<Rule>)],
-) -> Result<bool, NftError> {
+) -> Result<Vec<Chain>, NftError> {
+    let chains = installed_chains(nft, table, expected)?;
+    let is_misplaced = |(chain, found): (&Chain, &InstalledChain)| found.chain != *chain;
+    let there = expected.iter().zip(chains).filter_map(|((chain, _), found)| Some((chain, found?)));
+    Ok(there
+        .filter(|(chain, found)| is_misplaced((chain, found)))
+        .map(|(_, found)| found.chain)
+        .collect())
+}
+
+fn installed_chains(
+    nft: &mut dyn Nft,
+    table: &Table,
+    expected: &[(Chain, Vec<Rule>)],
+) -> Result<Vec<Option<InstalledChain>>, NftError> {
     let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
-    let found = nft.chains_at(table, &names)?;
-    Ok(expected.iter().zip(&found).all(|((chain, rules), found)| {
-        found.as_ref().is_some_and(|f| f.chain == *chain && f.uses as usize >= rules.len())
-    }))
+    nft.chains_at(table, &names)
+}
+
+fn place_mismatch(table: &Table, chain: &Chain, found: Option<&InstalledChain>) -> Option<String> {
+    let what = match found {
+        None => "is missing",
+        Some(found) if found.chain != *chain => "is hooked elsewhere than it should be",
+        Some(found) if found.drops => "drops what no rule decides",
+        Some(_) => return None,
+    };
+    Some(format!("chain {table} {} {what}", chain.name))
 }
 
 /// Whether a rule is among those of a table.
@@ -97,20 +114,22 @@ pub fn is_rule(table: &Table, wanted: &Rule, installed: &InstalledRule) -> bool 
         && same_expressions(&rule_expressions(table.family, wanted), &installed.expressions)
 }
 
-/// How the rules `installed` at `place`, in order, first differ from those `wanted`; `None` if
+/// How the rules `installed` in a chain, in order, first differ from those `wanted`; `None` if
 /// they do not.
-#[must_use]
-pub fn rule_mismatch(
+fn rule_mismatch<'a>(
     table: &Table,
-    place: &str,
+    chain: &Chain,
     wanted: &[Rule],
-    installed: &[&InstalledRule],
+    installed: impl IntoIterator<Item = &'a InstalledRule>,
 ) -> Option<String> {
+    let installed: Vec<&InstalledRule> = installed.into_iter().collect();
+    let place = || format!("chain {table} {}", chain.name);
     if wanted.len() != installed.len() {
-        return Some(format!("{place} has {} rules instead of {}", installed.len(), wanted.len()));
+        let (there, wanted) = (installed.len(), wanted.len());
+        return Some(format!("{} has {there} rules instead of {wanted}", place()));
     }
     let differs = |(rule, installed): (&Rule, &&InstalledRule)| !is_rule(table, rule, installed);
-    let position = wanted.iter().zip(installed).position(differs)?;
+    let position = wanted.iter().zip(&installed).position(differs)?;
     let text = render_rule(&wanted[position]);
-    Some(format!("rule {} of {place} is not \"{text}\"", position + 1))
+    Some(format!("rule {} of {} is not \"{text}\"", position + 1, place()))
 }

@@ -52,6 +52,13 @@ impl NftError {
         self.all(|errno| errno == EEXIST)
     }
 
+    /// Whether every complaint is that something is in the way: it exists already, or, as the kernel
+    /// says of a chain, in another place.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        self.all(|errno| errno == EEXIST || errno == EOPNOTSUPP)
+    }
+
     /// Whether there are complaints and each is that something is not there (or, in a batch that
     /// also met existing elements, that those are there).
     #[must_use]

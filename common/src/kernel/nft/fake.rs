@@ -329,6 +329,12 @@ impl Nft for FakeNft {
             .collect())
     }
 
+    fn rules_of(&mut self, table: &Table, chain: &str) -> Result<Vec<InstalledRule>, NftError> {
+        let mut rules = self.rules(table)?;
+        rules.retain(|rule| rule.chain == chain);
+        Ok(rules)
+    }
+
     fn sets(&mut self, table: &Table) -> Result<Vec<String>, NftError> {
         let content = self.tables.get(table).cloned().unwrap_or_default();
         Ok(content.sets.into_iter().map(|(set, _)| set.name).collect())

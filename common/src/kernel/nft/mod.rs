@@ -91,6 +91,9 @@ pub trait Nft {
     /// All rules of a table, chain by chain in order.
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError>;
 
+    /// The rules of one chain in order; what the other chains hold costs nothing.
+    fn rules_of(&mut self, table: &Table, chain: &str) -> Result<Vec<InstalledRule>, NftError>;
+
     /// The names of all sets and maps of a table.
     fn sets(&mut self, table: &Table) -> Result<Vec<String>, NftError>;
 }

@@ -164,6 +164,24 @@ impl NetlinkNft {
         }
         Ok(found)
     }
+
+    /// A table's rules, or those of one chain.
+    fn rules_in(
+        &mut self,
+        table: &Table,
+        chain: Option<&str>,
+    ) -> Result<Vec<InstalledRule>, NftError> {
+        let mut attributes = vec![RuleAttribute::Table(table.name.clone().into_owned())];
+        attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.to_owned())));
+        let query = NfTablesMessage::GetRule(RuleMessage { attributes });
+        let is_wanted = |of: &str, rule: &InstalledRule| {
+            of == table.name && chain.is_none_or(|chain| rule.chain == chain)
+        };
+        let rules = self.dump(family_number(table.family), &query, |payload| {
+            decode::rule(payload).map(|(of, rule)| is_wanted(&of, &rule).then_some(rule))
+        })?;
+        Ok(rules.into_iter().flatten().collect())
+    }
 }
 
 impl Nft for NetlinkNft {
@@ -233,14 +251,11 @@ impl Nft for NetlinkNft {
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {
-        let name = table.name.clone().into_owned();
-        let query =
-            NfTablesMessage::GetRule(RuleMessage { attributes: vec![RuleAttribute::Table(name)] });
-        let wanted = table.name.clone();
-        let rules = self.dump(family_number(table.family), &query, |payload| {
-            decode::rule(payload).map(|(table, rule)| (table == wanted).then_some(rule))
-        })?;
-        Ok(rules.into_iter().flatten().collect())
+        self.rules_in(table, None)
+    }
+
+    fn rules_of(&mut self, table: &Table, chain: &str) -> Result<Vec<InstalledRule>, NftError> {
+        self.rules_in(table, Some(chain))
     }
 
     fn sets(&mut self, table: &Table) -> Result<Vec<String>, NftError> {

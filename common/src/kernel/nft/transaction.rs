@@ -126,6 +126,14 @@ impl Transaction {
         }
     }
 
+    /// Removes chains with their rules.
+    pub fn remove_chains(&mut self, table: &Table, chains: Vec<Chain>) {
+        for chain in chains {
+            self.push(Verb::Flush, table, Object::Chain(chain.clone()));
+            self.push(Verb::Delete, table, Object::Chain(chain));
+        }
+    }
+
     /// The same in a table of another name, for the kernel to try without touching the real one.
     #[must_use]
     pub fn in_table(mut self, table: &Table) -> Self {

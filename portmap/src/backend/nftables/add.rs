@@ -3,12 +3,12 @@
 use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
-use cni_common::kernel::nft::compare::chains_are_whole;
-use cni_common::kernel::nft::{Nft, NftError, Transaction};
+use cni_common::kernel::nft::{Nft, Transaction};
 
 use super::Wanted;
 use super::elements::Account;
 use super::owned;
+use super::repair::repair_if_damaged;
 use super::replace::replace;
 use super::sets::TABLE;
 use crate::config::OnConflict;
@@ -29,7 +29,7 @@ pub(super) fn add(
         return replace(nft, wanted, log);
     }
     match nft.commit(&first_try(wanted)) {
-        Ok(()) => repair_if_damaged(nft, wanted, log).map_err(|error| {
+        Ok(()) => repair_if_damaged(nft, &wanted.layout, log).map_err(|error| {
             // Mappings that no chain looks up are no service. Removing them is best effort: the
             // repair's error is the one to tell.
             let _ = owned::remove(nft, &content.tag, Some(content), log);
@@ -39,11 +39,11 @@ pub(super) fn add(
             log.debug(|| format!("building table {TABLE}: {error}"));
             match nft.commit(&whole_table(wanted)) {
                 Ok(()) => {}
-                Err(error) if error.is_exists() => return replace(nft, wanted, log),
+                Err(error) if error.is_in_the_way() => return replace(nft, wanted, log),
                 Err(error) => return Err(error.into_cni(DOING)),
             }
         }
-        Err(error) if error.is_exists() => return replace(nft, wanted, log),
+        Err(error) if error.is_in_the_way() => return replace(nft, wanted, log),
         Err(error) => return Err(error.into_cni(DOING)),
     }
     Ok(content.mappings())
@@ -63,18 +63,4 @@ pub(super) fn whole_table(wanted: &Wanted<'_>) -> Transaction {
     wanted.layout.build(&mut transaction);
     wanted.content.create(&mut transaction, Account::new(wanted.content.len(), false));
     transaction
-}
-
-/// Somebody may have flushed the table's rules and left its maps, which alone do nothing.
-fn repair_if_damaged(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<(), NftError> {
-    if chains_are_whole(nft, &TABLE, &wanted.layout.chains())? {
-        return Ok(());
-    }
-    let mut transaction = Transaction::new();
-    wanted.layout.build(&mut transaction);
-    nft.commit(&transaction)?;
-    log.warn(format!(
-        "table {TABLE} had lost chains or rules to another program; they were restored"
-    ));
-    Ok(())
 }

@@ -1,10 +1,12 @@
 //! CHECK compares what is there with what must be, exactly; STATUS lets the kernel try it.
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Failure as _, Finding};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
 use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, lookup_all};
+use cni_common::kernel::retry::retry;
 
 use super::Wanted;
 use super::add::whole_table;
@@ -13,6 +15,7 @@ use super::elements::{
     Account, Content, index, is_mapping, mapping_of, mappings, owner_key, target_key,
 };
 use super::layout::Layout;
+use super::repair::repair;
 use super::sets::{self, Scope, TABLE};
 use super::{claims, owned};
 use crate::backend::conflict::{self, Held};
@@ -111,8 +114,9 @@ fn waiting(claims: &[Claim], content: &Content) -> usize {
     own.len() + targets.len()
 }
 
-/// STATUS: lets the kernel try the whole table, and looks whether the real one is sound.
-pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>) -> Result<(), CniError> {
+/// STATUS: lets the kernel try the whole table, and what ADD does with the one that is there if its
+/// chains are not as they have to be. What the next ADD repairs is a warning.
+pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Result<(), CniError> {
     let probe = whole_table(sample).in_table(&Table::new(TABLE.family, "cni_portmap_probe"));
     nft.validate(&probe).map_err(|error| {
         let remedy = error.remedy();
@@ -133,12 +137,22 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>) -> Result<(), CniEr
     if !names.contains(&Scope::shared().by_port(IpVersion::V4).name) {
         return Ok(());
     }
-    let expected = Layout::shared().chains();
-    let mismatches = chain_mismatches(nft, &TABLE, &expected).map_err(unreadable)?;
+    let layout = Layout::shared();
+    let mismatches = chain_mismatches(nft, &TABLE, &layout.chains()).map_err(unreadable)?;
     let Some(first) = mismatches.first() else { return Ok(()) };
-    Err(CniError::new(
-        ErrorCode::LimitedConnectivity,
-        format!("mapped ports may not work: {first}; the next ADD restores the table"),
-    )
-    .with_details(mismatches.join("; ")))
+    let repaired = retry(|| {
+        let repair = repair(nft, &layout)?;
+        nft.validate(&repair)
+    });
+    repaired.map_err(|error| {
+        CniError::new(
+            ErrorCode::LimitedConnectivity,
+            format!("mapped ports may not work, and ADD cannot put it right: {first}"),
+        )
+        .with_details(error.to_string())
+    })?;
+    log.warn(format!(
+        "mapped ports may not work: {first}; the next ADD, or cni-chain restore, puts the table right"
+    ));
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The chain that keeps packets from outside away from 127.0.0.0/8, without any mapping.
 
-use cni_common::kernel::nft::compare::chains_are_whole;
+use cni_common::kernel::nft::compare::{chain_mismatches, misplaced_chains};
 use cni_common::kernel::nft::{Nft, NftError, Object, Transaction, Verb};
 
 use super::layout;
@@ -8,7 +8,7 @@ use super::sets::{self, TABLE};
 
 /// Whether it is there with its rules.
 pub(crate) fn stands(nft: &mut dyn Nft) -> Result<bool, NftError> {
-    chains_are_whole(nft, &TABLE, &[layout::guard()])
+    Ok(chain_mismatches(nft, &TABLE, &[layout::guard()])?.is_empty())
 }
 
 /// Puts it back, in a table that holds nothing else if there was none.
@@ -18,6 +18,8 @@ pub(crate) fn build(nft: &mut dyn Nft) -> Result<(), NftError> {
     // GC knows the table by it.
     transaction.push(Verb::Add, &TABLE, Object::Set(sets::attachments()));
     let (chain, rules) = layout::guard();
+    let misplaced = misplaced_chains(nft, &TABLE, &[(chain.clone(), rules.clone())])?;
+    transaction.remove_chains(&TABLE, misplaced);
     transaction.chain_with_rules(&TABLE, chain, rules);
     nft.commit(&transaction)
 }

@@ -12,6 +12,7 @@ mod elements;
 pub(super) mod guard;
 mod layout;
 mod owned;
+mod repair;
 mod replace;
 mod sets;
 #[cfg(test)]
@@ -84,7 +85,8 @@ impl Backend<Host<'_>, Plan> for Nftables {
     }
 
     fn status(&self, host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
-        check::status(host.nft()?, &Wanted::by(sample)?)
+        let log = host.log;
+        check::status(host.nft()?, &Wanted::by(sample)?, log)
     }
 }
 

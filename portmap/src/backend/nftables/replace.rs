@@ -4,10 +4,10 @@
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag};
-use cni_common::kernel::nft::compare::is_rule;
+use cni_common::kernel::nft::compare::{is_rule, misplaced_chains};
 use cni_common::kernel::nft::{
-    Element, Elements, Generation, Nft, NftError, Set, Transaction, Value, Verb, keys_only, lookup,
-    lookup_all,
+    Chain, Element, Elements, Generation, Nft, NftError, Set, Transaction, Value, Verb, keys_only,
+    lookup, lookup_all,
 };
 use cni_common::kernel::retry::{Again, Retry, retry};
 
@@ -35,7 +35,7 @@ pub(super) fn replace(
 ) -> Result<Vec<Mapping>, CniError> {
     const DOING: &str = "cannot replace the port mappings";
     let outcome: Result<Replacement, ReplaceError> = retry(|| {
-        let found = Found::read(nft, &wanted.content)?;
+        let found = Found::read(nft, wanted)?;
         if is_another_entrys(nft, wanted, &found.owned)? {
             return Err(ReplaceError::Refused(conflict::other_entry(wanted.plan)));
         }
@@ -104,9 +104,8 @@ fn is_another_entrys(
     }
     // Rules that are gone are no other conditions.
     let (chain, rules) = wanted.layout.lookups();
-    let installed = nft.rules(&TABLE)?;
-    let mut there = installed.iter().filter(|rule| rule.chain == chain.name);
-    Ok(there.any(|there| !rules.iter().any(|rule| is_rule(&TABLE, rule, there))))
+    let there = nft.rules_of(&TABLE, &chain.name)?;
+    Ok(there.iter().any(|there| !rules.iter().any(|rule| is_rule(&TABLE, rule, there))))
 }
 
 /// What is in the way, all of one generation.
@@ -119,6 +118,8 @@ struct Found {
     evicted: Elements,
     /// Everybody's.
     claims: Vec<Claim>,
+    /// Chains of our names that are in no place of ours.
+    misplaced: Vec<Chain>,
 }
 
 /// What is made of it.
@@ -136,7 +137,8 @@ struct Replacement {
 }
 
 impl Found {
-    fn read(nft: &mut dyn Nft, content: &Content) -> Result<Self, NftError> {
+    fn read(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<Self, NftError> {
+        let content = &wanted.content;
         let generation = nft.generation()?;
         let owned = owned::of(nft, &content.tag, Some(content))?;
         let is_foreign = |element: &Element| !content.tag.owns(element);
@@ -156,7 +158,8 @@ impl Found {
             }
         }
         let claims = claims::read(nft)?;
-        Ok(Self { generation, owned, foreign, evicted, claims })
+        let misplaced = misplaced_chains(nft, &TABLE, &wanted.layout.chains())?;
+        Ok(Self { generation, owned, foreign, evicted, claims, misplaced })
     }
 
     fn settle(&self, wanted: &Wanted<'_>) -> Replacement {
@@ -174,6 +177,7 @@ impl Found {
         let content = wanted.content.without(&kept);
         let mut transaction =
             Transaction { generation: Some(self.generation), ..Transaction::new() };
+        transaction.remove_chains(&TABLE, self.misplaced.clone());
         wanted.layout.build(&mut transaction);
         let gone = self.owned.elements.iter().chain(&self.evicted);
         for (set, elements) in gone.clone() {
