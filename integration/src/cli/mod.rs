@@ -256,13 +256,15 @@ pub(crate) struct ShowOptions {
 #[command(after_help = "\
 Each step of the connection's first packet is looked at, in the order in which it is met: the mapping,
 the host's address, rules that translate it first, forwarding, chains that drop, the way to the
-container, and what is in there. It reads and changes nothing. A line marked with \"?\" may stop it:
+container, and what is in there. It reads and changes nothing; --live has a table of its own in the
+kernel for that time, which the kernel removes however the command ends. The first 20 packets are shown. A line marked with \"?\" may stop it:
 a rule's condition cannot be judged by reading.
 
 Examples:
   cni-chain trace 8080
   cni-chain trace 53/udp --from 192.0.2.7
   cni-chain trace 8080 --to 127.0.0.1
+  cni-chain trace 8080 --live 10
 
 Exit status: 0 nothing stops it, 1 something does, or it cannot be followed, 2 wrong usage.")]
 pub(crate) struct TraceOptions {
@@ -279,8 +281,12 @@ pub(crate) struct TraceOptions {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) from: Option<IpAddr>,
 
+    /// Then watch real packets to the port for so long, and show each rule that they pass
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) live: Option<u16>,
+
     /// Print JSON, as docs/schema/trace.json describes it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "live")]
     pub(crate) json: bool,
 
     #[command(flatten)]

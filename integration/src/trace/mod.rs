@@ -8,6 +8,7 @@ mod container;
 mod filtered;
 mod flows;
 mod host;
+pub(crate) mod live;
 mod mapped;
 mod path;
 mod question;
@@ -23,7 +24,7 @@ use crate::runner::Cache;
 use crate::show::{Attached, Container, Listener, Mapped, Survey, listeners_on};
 
 pub(crate) use question::Question;
-pub(crate) use report::{json, text};
+pub(crate) use report::{json, packet_text, text};
 pub(crate) use step::Trace;
 
 use rules::Rules;

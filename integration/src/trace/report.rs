@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use cni_common::cni::protocol::json::{Json, Object};
 
+use super::live::{Packet, Verdict};
 use super::step::{Finding, Step, Trace};
 use crate::terminal::{Terminal, Tone, wrapped};
 
@@ -74,6 +75,46 @@ fn end(trace: &Trace) -> (Tone, String) {
             "Nothing is known to stop it, but see what is marked with \"?\".".to_owned(),
         ),
     }
+}
+
+/// A packet that was followed, for people.
+pub(crate) fn packet_text(packet: &Packet, terminal: Terminal) -> String {
+    let ends = packet.ends.map_or("a packet".to_owned(), |(from, to)| format!("{from} to {to}"));
+    let by =
+        packet.input.as_ref().map_or("from the host".to_owned(), |name| format!("in by {name}"));
+    let mut lines = vec![terminal.paint(&format!("{ends}, {by}"), Tone::Heading)];
+    let width = terminal.width.map_or(usize::MAX, |width| width.saturating_sub(6).max(20));
+    for passage in &packet.passages {
+        if let Some(to) = passage.led_to {
+            lines.push(format!("  now to {to}"));
+        }
+        let owner = passage.owner.map(|owner| format!(" ({owner})")).unwrap_or_default();
+        lines.push(format!("  {}{owner}", passage.place));
+        let text = match verdict_text(&passage.verdict) {
+            Some(verdict) if !passage.what.ends_with(&verdict) => {
+                format!("{} -> {verdict}", passage.what)
+            }
+            _ => passage.what.clone(),
+        };
+        lines.extend(wrapped(&text, width).iter().map(|line| format!("      {line}")));
+    }
+    lines.push(match packet.dropped() {
+        Some(passage) => terminal.paint(&format!("  dropped in {}", passage.place), Tone::Bad),
+        None if packet.passages.is_empty() => "  met no rule of nf_tables".to_owned(),
+        None => terminal.paint("  passed all of them", Tone::Good),
+    });
+    lines.join("\n") + "\n"
+}
+
+fn verdict_text(verdict: &Verdict) -> Option<String> {
+    Some(match verdict {
+        Verdict::Accept => "accept".to_owned(),
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Return => "return".to_owned(),
+        Verdict::Jump(chain) => format!("jump {chain}"),
+        Verdict::Goto(chain) => format!("goto {chain}"),
+        Verdict::Continue | Verdict::Other => return None,
+    })
 }
 
 /// For programs; `docs/schema/trace.json` describes it.

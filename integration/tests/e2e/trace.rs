@@ -1,7 +1,13 @@
 //! `cni-chain trace` on broken hosts: each is broken for packets, and named with its remedy at the
 //! first try; mended, nothing stops the connection any more.
 
-use cni_testbox::{HOST_V4, Namespace, OUT_V4, TestBox, Transport, cases, run, sh, tool};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+use cni_testbox::{
+    HOST_V4, Implementation, Namespace, OUT_V4, TestBox, Transport, cases, run, sh, tool,
+};
 use serde_json::{Value, json};
 
 use crate::command::conforms;
@@ -19,6 +25,8 @@ cases! {
     who_else_has_the_port, ours;
     a_stale_flow, ours;
     trace_changes_nothing, backends;
+    real_packets_are_followed, backends;
+    a_killed_trace_leaves_nothing, ours;
 }
 
 /// What `trace --json` says of TCP to an address of the host.
@@ -222,7 +230,7 @@ fn what_drops_beside_iptables(b: &TestBox) {
             words: &["ip filter drops it", "chain FORWARD, rule with handle"],
             remedy: "nft -a list table ip filter",
             mending: "iptables -D FORWARD 1",
-        }][usize::from(b.implementation == cni_testbox::Implementation::IptablesLegacy)..],
+        }][usize::from(b.implementation == Implementation::IptablesLegacy)..],
         &from_outside(b),
     );
 }
@@ -261,7 +269,7 @@ fn what_translates_first(b: &TestBox) {
                 remedy: "another port than 8080",
                 mending: "iptables -t nat -D PREROUTING 1",
             },
-        ][..if b.implementation == cni_testbox::Implementation::IptablesLegacy { 1 } else { 2 }],
+        ][..if b.implementation == Implementation::IptablesLegacy { 1 } else { 2 }],
         &ask,
     );
 }
@@ -502,4 +510,74 @@ fn trace_changes_nothing(b: &TestBox) {
     let after = everything();
     assert_eq!((before.0, before.1), (after.0, after.1));
     assert_eq!(before.2, after.2);
+}
+
+/// `trace --live`, when it has said that it watches.
+fn live(node: &Node<'_>, seconds: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut command = node.cni_chain(&["trace", &format!("{PORT}/tcp"), "--live", seconds]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    while !line.starts_with("Packets to port") {
+        line.clear();
+        assert_ne!(stdout.read_line(&mut line).expect("text"), 0, "it ended");
+    }
+    // The rule is there a moment later.
+    while !sh("nft list tables").contains("inet cni_chain_trace") {}
+    (child, stdout)
+}
+
+fn real_packets_are_followed(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("web", PORT);
+    let before = b.ruleset();
+    let (mut child, mut stdout) = live(&node, "1");
+    b.out.reach(Transport::Tcp, HOST_V4, PORT).by("web");
+    let mut text = String::new();
+    stdout.read_to_string(&mut text).expect("text");
+    println!("{text}");
+    assert!(child.wait().expect("it ends").success());
+    assert!(text.contains(&format!(" to {HOST_V4}:{PORT}, in by ext0\n")), "{text}");
+    if b.implementation == Implementation::IptablesLegacy {
+        assert!(text.contains("  met no rule of nf_tables\n"), "{text}");
+    } else {
+        assert!(text.contains("(portmap)\n"), "{text}");
+        assert!(text.contains("  now to 10.88.1.2:80\n"), "{text}");
+        assert!(text.contains("  passed all of them\n"), "{text}");
+    }
+    assert_eq!(b.ruleset(), before);
+
+    sh(
+        "nft 'add table inet site; add chain inet site forwarding { type filter hook forward priority 7; }; \
+        add rule inet site forwarding tcp dport 80 counter drop'",
+    );
+    let (mut child, mut stdout) = live(&node, "3");
+    b.out.cannot_reach(Transport::Tcp, HOST_V4, PORT);
+    let mut text = String::new();
+    stdout.read_to_string(&mut text).expect("text");
+    println!("{text}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    assert!(text.contains("  inet site forwarding\n      tcp dport 80 counter drop\n"), "{text}");
+    assert!(text.contains("  dropped in inet site forwarding\n"), "{text}");
+
+    // Nobody asks.
+    let (mut child, _stdout) = live(&node, "1");
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+}
+
+fn a_killed_trace_leaves_nothing(b: &TestBox) {
+    let node = Node::new(b);
+    node.add("web", PORT);
+    let before = b.ruleset();
+    for signal in ["KILL", "INT", "TERM"] {
+        let (mut child, _stdout) = live(&node, "60");
+        sh(&format!("kill -{signal} {}", child.id()));
+        child.wait().expect("it ends");
+        // The kernel removes the table when the socket is closed, a moment later.
+        let gone = (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            b.ruleset() == before
+        });
+        assert!(gone, "{signal}: {}", b.ruleset());
+    }
 }

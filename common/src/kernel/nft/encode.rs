@@ -6,7 +6,8 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, InetHookNumber,
     ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
+    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags,
+    TableMessage,
 };
 
 use super::expressions::RuleEncoder;
@@ -52,6 +53,7 @@ impl Encoder {
         let Operation { verb, table, object } = operation;
         match object {
             Object::Table(comment) => vec![table_message(*verb, table, *comment)],
+            Object::OwnedTable => vec![owned_table_message(*verb, table)],
             Object::Chain(chain) if *verb == Verb::Flush => vec![flush_rules(table, &chain.name)],
             Object::Chain(chain) => vec![chain_message(*verb, table, chain)],
             Object::Rule(rule) => self.rule_messages(table, rule, CREATE_BEHIND),
@@ -109,6 +111,14 @@ fn table_message(verb: Verb, table: &Table, comment: Option<&str>) -> Message {
         Verb::Delete | Verb::Flush => NfTablesMessage::DeleteTable(TableMessage { attributes }),
     };
     Message { inner, flags: make_flags(verb) }
+}
+
+fn owned_table_message(verb: Verb, table: &Table) -> Message {
+    let mut message = table_message(verb, table, None);
+    if let NfTablesMessage::NewTable(TableMessage { attributes }) = &mut message.inner {
+        attributes.push(TableAttribute::Flags(TableFlags::Owner));
+    }
+    message
 }
 
 fn chain_message(verb: Verb, table: &Table, chain: &Chain) -> Message {

@@ -89,6 +89,7 @@ impl RuleEncoder {
             }
             Statement::MarkSet(bits) => self.change_mark(*bits, *bits),
             Statement::MarkClear(bits) => self.change_mark(*bits, 0),
+            Statement::Trace => self.trace(),
             Statement::Masquerade => self.push(other("masq", vec![])),
             Statement::Accept => self.verdict(VERDICT_ACCEPT, None),
             Statement::Drop => self.verdict(VERDICT_DROP, None),
@@ -202,6 +203,17 @@ impl RuleEncoder {
         self.push(Expressions::Meta(vec![
             Meta::SourceRegister(register(FIRST_SLOT)),
             Meta::Key(MetaKey::Mark),
+        ]));
+    }
+
+    fn trace(&mut self) {
+        self.push(Expressions::Immediate(vec![
+            Immediate::DestinationRegister(register(FIRST_SLOT)),
+            Immediate::Data(DataAttribute::Value(vec![1])),
+        ]));
+        self.push(Expressions::Meta(vec![
+            Meta::SourceRegister(register(FIRST_SLOT)),
+            Meta::Key(MetaKey::NftraceBit),
         ]));
     }
 

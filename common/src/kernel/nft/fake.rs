@@ -123,7 +123,7 @@ impl FakeNft {
 
     fn apply_operation(&mut self, operation: &Operation) -> Result<(), FakeErrno> {
         let Operation { verb, table, object } = operation;
-        if let Object::Table(_) = object {
+        if let Object::Table(_) | Object::OwnedTable = object {
             return self.apply_table(*verb, table);
         }
         let handle = self.next_handle;
@@ -132,7 +132,7 @@ impl FakeNft {
             return Err(FakeErrno::NotFound);
         };
         match object {
-            Object::Table(_) => Ok(()),
+            Object::Table(_) | Object::OwnedTable => Ok(()),
             Object::Chain(chain) => content.chain(*verb, chain),
             Object::Rule(rule) => {
                 content.rules_of(&rule.chain).map(|rules| rules.push((handle, rule.clone())))

@@ -137,6 +137,8 @@ pub enum Statement {
     MarkSet(u32),
     /// Clear these bits of the packet's mark.
     MarkClear(u32),
+    /// Have the kernel tell whoever listens what rules the packet passes from here on.
+    Trace,
     /// Translate the source to the outgoing interface's address.
     Masquerade,
     /// Accept.
@@ -180,6 +182,7 @@ impl fmt::Display for Statement {
             }
             Self::MarkSet(bits) => write!(f, "meta mark set meta mark | 0x{bits:08x}"),
             Self::MarkClear(bits) => write!(f, "meta mark set meta mark & 0x{:08x}", !bits),
+            Self::Trace => f.write_str("meta nftrace set 1"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),

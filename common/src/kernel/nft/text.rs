@@ -29,6 +29,8 @@ fn render_operation(operation: &Operation) -> String {
             Some(comment) => format!("{word} table {table} {{ comment \"{comment}\"; }}"),
             None => format!("{word} table {table}"),
         },
+        Object::OwnedTable if making => format!("{word} table {table} {{ flags owner; }}"),
+        Object::OwnedTable => format!("{word} table {table}"),
         Object::Chain(chain) => {
             let definition = match &chain.base {
                 Some(base) if making => format!(" {{ {} }}", render_base(*base)),

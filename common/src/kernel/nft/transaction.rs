@@ -39,6 +39,8 @@ impl Verb {
 pub enum Object {
     /// The table itself, with its comment.
     Table(Option<&'static str>),
+    /// The table itself, as long as the socket that made it is open (Linux 5.12).
+    OwnedTable,
     /// A chain.
     Chain(Chain),
     /// A rule, appended.
@@ -69,7 +71,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = &self.table;
         match &self.object {
-            Object::Table(_) => write!(f, "table {table}"),
+            Object::Table(_) | Object::OwnedTable => write!(f, "table {table}"),
             Object::Chain(chain) => write!(f, "chain {table} {}", chain.name),
             Object::Rule(rule) | Object::FirstRule(rule) => {
                 write!(f, "rule in chain {table} {}", rule.chain)
