@@ -56,7 +56,7 @@ impl Plugin for Portmap {
         let localnet = Localnet::prepare(&plan)?;
         plan.loopback = localnet.is_needed();
         localnet.warning().into_iter().for_each(|warning| request.log.warn(warning));
-        let choice = backend::choose(&config, &mut host);
+        let choice = backend::choose(&config, &mut host)?;
         choice.add(&mut host, &plan)?;
         if let Err(error) = localnet.apply() {
             // Best effort: the error to tell is the one that made it necessary.
@@ -88,7 +88,7 @@ impl Plugin for Portmap {
         let result = request.required_prev_result()?;
         let plan = plan_of(&request.attachment, &config, &result);
         let mut host = Host::new(&request.log);
-        let choice = backend::choose(&config, &mut host);
+        let choice = backend::choose(&config, &mut host)?;
         let found = choice.backend.check(&mut host, &plan)?;
         // The Go plugin sets `route_localnet` and guards nothing.
         let is_by_go = found == Finding::Absent;
@@ -98,7 +98,7 @@ impl Plugin for Portmap {
             Finding::Absent => check_go(&mut host, &plan, choice.backend.name())?,
         };
         if mismatches.is_empty() {
-            mismatches.extend(localnet::mismatch(&plan));
+            mismatches.extend(localnet::mismatch(&plan)?);
             match unguarded(&mut host, plan.addresses, Look::Exact) {
                 Some(problem) if is_by_go => request.log.warn(problem),
                 problem => mismatches.extend(problem.map(str::to_owned)),
@@ -122,7 +122,7 @@ impl Plugin for Portmap {
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
         let mut host = Host::new(&request.log);
-        let choice = backend::choose(&config, &mut host);
+        let choice = backend::choose(&config, &mut host).map_err(status::unless_for_a_while)?;
         // STATUS has no place on stdout for it.
         say(&choice);
         choice.backend.status(&mut host, &status::sample(&config))?;

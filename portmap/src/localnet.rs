@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::link::Links;
@@ -150,18 +151,23 @@ pub(crate) fn is_set_anywhere() -> bool {
     })
 }
 
-/// CHECK: the mismatch, if the parameter is needed and not set.
-pub(crate) fn mismatch(plan: &Plan) -> Option<String> {
-    let way = match required(plan) {
-        Ok(way) => way?,
-        Err(error) => return Some(format!("the route to the container cannot be read: {error}")),
+/// CHECK: the mismatch, if the parameter is needed and not set. What cannot be looked at is no mismatch.
+pub(crate) fn mismatch(plan: &Plan) -> Result<Option<String>, CniError> {
+    let cannot_look = |error: io::Error| {
+        let code = code_of(&error, ErrorCode::Kernel);
+        CniError::new(code, "cannot look whether 127.0.0.1 leads to the container: try again later")
+            .with_details(error.to_string())
     };
+    let Some(way) = required(plan).map_err(cannot_look)? else { return Ok(None) };
     let path = way.sysctl.path().display();
     match way.sysctl.read() {
-        Ok(value) if value == "1" => None,
-        // ADD did not set it there either.
-        Ok(_) if way.leads_outside().unwrap_or(false) => None,
-        Ok(value) => Some(format!("{path} is {value} instead of 1")),
-        Err(error) => Some(format!("{path} cannot be read: {error}")),
+        Ok(value) if value == "1" => Ok(None),
+        // Where that leads outside, ADD did not set it either.
+        Ok(value) => Ok((!way.leads_outside().map_err(cannot_look)?)
+            .then(|| format!("{path} is {value} instead of 1"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(Some(format!("{path} is not there")))
+        }
+        Err(error) => Err(cannot_look(error)),
     }
 }

@@ -19,7 +19,11 @@ pub trait Failure: Sized {
 
 impl Failure for NftError {
     fn into_cni(self, doing: &str) -> CniError {
-        let code = if self.is_transient() { ErrorCode::TryAgainLater } else { ErrorCode::Kernel };
+        let code = match &self {
+            Self::Socket(error) => code_of(error, ErrorCode::Kernel),
+            error if error.is_transient() => ErrorCode::TryAgainLater,
+            _ => ErrorCode::Kernel,
+        };
         CniError::new(code, format!("{doing}: {}", self.remedy())).with_details(self.to_string())
     }
 }

@@ -129,7 +129,7 @@ impl Conntrack {
                 append(&mut request, message(sequence, flags, version, CTNL_MSG_DELETE, identity));
             }
             self.connection.send(&request)?;
-            let statuses = self.connection.receive_waiting(|_| {})?;
+            let statuses = self.connection.receive_count(chunk.len(), |_| {})?;
             if let Some(status) = statuses.iter().find(|status| !matches!(status.errno, 0 | ENOENT))
             {
                 return Err(io::Error::from_raw_os_error(status.errno));

@@ -27,6 +27,8 @@ const SMALL_REQUEST: usize = 64 * 1024;
 pub struct Connection {
     socket: Socket,
     sequence: u32,
+    /// Of the latest request's first message. What answers an earlier one was not read in its time.
+    first: u32,
     buffer: Vec<u8>,
 }
 
@@ -70,7 +72,7 @@ impl Connection {
         socket.set_ext_ack(true)?;
         // Errors need not repeat the request.
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+        Ok(Self { socket, sequence: 0, first: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
     /// The next sequence number.
@@ -80,7 +82,8 @@ impl Connection {
     }
 
     /// Sends messages that were put together with [`append`].
-    pub fn send(&self, request: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.first = messages(request).next().map_or(0, |message| message.sequence_number());
         if request.len() > SMALL_REQUEST {
             // A batch must be one datagram. FORCE passes rmem_max/wmem_max; it needs the same
             // privilege as the batch itself.
@@ -91,17 +94,23 @@ impl Connection {
         if sent == request.len() { Ok(()) } else { Err(io::Error::other("short netlink send")) }
     }
 
-    /// Reads every answer that is waiting.
-    pub fn receive_waiting(&mut self, each: impl FnMut(Answer<'_>)) -> io::Result<Vec<Status>> {
-        self.receive_until(|_, _| false, each)
-    }
-
-    /// Reads what is waiting, up to the status of one request.
+    /// Reads what is waiting, up to the status of one request. The kernel goes no further in a batch
+    /// than to what it refuses, and then there is none.
     pub fn receive_status(&mut self, sequence: u32) -> io::Result<Vec<Status>> {
-        self.receive_until(|found, is_status| is_status && found == sequence, |_| {})
+        let mut statuses = Vec::new();
+        let is_last = |found, is_status| is_status && found == sequence;
+        match self.receive_until(is_last, |_| {}, &mut statuses) {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    && statuses.iter().any(|status| status.errno != 0) =>
+            {
+                Ok(statuses)
+            }
+            outcome => outcome.map(|()| statuses),
+        }
     }
 
-    /// Reads what is waiting, up to so many answers and errors.
+    /// Reads so many answers and statuses.
     pub fn receive_count(
         &mut self,
         mut count: usize,
@@ -111,7 +120,9 @@ impl Connection {
             count = count.saturating_sub(1);
             count == 0
         };
-        self.receive_until(is_last, each)
+        let mut statuses = Vec::new();
+        self.receive_until(is_last, each, &mut statuses)?;
+        Ok(statuses)
     }
 
     /// Reads the answers to one request that is no dump. With an acknowledgement asked for, that is
@@ -125,32 +136,34 @@ impl Connection {
     ) -> io::Result<Option<Status>> {
         let is_last =
             |found: u32, is_status: bool| found == sequence && (is_status || !acknowledged);
-        let statuses = self.receive_until(is_last, |answer| {
+        let each = |answer: Answer<'_>| {
             if answer.sequence == sequence {
                 each(answer);
             }
-        })?;
+        };
+        let mut statuses = Vec::new();
+        self.receive_until(is_last, each, &mut statuses)?;
         Ok(statuses.into_iter().find(|status| status.sequence == sequence))
     }
 
     /// Reads what is waiting, up to the first message for whose sequence number and being a status
-    /// `is_last` says so.
+    /// `is_last` says so. If that is not there, the error is `WouldBlock`: an answer was lost, and is
+    /// not taken for "nothing is there".
     fn receive_until(
         &mut self,
         mut is_last: impl FnMut(u32, bool) -> bool,
         mut each: impl FnMut(Answer<'_>),
-    ) -> io::Result<Vec<Status>> {
-        let mut statuses = Vec::new();
+        statuses: &mut Vec<Status>,
+    ) -> io::Result<()> {
         loop {
             self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, MSG_DONTWAIT) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(statuses),
-                Err(error) => return Err(error),
-            }
+            self.socket.recv(&mut self.buffer, MSG_DONTWAIT)?;
             let mut complete = false;
             for message in messages(&self.buffer) {
                 let sequence = message.sequence_number();
+                if sequence < self.first {
+                    continue;
+                }
                 let status = status(&message);
                 complete |= is_last(sequence, status.is_some());
                 match status {
@@ -163,7 +176,7 @@ impl Connection {
                 }
             }
             if complete {
-                return Ok(statuses);
+                return Ok(());
             }
         }
     }
@@ -175,6 +188,9 @@ impl Connection {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
             for message in messages(&self.buffer) {
+                if message.sequence_number() < self.first {
+                    continue;
+                }
                 if message.flags() & NLM_F_DUMP_INTR != 0 {
                     dump = Dump::Interrupted;
                 }

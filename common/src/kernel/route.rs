@@ -107,6 +107,10 @@ fn describe(message: &RouteMessage) -> Route {
 /// The name of an interface by its index.
 pub fn interface_name(index: u32) -> io::Result<String> {
     let name = nix::net::if_::if_indextoname(index)?;
+    if name.is_empty() {
+        // nix 0.31 does not see that the call failed.
+        return Err(io::Error::last_os_error());
+    }
     name.into_string()
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "interface name is not UTF-8"))
 }

@@ -1,4 +1,5 @@
-//! An ADD that fails over a live attachment leaves what was there.
+//! Calls that fail have changed nothing, and an ADD that fails over a live attachment leaves what was
+//! there.
 
 use cni_testbox::{Network, TestBox, cases, fail_each, firewall, stubs};
 use serde_json::{Value, json};
@@ -8,6 +9,8 @@ cases! {
     a_failed_add_with_another_policy_changes_nothing, ours;
     a_failed_family_changes_nothing_in_the_other, iptables_only;
     a_failed_move_strips_nobody, ours;
+    a_lost_answer_is_asked_for_again, ours;
+    what_cannot_be_looked_at_is_no_mismatch, ours;
 }
 
 fn isolated() -> Value {
@@ -83,4 +86,43 @@ fn a_failed_move_strips_nobody(b: &TestBox) {
     add.run(b).expect_error();
     let rules = b.nft_list_all();
     assert!(rules.contains(&web.v4()) && rules.contains(&web.v6()), "{rules}");
+}
+
+/// The kernel has committed when its answer is lost. Success is true, and a failure has changed nothing.
+fn a_lost_answer_is_asked_for_again(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let call = |command| firewall(command, &web).keys(&isolated());
+    call("ADD").run(b).success();
+    let admitted = b.nft_list_all();
+    call("DEL").run(b).success();
+    let bare = b.nft_list_all();
+    for failure in ["error=ENOBUFS", "error=EAGAIN"] {
+        fail_each(b, &call("ADD"), "recvfrom", failure, |nth, outcome| {
+            let expected = if outcome.succeeded() { &admitted } else { &bare };
+            assert_eq!(&b.nft_list_all(), expected, "ADD {failure} {nth}: {outcome}");
+            call("DEL").run(b).success();
+        });
+        call("ADD").run(b).success();
+        fail_each(b, &call("DEL"), "recvfrom", failure, |nth, outcome| {
+            if outcome.succeeded() {
+                assert_eq!(b.nft_list_all(), bare, "DEL {failure} {nth}: {outcome}");
+            }
+            call("ADD").run(b).success();
+        });
+        call("DEL").run(b).success();
+    }
+}
+
+fn what_cannot_be_looked_at_is_no_mismatch(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &isolated());
+    let check = firewall("CHECK", &web).keys(&isolated());
+    for (system_calls, failure) in
+        [("recvfrom", "error=EAGAIN"), ("sendto", "error=ENOBUFS"), ("socket", "error=EMFILE")]
+    {
+        fail_each(b, &check, system_calls, failure, |nth, outcome| {
+            let is_true = outcome.succeeded() || outcome.expect_error().0 != 100;
+            assert!(is_true, "{system_calls} {nth}: {outcome}");
+        });
+    }
 }

@@ -4,8 +4,10 @@ mod conflict;
 pub(crate) mod iptables;
 pub(crate) mod nftables;
 
+use cni_common::cni::failure::unreachable_nft;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Backend, Failure as _, Holder};
+use cni_common::kernel::nft::NftError;
 
 use crate::config::{BackendName, Config, OnConflict};
 use crate::host::Host;
@@ -56,10 +58,10 @@ pub(crate) fn all<'a>() -> [&'a dyn Holder<Host<'a>, Plan>; 2] {
     [&Nftables, &Iptables::EVERYWHERE]
 }
 
-/// nftables where `nf_tables` works, iptables where it does not; what the configuration names, or
-/// needs, before either.
-pub(crate) fn choose<'a>(config: &Config, host: &mut Host<'a>) -> Choice<'a> {
-    let (name, reason) = decide(config.backend, || host.ask_nft().map_err(|e| e.to_string()));
+/// nftables where the kernel has `nf_tables`, iptables where it has not; what the configuration names,
+/// or needs, before either. That the kernel cannot be asked now is no reason to go elsewhere.
+pub(crate) fn choose<'a>(config: &Config, host: &mut Host<'a>) -> Result<Choice<'a>, CniError> {
+    let (name, reason) = decide(config.backend, || host.ask_nft()).map_err(unreachable_nft)?;
     let choice = match name {
         BackendName::Nftables => {
             Choice { backend: &Nftables, others: vec![&Iptables::EVERYWHERE], name, reason }
@@ -72,7 +74,7 @@ pub(crate) fn choose<'a>(config: &Config, host: &mut Host<'a>) -> Choice<'a> {
         },
     };
     host.log.debug(|| choice.to_string());
-    choice
+    Ok(choice)
 }
 
 /// How closely one looks at what netlink does not show.
@@ -94,7 +96,7 @@ pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce()
 /// Puts the guard where this host's mappings would be.
 pub(crate) fn build_guard(config: &Config, host: &mut Host<'_>) -> Result<(), CniError> {
     const DOING: &str = "cannot keep others out of 127.0.0.0/8";
-    match choose(config, host).name {
+    match choose(config, host)?.name {
         BackendName::Nftables => nftables::guard::build(host.nft()?).map_err(|e| e.into_cni(DOING)),
         BackendName::Iptables => iptables::guard::build().map_err(|e| e.into_cni(DOING)),
     }
@@ -102,15 +104,18 @@ pub(crate) fn build_guard(config: &Config, host: &mut Host<'_>) -> Result<(), Cn
 
 fn decide(
     named: Option<BackendName>,
-    ask_nft: impl FnOnce() -> Result<(), String>,
-) -> (BackendName, String) {
+    ask_nft: impl FnOnce() -> Result<(), NftError>,
+) -> Result<(BackendName, String), NftError> {
     if let Some(name) = named {
         let reason = "the configuration names it, or has options that only it can honour";
-        return (name, reason.to_owned());
+        return Ok((name, reason.to_owned()));
     }
     match ask_nft() {
-        Ok(()) => (BackendName::Nftables, "the kernel has nf_tables".to_owned()),
-        Err(error) => (BackendName::Iptables, format!("nf_tables does not work here: {error}")),
+        Ok(()) => Ok((BackendName::Nftables, "the kernel has nf_tables".to_owned())),
+        Err(error) if error.is_unsupported() => {
+            Ok((BackendName::Iptables, format!("nf_tables does not work here: {error}")))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -125,7 +130,9 @@ mod tests {
             let text = format!(r#"{{"name":"n","cniVersion":"1.0.0"{keys}}}"#);
             let network = NetworkConfig::from_stdin(text.as_bytes()).expect("envelope");
             let config = Config::read(&network).expect("valid");
-            decide(config.backend, || if works { Ok(()) } else { Err("none".to_owned()) }).0
+            let none = || std::io::Error::from_raw_os_error(93);
+            let ask = || if works { Ok(()) } else { Err(NftError::Socket(none())) };
+            decide(config.backend, ask).expect("an answer").0
         };
         assert_eq!(chosen("", true), BackendName::Nftables);
         assert_eq!(chosen("", false), BackendName::Iptables);

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, HOST_V4, Network, TestBox, Transport, both, cases, portmap, run, tool,
+    Attachment, Call, HOST_V4, Network, TestBox, Transport, both, cases, fail_each, portmap, run,
+    tool,
 };
 
 cases! {
@@ -23,6 +24,8 @@ cases! {
     a_sysctl_that_is_right_already_need_not_be_written, go_defect(
         "route_localnet is written even where it already is 1"
     );
+    a_lost_answer_is_asked_for_again, ours;
+    what_cannot_be_looked_at_is_no_mismatch, ours;
 }
 
 /// A good mapping, then one whose port does not exist.
@@ -97,5 +100,55 @@ fn a_sysctl_that_is_right_already_need_not_be_written(b: &TestBox) {
     b.map(&web, &both(8080, 80));
     for transport in Transport::ALL {
         b.host.reach(transport, "127.0.0.1", 8080).by("web");
+    }
+}
+
+/// The kernel has committed when its answer is lost. Success is true, and a failure has changed nothing.
+fn a_lost_answer_is_asked_for_again(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let call = |command, port| portmap(command, &web).mappings(&both(port, 80));
+    let prepare = |call: &Call| call.run(b).success();
+    prepare(&call("ADD", 8080));
+    let mapped = b.nft_list_all();
+    prepare(&call("DEL", 8080));
+    let bare = b.nft_list_all();
+    for failure in ["error=ENOBUFS", "error=EAGAIN"] {
+        fail_each(b, &call("ADD", 8080), "recvfrom", failure, |nth, outcome| {
+            let expected = if outcome.succeeded() { &mapped } else { &bare };
+            assert_eq!(&b.nft_list_all(), expected, "ADD {failure} {nth}: {outcome}");
+            prepare(&call("DEL", 8080));
+        });
+        prepare(&call("ADD", 8080));
+        fail_each(b, &call("ADD", 8081), "recvfrom", failure, |nth, outcome| {
+            if outcome.succeeded() {
+                prepare(&call("ADD", 8080));
+            }
+            assert_eq!(b.nft_list_all(), mapped, "ADD again {failure} {nth}: {outcome}");
+        });
+        prepare(&call("ADD", 8080));
+        fail_each(b, &call("DEL", 8080), "recvfrom", failure, |nth, outcome| {
+            let expected = if outcome.succeeded() { &bare } else { &mapped };
+            assert_eq!(&b.nft_list_all(), expected, "DEL {failure} {nth}: {outcome}");
+            prepare(&call("ADD", 8080));
+        });
+        prepare(&call("DEL", 8080));
+    }
+}
+
+fn what_cannot_be_looked_at_is_no_mismatch(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    b.map(&web, &both(8080, 80));
+    let check = portmap("CHECK", &web).mappings(&both(8080, 80));
+    for (system_calls, failure) in [
+        ("recvfrom", "error=EAGAIN"),
+        ("sendto", "error=ENOBUFS"),
+        ("socket", "error=EMFILE"),
+        ("ioctl", "error=ENOMEM"),
+        ("openat", "error=EMFILE"),
+    ] {
+        fail_each(b, &check, system_calls, failure, |nth, outcome| {
+            let is_true = outcome.succeeded() || outcome.expect_error().0 != 100;
+            assert!(is_true, "{system_calls} {nth}: {outcome}");
+        });
     }
 }

@@ -84,6 +84,7 @@ fn what_may_pass_does_not_make_del_forget(b: &TestBox) {
         (STATE, "read:error=EIO", 5),
         ("", "openat2:error=EMFILE", 11),
         ("", "socket:error=ENFILE", 11),
+        ("", "recvfrom:error=EAGAIN", 11),
         ("/proc/sys/net/core/somaxconn", "read:error=ENOMEM", 11),
         ("/proc/sys/net/core/somaxconn", "pwrite64:error=ENOMEM", 11),
         ("", "unlinkat:error=EMFILE", 11),

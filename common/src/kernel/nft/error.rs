@@ -10,6 +10,8 @@ use crate::kernel::retry::{Again, Retry};
 const EPERM: i32 = Errno::EPERM as i32;
 const ENOENT: i32 = Errno::ENOENT as i32;
 const EAGAIN: i32 = Errno::EAGAIN as i32;
+const ENOMEM: i32 = Errno::ENOMEM as i32;
+const ENOBUFS: i32 = Errno::ENOBUFS as i32;
 const EACCES: i32 = Errno::EACCES as i32;
 const EEXIST: i32 = Errno::EEXIST as i32;
 const EINVAL: i32 = Errno::EINVAL as i32;
@@ -41,6 +43,8 @@ pub enum NftError {
     Interrupted,
     /// The socket failed.
     Socket(io::Error),
+    /// Nobody knows what the kernel made of a transaction, since its answer could not be read.
+    Unanswered(io::Error),
     /// The kernel answered something that cannot be understood.
     Protocol(String),
 }
@@ -72,10 +76,11 @@ impl NftError {
         self.any(|errno| errno == ERESTART)
     }
 
-    /// Whether the kernel asks to try the same again.
+    /// Whether to look at what is there, and to decide anew.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Interrupted) || self.any(|errno| errno == EAGAIN || errno == ERESTART)
+        matches!(self, Self::Interrupted | Self::Unanswered(_))
+            || self.any(|errno| errno == EAGAIN || errno == ERESTART)
     }
 
     /// Whether the kernel has no `nf_tables` at all; nothing can be in it then.
@@ -98,7 +103,7 @@ impl NftError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused(list) => list.first().map(|refusal| refusal.errno),
-            Self::Socket(error) => error.raw_os_error(),
+            Self::Socket(error) | Self::Unanswered(error) => error.raw_os_error(),
             Self::Interrupted => Some(EAGAIN),
             Self::Protocol(_) => None,
         }
@@ -108,6 +113,11 @@ impl NftError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self.errno() {
+            Some(EAGAIN | ENOBUFS | ENOMEM)
+                if matches!(self, Self::Socket(_) | Self::Unanswered(_)) =>
+            {
+                "try again; the kernel was short of memory"
+            }
             Some(EPERM | EACCES) => {
                 "run the plugin with CAP_NET_ADMIN in the host's network namespace"
             }
@@ -159,6 +169,9 @@ impl fmt::Display for NftError {
             }
             Self::Interrupted => f.write_str("the ruleset changed during each of many dumps"),
             Self::Socket(error) => write!(f, "nf_tables netlink socket: {error}"),
+            Self::Unanswered(error) => {
+                write!(f, "the answer of nf_tables to a transaction was lost: {error}")
+            }
             Self::Protocol(what) => write!(f, "unexpected answer of nf_tables: {what}"),
         }
     }

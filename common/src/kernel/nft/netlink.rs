@@ -71,7 +71,7 @@ impl NetlinkNft {
             append(&mut request, control(end, ControlMessage::BatchEnd));
         }
         self.connection.send(&request)?;
-        let statuses = self.connection.receive_status(last)?;
+        let statuses = self.connection.receive_status(last).map_err(NftError::Unanswered)?;
         let acknowledged =
             statuses.iter().any(|status| status.sequence == last && status.errno == 0);
         let refusals: Vec<Refusal> = statuses
@@ -85,7 +85,7 @@ impl NetlinkNft {
             .collect();
         match (refusals.is_empty(), acknowledged || count == 0) {
             (true, true) => Ok(()),
-            (true, false) => Err(NftError::Protocol("the batch was not acknowledged".into())),
+            (true, false) => Err(NftError::Unanswered(io::ErrorKind::InvalidData.into())),
             (false, _) => Err(NftError::Refused(refusals)),
         }
     }

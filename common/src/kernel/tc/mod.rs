@@ -88,10 +88,12 @@ impl Tc {
 
     fn qdisc(&mut self, query: TcMessage) -> Result<Option<Qdisc>, RtnetlinkError> {
         let mut qdisc = None;
-        // What is asked for is sent as a notification, which goes to the asker only as an echo.
+        // What is asked for is sent as a notification, which goes to the asker only as an echo. Of the
+        // kernel's own choice there is none; that nothing came, only the acknowledgement proves.
+        let flags = NLM_F_ECHO | NLM_F_ACK;
         let outcome = self
             .rtnetlink
-            .request(RTM_GETQDISC, NLM_F_ECHO, query, |payload| qdisc = parse_qdisc(payload));
+            .request(RTM_GETQDISC, flags, query, |payload| qdisc = parse_qdisc(payload));
         match outcome {
             Ok(()) => Ok(qdisc),
             Err(error) if error.is_missing() => Ok(None),

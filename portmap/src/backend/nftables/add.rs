@@ -3,7 +3,7 @@
 use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
-use cni_common::kernel::nft::{Nft, Transaction};
+use cni_common::kernel::nft::{Nft, NftError, Transaction};
 
 use super::Wanted;
 use super::elements::Account;
@@ -39,14 +39,20 @@ pub(super) fn add(
             log.debug(|| format!("building table {TABLE}: {error}"));
             match nft.commit(&whole_table(wanted)) {
                 Ok(()) => {}
-                Err(error) if error.is_in_the_way() => return replace(nft, wanted, log),
+                Err(error) if is_worth_a_look(&error) => return replace(nft, wanted, log),
                 Err(error) => return Err(error.into_cni(DOING)),
             }
         }
-        Err(error) if error.is_in_the_way() => return replace(nft, wanted, log),
+        Err(error) if is_worth_a_look(&error) => return replace(nft, wanted, log),
         Err(error) => return Err(error.into_cni(DOING)),
     }
     Ok(content.mappings())
+}
+
+/// Whether something is in the way, or may be: of a transaction whose answer was lost nobody knows
+/// what became.
+fn is_worth_a_look(error: &NftError) -> bool {
+    error.is_in_the_way() || error.is_transient()
 }
 
 /// The usual case, one transaction and no read: the table is there and no key is taken.
