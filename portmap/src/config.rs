@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) mark_bit: u8,
     pub(crate) conditions: Conditions,
     pub(crate) on_conflict: OnConflict,
+    /// Whether a runtime may hand it mappings, or did: another entry of the list may be the one.
+    pub(crate) takes_mappings: bool,
     /// Exact repetitions are still among them.
     pub(crate) mappings: Vec<PortMapping>,
 }
@@ -119,6 +121,7 @@ impl Default for Config {
             mark_bit: DEFAULT_MARK_BIT,
             conditions: Conditions::default(),
             on_conflict: OnConflict::Replace,
+            takes_mappings: true,
             mappings: Vec::new(),
         }
     }
@@ -137,6 +140,7 @@ impl Config {
                     "Cannot specify externalSetMarkChain and markMasqBit: remove one of them",
                 ));
             }
+            let mappings = mappings(top)?;
             let mut config = Self {
                 backend: None,
                 external_set_mark_chain: external_chain.map(str::to_owned),
@@ -148,7 +152,8 @@ impl Config {
                     v6: words(&top.field("conditionsV6"))?,
                 },
                 on_conflict: on_conflict(&top.field("onConflict"))?,
-                mappings: mappings(top)?,
+                takes_mappings: mappings.is_some() || is_capable(top)?,
+                mappings: mappings.unwrap_or_default(),
             };
             config.backend = backend(&top.field("backend"), &config)?;
             if let Some(chain) = &config.external_set_mark_chain {
@@ -162,7 +167,7 @@ impl Config {
     /// it is invalid, the mappings alone, and if those are, nothing.
     pub(crate) fn read_leniently(network: &NetworkConfig) -> Self {
         Self::read(network).unwrap_or_else(|_| Self {
-            mappings: network.with_fields(mappings).unwrap_or_default(),
+            mappings: network.with_fields(mappings).ok().flatten().unwrap_or_default(),
             ..Self::default()
         })
     }
@@ -258,16 +263,25 @@ fn on_conflict(field: &Field<'_>) -> Result<OnConflict, CniError> {
     }
 }
 
-fn mappings(top: Fields<'_>) -> Result<Vec<PortMapping>, CniError> {
+/// Whether a runtime hands it the mappings, if there are any.
+fn is_capable(top: Fields<'_>) -> Result<bool, CniError> {
+    let capabilities = top.field("capabilities");
+    let Some(capabilities) = capabilities.object()? else { return Ok(false) };
+    Ok(capabilities.field("portMappings").boolean()?.unwrap_or(false))
+}
+
+/// The mappings, which may be none; `None` if the list itself is not there.
+fn mappings(top: Fields<'_>) -> Result<Option<Vec<PortMapping>>, CniError> {
     let runtime = top.field("runtimeConfig");
-    let Some(runtime) = runtime.object()? else { return Ok(Vec::new()) };
+    let Some(runtime) = runtime.object()? else { return Ok(None) };
     let list = runtime.field("portMappings");
+    let Some(entries) = list.list()? else { return Ok(None) };
     let mut mappings = Vec::new();
-    for entry in list.list()?.into_iter().flatten() {
+    for entry in entries {
         mappings.push(mapping(&entry)?);
     }
     reject_contradictions(&mappings)?;
-    Ok(mappings)
+    Ok(Some(mappings))
 }
 
 fn mapping(entry: &Field<'_>) -> Result<PortMapping, CniError> {

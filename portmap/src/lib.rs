@@ -47,8 +47,10 @@ impl Plugin for Portmap {
         let mut plan = plan_of(&request.attachment, &config, &result);
         plan.warnings(&config).into_iter().for_each(|warning| request.log.warn(warning));
         if plan.is_empty() {
-            // Nothing to map now; an earlier ADD of this attachment may have mapped something.
-            remove(&mut host, &request.attachment, &plan)?;
+            // An earlier ADD may have mapped something, if it is this entry that does.
+            if config.takes_mappings {
+                remove_entry(&mut host, &plan)?;
+            }
             mend_guard(&mut host, &config, plan.addresses);
             return Ok(result);
         }
@@ -64,10 +66,8 @@ impl Plugin for Portmap {
             return Err(error);
         }
         // Rules of an earlier ADD may come before these and lead elsewhere.
-        let mut remove =
-            |place: &dyn Holder<_, _>| place.remove(&mut host, &request.attachment, Some(&plan));
-        on_all(choice.others, |other| remove(other))?;
-        remove(&Go)?;
+        on_all(choice.others, |other| other.remove_entry(&mut host, &plan))?;
+        Go.remove(&mut host, &request.attachment, Some(&plan))?;
         // Last: a packet that came now would only renew a flow that is stale.
         flows::forget_stale(&host.added, &request.log);
         Ok(result)
@@ -86,6 +86,10 @@ impl Plugin for Portmap {
     fn check(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
         let result = request.required_prev_result()?;
+        if !config.takes_mappings {
+            // What is there is another entry's.
+            return Ok(());
+        }
         let plan = plan_of(&request.attachment, &config, &result);
         let mut host = Host::new(&request.log);
         let choice = backend::choose(&config, &mut host)?;
@@ -163,6 +167,20 @@ fn holders<'a>() -> [&'a dyn Holder<Host<'a>, Plan>; 3] {
 /// Removes the attachment's mappings from every place, whatever ADD would choose today.
 fn remove(host: &mut Host<'_>, attachment: &Attachment, known: &Plan) -> Result<(), CniError> {
     let outcome = on_all(holders(), |holder| holder.remove(host, attachment, Some(known)));
+    flows::forget_removed(&host.removed, host.log);
+    outcome
+}
+
+/// Removes what an earlier ADD of the same entry mapped, which now maps nothing, and says so.
+fn remove_entry(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
+    let outcome = on_all(backend::all(), |place| place.remove_entry(host, plan));
+    let outcome = outcome.and(Go.remove(host, &plan.attachment, Some(plan)));
+    for mapping in &host.removed {
+        let tag = plan.attachment.tag();
+        host.log.warn(format!(
+            "host port mapping {mapping} of {tag} was removed: this ADD asks for none under its conditions"
+        ));
+    }
     flows::forget_removed(&host.removed, host.log);
     outcome
 }

@@ -4,12 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cni_common::cni::Attachment;
+use cni_common::cni::attachment::network_short_name;
 use cni_common::cni::protocol::CniResult;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::L4Protocol;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::{Conditions, Config, HostAddress, OnConflict, PortMapping};
+use crate::config::{Conditions, Config, DEFAULT_MARK_BIT, HostAddress, OnConflict, PortMapping};
 
 /// 127.0.0.0/8: sources whose packets never leave the host by themselves.
 pub(crate) const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
@@ -85,6 +86,23 @@ impl Plan {
             on_conflict: config.on_conflict,
             loopback,
         }
+    }
+
+    /// Which of a list's portmap entries it is of: a short name of what lets packets in to its mappings
+    /// and marks them; `None` for one that leaves all of that as it is by default.
+    pub(crate) fn gate(&self) -> Option<String> {
+        let Self { conditions, mark_bit, set_mark_chain, .. } = self;
+        if conditions.is_empty() && *mark_bit == DEFAULT_MARK_BIT && set_mark_chain.is_none() {
+            return None;
+        }
+        let words = |words: &[String]| words.join("\0");
+        let text = [
+            words(&conditions.v4),
+            words(&conditions.v6),
+            mark_bit.to_string(),
+            set_mark_chain.clone().unwrap_or_default(),
+        ];
+        Some(network_short_name(&text.join("\0\0")))
     }
 
     /// What to tell about configured mappings that will not answer.

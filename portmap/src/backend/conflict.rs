@@ -41,18 +41,6 @@ fn overlap(one: &Mapping, other: &Mapping) -> bool {
         }
 }
 
-/// The attachment has mappings already that other conditions or another mark bit gate: a second entry
-/// of its list made them, or an earlier ADD of another time. To replace them would be to take them
-/// away from that entry without a word.
-pub(crate) fn other_entry(plan: &Plan) -> CniError {
-    CniError::config(format!(
-        "attachment {} has port mappings under other conditions, or another markMasqBit, already: \
-         a list has room for one portmap entry, so make one of them, or delete the attachment before \
-         it is added under other conditions",
-        plan.attachment.tag()
-    ))
-}
-
 /// CHECK of an attachment of which nothing is wrong but that others have these of its ports.
 pub(crate) fn lost(held: &[(Mapping, String)]) -> Result<(), CniError> {
     let Some((mapping, owner)) = held.first() else { return Ok(()) };

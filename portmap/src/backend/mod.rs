@@ -22,6 +22,9 @@ pub(crate) use nftables::whole_table;
 pub(crate) trait Place<'a>: Holder<Host<'a>, Plan> {
     /// Every mapping that is in force there, whose ever it is.
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError>;
+
+    /// Removes what an earlier ADD of the same entry of the attachment's list made there.
+    fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError>;
 }
 
 /// Where ADD makes the mappings, and why there.
@@ -54,7 +57,7 @@ impl std::fmt::Display for Choice<'_> {
 }
 
 /// All backends.
-pub(crate) fn all<'a>() -> [&'a dyn Holder<Host<'a>, Plan>; 2] {
+pub(crate) fn all<'a>() -> [&'a dyn Place<'a>; 2] {
     [&Nftables, &Iptables::EVERYWHERE]
 }
 

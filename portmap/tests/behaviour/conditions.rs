@@ -1,4 +1,4 @@
-//! Conditions and mark bits of one network, and exactly which traffic is masqueraded.
+//! Conditions and mark bits, and exactly which traffic is masqueraded.
 
 use serde_json::json;
 
@@ -10,7 +10,6 @@ use cni_testbox::{
 cases! {
     conditions_gate_their_own_network_only, ours;
     negated_conditions_and_lists, ours;
-    conditions_of_the_newest_add_count, ours;
     conditions_on_the_interface_and_the_mark, ours;
     conditional_mappings_are_checked_and_removed, ours;
     a_network_with_its_own_mark_bit, ours;
@@ -59,17 +58,6 @@ fn negated_conditions_and_lists(b: &TestBox) {
     b.map(&web, &both(8080, 80));
     answers(&b.out, 8080, Some("web"));
     answers(&pod.container.netns, 8080, None);
-}
-
-fn conditions_of_the_newest_add_count(b: &TestBox) {
-    let nobody = json!({ "conditionsV4": ["ip", "saddr", "192.0.2.1"], "conditionsV6": ["ip6", "saddr", "2001:db8::1"] });
-    let first = b.web(&Network::dual(1).with(nobody), "first");
-    b.map(&first, &both(8080, 80));
-    answers(&b.out, 8080, None);
-    let second = b.web(&Network::dual(1).with(outside_only()), "second");
-    b.map(&second, &both(8081, 80));
-    answers(&b.out, 8080, Some("first"));
-    answers(&b.out, 8081, Some("second"));
 }
 
 fn conditions_on_the_interface_and_the_mark(b: &TestBox) {

@@ -19,7 +19,6 @@ cases! {
     check_of_a_loser_names_the_winner, backends;
     an_address_whose_del_was_lost_is_its_next_owners, backends;
     a_network_renamed_before_del_leaves_nothing, backends;
-    a_second_entry_with_other_conditions_is_refused, backends;
     on_conflict_fail_sees_overlaps, backends;
     on_conflict_fail_sees_the_other_backend, ours;
 }
@@ -204,34 +203,6 @@ fn a_network_renamed_before_del_leaves_nothing(b: &TestBox) {
     served_by(b, 8082, "web");
     b.unmap(&web, &both(8082, 80));
     assert_eq!(b.ruleset(), before);
-}
-
-/// Two entries of one list are handed the same ports. The second must not take them from the first.
-fn a_second_entry_with_other_conditions_is_refused(b: &TestBox) {
-    let network = Network::dual(1);
-    let web = b.web(&network, "web");
-    let mut gated = web.clone();
-    gated.network = network.with(if b.implementation == Implementation::Ours {
-        json!({ "conditionsV4": ["ip saddr 192.0.2.1"], "conditionsV6": ["ip6 saddr 2001:db8::1"] })
-    } else {
-        json!({ "conditionsV4": ["-s", "192.0.2.1/32"], "conditionsV6": ["-s", "2001:db8::1/128"] })
-    });
-    for (first, second, serves) in [(&web, &gated, true), (&gated, &web, false)] {
-        b.map(first, &both(8080, 80));
-        let before = b.ruleset();
-        let add = portmap("ADD", second).mappings(&both(8080, 80)).run(b);
-        add.expect_error_with(7, &["net1/web/eth0", "conditions"]);
-        assert_eq!(b.ruleset(), before);
-        if serves {
-            served_by(b, 8080, "web");
-        } else {
-            not_served(b, 8080);
-        }
-        // The first entry's own ADD is as good as ever.
-        b.map(first, &both(8080, 80));
-        assert_eq!(b.ruleset(), before);
-        b.unmap(first, &both(8080, 80));
-    }
 }
 
 fn careful() -> Network {

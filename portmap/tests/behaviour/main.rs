@@ -6,6 +6,7 @@ mod check;
 mod conditions;
 mod conflicts;
 mod conntrack;
+mod entries;
 mod failure;
 mod iptables_output;
 mod iptables_words;

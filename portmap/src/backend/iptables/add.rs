@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Failure as _};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
 use cni_common::kernel::retry::retry;
@@ -14,7 +14,7 @@ use super::names::Names;
 use super::places::Place;
 use super::remove::remove_chains;
 use super::rules::{GUARD_TABLE, Rules, TABLE, guard};
-use super::saved::{conflicts, evicted_chains, is_another_entrys, mappings, own_chains};
+use super::saved::{conflicts, entry_chains, evicted_chains, mappings};
 use crate::backend::conflict;
 use crate::config::OnConflict;
 use crate::plan::Plan;
@@ -36,12 +36,12 @@ pub(super) fn add(plan: &Plan, log: &Log) -> Result<(), CniError> {
     }
     for family in families {
         let version = family.version;
-        match family.make(&plan.attachment) {
+        match family.make(plan) {
             Ok(told) => told.into_iter().for_each(|line| log.warn(line)),
             Err(error) => {
                 // All or nothing: the other family must not stay behind. Removing it is
                 // best effort: this error is the one to tell.
-                let _ = remove_family(version.other(), &plan.attachment);
+                let _ = remove_family(version.other(), plan);
                 return Err(error.into_cni(DOING));
             }
         }
@@ -75,10 +75,7 @@ impl Family {
     }
 
     fn refuse(&self, plan: &Plan) -> Result<(), CniError> {
-        let Some((rules, _, (dump, _))) = &self.wanted else { return Ok(()) };
-        if is_another_entrys(dump, rules) {
-            return Err(conflict::other_entry(plan));
-        }
+        let Some((_, _, (dump, _))) = &self.wanted else { return Ok(()) };
         match plan.on_conflict {
             OnConflict::Replace => Ok(()),
             OnConflict::Fail => conflict::refuse(plan, mappings(dump)),
@@ -86,10 +83,10 @@ impl Family {
     }
 
     /// Returns what there is to tell about mappings of other attachments.
-    fn make(self, attachment: &Attachment) -> Result<Vec<String>, IptablesError> {
+    fn make(self, plan: &Plan) -> Result<Vec<String>, IptablesError> {
         let Some((rules, iptables, tables)) = self.wanted else {
             // An earlier ADD may have mapped something in this family.
-            return match remove_family(self.version, attachment) {
+            return match remove_family(self.version, plan) {
                 Ok(()) | Err(IptablesError::Missing(_)) => Ok(Vec::new()),
                 Err(error) => Err(error),
             };
@@ -135,7 +132,8 @@ fn told(dump: &TableDump, rules: &Rules) -> Vec<String> {
     told
 }
 
-fn remove_family(version: IpVersion, attachment: &Attachment) -> Result<(), IptablesError> {
-    let (place, names) = (Place { version, variant: Variant::Default }, Names::new(attachment));
-    remove_chains(place, |dump| own_chains(dump, &names, &[])).map(|_| ())
+fn remove_family(version: IpVersion, plan: &Plan) -> Result<(), IptablesError> {
+    let names = Names::of_entry(&plan.attachment, plan.gate());
+    let place = Place { version, variant: Variant::Default };
+    remove_chains(place, |dump| entry_chains(dump, &names, &[])).map(|_| ())
 }

@@ -7,7 +7,7 @@ use cni_common::kernel::iptables::{SavedRule, TableDump};
 
 use super::names::{Names, Owner, owner};
 use super::rules::{ChainRule, Entry, OLD_SNAT_TOP, Rules, SHARED_CHAINS, TOP_CHAIN};
-use super::saved::{evicted_chains, own_chains};
+use super::saved::{entry_chains, evicted_chains};
 
 /// Chains that the kernel has by itself.
 const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
@@ -16,7 +16,7 @@ const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
 pub(super) fn install(dump: &TableDump, rules: &Rules) -> Vec<String> {
     let names = &rules.names;
     let addresses: Vec<IpAddr> = rules.mappings.iter().map(|mapping| mapping.container).collect();
-    let mut old = own_chains(dump, names, &addresses);
+    let mut old = entry_chains(dump, names, &addresses);
     let chain = free_chain(dump, names, &old);
     old.extend(evicted_chains(dump, names, &addresses).into_iter().map(|(evicted, _)| evicted));
     let mut lines = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn install(dump: &TableDump, rules: &Rules) -> Vec<String> {
     lines
 }
 
-/// The attachment's chain, unless somebody else has the name.
+/// The entry's chain, unless somebody else has the name.
 fn free_chain<'a>(dump: &TableDump, names: &'a Names, own: &[String]) -> &'a String {
     let foreign = dump.has_chain(&names.chain) && !own.contains(&names.chain);
     if foreign { &names.alternative } else { &names.chain }

@@ -11,7 +11,7 @@ use cni_common::kernel::iptables::{
 
 use super::names::Names;
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
-use super::saved::{lost, own_chains};
+use super::saved::{entry_chains, lost};
 use crate::backend::conflict::Held;
 use crate::plan::Plan;
 
@@ -64,8 +64,10 @@ fn family_mismatches(
         }
     }
     let addresses: Vec<IpAddr> = rules.mappings.iter().map(|mapping| mapping.container).collect();
-    let Some(chain) = &own_chains(dump, &rules.names, &addresses).into_iter().next() else {
-        mismatches.push(format!("chain {} is missing", rules.names.chain));
+    let Some(chain) = &entry_chains(dump, &rules.names, &addresses).into_iter().next() else {
+        // Its chain may be there, and another entry's.
+        let entries = rules.entries.iter().map(|entry| entry.to(&rules.names.chain));
+        mismatches.extend(entry_mismatches(&[], &rules.names.chain, entries));
         return Ok(mismatches);
     };
     let own: Vec<Form> = dump.rules_of(chain).map(SavedRule::form).collect();
@@ -94,7 +96,7 @@ fn family_mismatches(
 fn entries_of(dump: &TableDump, chain: &String, names: &Names) -> Vec<Form> {
     let entries = dump.rules_of(TOP_CHAIN).filter(|rule| rule.option("-j").as_ref() == Some(chain));
     let form = |rule: &SavedRule| match rule.option("--comment") {
-        Some(comment) if comment != names.comment && names.is_of_owner(&comment) => {
+        Some(comment) if comment != names.comment && names.is_renamed(&comment) => {
             Form::of(&rule.spec.replace(&quote(&comment), &quote(&names.comment)))
         }
         _ => rule.form(),

@@ -18,7 +18,7 @@ use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{self, IptablesError, Lock, Variant};
+use cni_common::kernel::iptables::{self, IptablesError, Lock, TableDump, Variant};
 
 use super::conflict::{self, Held};
 use crate::host::Host;
@@ -52,6 +52,24 @@ impl Iptables {
         // Only where there are two kinds it is worth a program to find out which one it was.
         self.spares_added && is_mapped && (of_family == 1 || place.is_default().unwrap_or(true))
     }
+
+    /// Removes some of the attachment's chains wherever it has any.
+    fn clean(
+        &self,
+        host: &mut Host<'_>,
+        names: &Names,
+        known: Option<&Plan>,
+        chains: impl Fn(&TableDump) -> Vec<String>,
+    ) -> Result<(), CniError> {
+        settle()?;
+        let places = places::of_attachment(host.nft_if_any().ok().flatten(), names);
+        let cleaned = places.iter().filter(|place| !self.spares(**place, &places, known));
+        on_all(cleaned, |place| {
+            let removed = remove::remove(*place, &chains, &mut host.guarded);
+            host.removed.extend(unless_out_of_reach(host.log, *place, removed)?);
+            Ok(())
+        })
+    }
 }
 
 impl Holder<Host<'_>, Plan> for Iptables {
@@ -77,16 +95,9 @@ impl Holder<Host<'_>, Plan> for Iptables {
         attachment: &Attachment,
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
-        settle()?;
         let names = Names::new(attachment);
-        let places = places::of_attachment(host.nft_if_any().ok().flatten(), &names);
         let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
-        let cleaned = places.iter().filter(|place| !self.spares(**place, &places, known));
-        on_all(cleaned, |place| {
-            let removed = remove::remove(*place, &names, &addresses, &mut host.guarded);
-            host.removed.extend(unless_out_of_reach(host.log, *place, removed)?);
-            Ok(())
-        })
+        self.clean(host, &names, known, |dump| saved::own_chains(dump, &names, &addresses))
     }
 
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
@@ -138,6 +149,12 @@ fn unless_out_of_reach(
 }
 
 impl<'a> super::Place<'a> for Iptables {
+    fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        let names = Names::of_entry(&plan.attachment, plan.gate());
+        let addresses = plan.addresses.bare();
+        self.clean(host, &names, Some(plan), |dump| saved::entry_chains(dump, &names, &addresses))
+    }
+
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {
         let top = [TOP_CHAIN.to_owned()];
         let mut held = Vec::new();

@@ -1,7 +1,8 @@
 //! The names of an attachment's chains and the comment of its entry rules. Pure.
 //!
 //! They are those of the Go portmap, because tools read them (nerdctl finds used ports in them) and
-//! because nodes are upgraded in place; but our comments name the interface, too.
+//! because nodes are upgraded in place; but our comments name the interface, too, and which of its list's
+//! portmap entries made them.
 
 use cni_common::cni::Attachment;
 use cni_common::cni::attachment::hex;
@@ -20,35 +21,54 @@ const USUAL_IFNAME: &str = "eth0";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
     pub(super) attachment: Attachment,
+    /// Which entry of the attachment's list it is.
+    gate: Option<String>,
     /// The chain with its translations: Go's, whose name knows no interface, for `eth0`.
     pub(crate) chain: String,
-    /// The chain if another attachment has that one: Go's digest has no separator between
-    /// network and container.
+    /// The chain if another attachment has that one, whose digest has no separator between network and
+    /// container in it, or another entry.
     pub(crate) alternative: String,
     /// Go's chain for this network and container.
     pub(crate) go_chain: String,
     /// The chain of the old `CNI-HOSTPORT-SNAT`.
     pub(crate) old_snat_chain: String,
-    /// `dnat name: "…" id: "…" if: "…"`
+    /// `dnat name: "…" id: "…" if: "…"`, and `gate: "…"`
     pub(crate) comment: String,
     /// The same as Go writes it, which knows no interface.
     pub(crate) go_comment: String,
 }
 
 impl Names {
+    /// Of everything that the attachment has, and of the entry that gates nothing.
     pub(crate) fn new(attachment: &Attachment) -> Self {
+        Self::of_entry(attachment, None)
+    }
+
+    /// Of the portmap entry that gates its mappings so.
+    pub(crate) fn of_entry(attachment: &Attachment, gate: Option<String>) -> Self {
         let Attachment { network, container_id, ifname } = attachment;
         let go_chain = hashed("CNI-DN-", &format!("{network}{container_id}"));
-        let alternative = hashed("CNI-DN-", &format!("{network}/{container_id}/{ifname}"));
+        let of_interface = format!("{network}/{container_id}/{ifname}");
+        let of_gate = gate.as_deref().unwrap_or_default();
+        let alternative = hashed("CNI-DN-", &format!("{of_interface}/{of_gate}"));
         let plain = format!("dnat name: \"{network}\" id: \"{container_id}\"");
-        let chain = if ifname == USUAL_IFNAME { &go_chain } else { &alternative };
+        let chain = match ifname.as_str() {
+            USUAL_IFNAME => go_chain.clone(),
+            _ => hashed("CNI-DN-", &of_interface),
+        };
+        let comment = format!("{plain} if: \"{ifname}\"");
+        let comment = match &gate {
+            Some(gate) => format!("{comment} gate: \"{gate}\""),
+            None => comment,
+        };
         Self {
             attachment: attachment.clone(),
-            chain: chain.clone(),
+            gate,
+            chain,
             alternative,
             go_chain,
             old_snat_chain: hashed("CNI-SN-", &format!("{network}{container_id}")),
-            comment: fit(format!("{plain} if: \"{ifname}\"")),
+            comment: fit(comment),
             go_comment: fit(plain),
         }
     }
@@ -83,18 +103,26 @@ impl Names {
             {
                 false
             }
-            Some(Owner { is_exact: true, .. }) => self.is_of_owner(comment),
-            Some(Owner { attachment, is_exact: false }) => {
-                attachment == self.attachment || leads_to_us()
+            Some(Owner { is_exact: true, attachment, .. }) => {
+                attachment.ifname == self.attachment.ifname
             }
+            Some(Owner { attachment, .. }) => attachment == self.attachment || leads_to_us(),
         }
     }
 
-    /// Whether a comment names this container and interface, whatever its network was called then.
-    pub(super) fn is_of_owner(&self, comment: &str) -> bool {
-        owner(comment).is_some_and(|Owner { attachment, is_exact }| {
+    /// Whether one of the attachment's comments is of this entry. What the Go plugin made for all of a
+    /// list goes with the first that is added again.
+    pub(super) fn is_of_entry(&self, comment: &str) -> bool {
+        owner(comment).is_none_or(|owner| !owner.is_exact || owner.gate == self.gate)
+    }
+
+    /// Whether a comment of ours is this entry's, whatever the network was called then.
+    pub(super) fn is_renamed(&self, comment: &str) -> bool {
+        owner(comment).is_some_and(|Owner { attachment, is_exact, gate }| {
             let Attachment { container_id, ifname, .. } = &self.attachment;
-            is_exact && (&attachment.container_id, &attachment.ifname) == (container_id, ifname)
+            (&attachment.container_id, &attachment.ifname) == (container_id, ifname)
+                && is_exact
+                && gate == self.gate
         })
     }
 }
@@ -113,6 +141,8 @@ pub(super) struct Owner {
     pub(super) attachment: Attachment,
     /// Whether the comment names the interface. Go's does not, and may be of any.
     pub(super) is_exact: bool,
+    /// Which entry's it is, as far as the comment tells.
+    gate: Option<String>,
 }
 
 /// Whose an entry rule with this comment is; `None` for one that is cut off or somebody else's.
@@ -120,16 +150,21 @@ pub(super) fn owner(comment: &str) -> Option<Owner> {
     let rest = comment.strip_prefix("dnat name: \"")?;
     let (network, rest) = rest.split_once("\" id: \"")?;
     let (container_id, rest) = rest.split_once('"')?;
-    let ifname = match rest {
-        "" => USUAL_IFNAME,
-        _ => rest.strip_prefix(" if: \"")?.strip_suffix('"')?,
+    let is_exact = !rest.is_empty();
+    let (ifname, rest) = match rest {
+        "" => (USUAL_IFNAME, ""),
+        _ => rest.strip_prefix(" if: \"")?.split_once('"')?,
+    };
+    let gate = match rest {
+        "" => None,
+        _ => Some(rest.strip_prefix(" gate: \"")?.strip_suffix('"')?.to_owned()),
     };
     let attachment = Attachment {
         network: network.to_owned(),
         container_id: container_id.to_owned(),
         ifname: ifname.to_owned(),
     };
-    Some(Owner { attachment, is_exact: !rest.is_empty() })
+    Some(Owner { attachment, is_exact, gate })
 }
 
 fn hashed(prefix: &str, text: &str) -> String {
@@ -164,7 +199,13 @@ mod tests {
         for ifname in ["eth0", "net1"] {
             let attachment = attachment("h1net", "cid-one", ifname);
             let comment = Names::new(&attachment).comment;
-            assert_eq!(owner(&comment), Some(Owner { attachment, is_exact: true }));
+            let of = |gate| Owner { attachment: attachment.clone(), is_exact: true, gate };
+            assert_eq!(owner(&comment), Some(of(None)));
+            let gate = Some("0123456789ab".to_owned());
+            let gated = Names::of_entry(&attachment, gate.clone());
+            assert_eq!(owner(&gated.comment), Some(of(gate)));
+            assert!(gated.is_of_entry(&gated.comment) && !gated.is_of_entry(&comment));
+            assert!(gated.is_of_entry(&gated.go_comment) && gated.alternative != gated.chain);
         }
         for foreign in ["", "something", "dnat name: \"x", "dnat name: \"x\" id: \"y..."] {
             assert_eq!(owner(foreign), None, "{foreign}");

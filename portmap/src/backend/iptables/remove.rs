@@ -1,7 +1,5 @@
 //! DEL and GC in one family of one kind of iptables.
 
-use std::net::IpAddr;
-
 use cni_common::cni::Stale;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
@@ -9,23 +7,20 @@ use cni_common::kernel::retry::retry;
 
 use super::changes::{removal, skeleton_removal};
 use super::guard;
-use super::names::Names;
 use super::places::Place;
 use super::rules::{GUARD_TABLE, TABLE, TOP_CHAIN};
-use super::saved::{own_chains, stale_chains, translation};
+use super::saved::{stale_chains, translation};
 use crate::plan::Mapping;
 
-/// Removes an attachment's chains and entries; nothing there is success. Returns the mappings that
-/// were removed. `addresses` are the container's, if they are known. Where only a program can see the
-/// guard, `guarded` says whether it stands: that costs no program of its own here.
+/// Removes an attachment's `own` chains and their entries; nothing there is success. Returns the mappings
+/// that were removed. Where only a program can see the guard, `guarded` says whether it stands: that
+/// costs no program of its own here.
 pub(super) fn remove(
     place: Place,
-    names: &Names,
-    addresses: &[IpAddr],
+    own: impl Fn(&TableDump) -> Vec<String>,
     guarded: &mut Option<bool>,
 ) -> Result<Vec<Mapping>, IptablesError> {
     let _lock = Lock::acquire()?;
-    let own = |dump: &TableDump| own_chains(dump, names, addresses);
     if place.version != IpVersion::V4 || place.variant != Variant::Legacy {
         return remove_chains(place, own);
     }

@@ -106,7 +106,7 @@ impl Rules {
     /// The rules for one family; `None` if nothing is mapped in it.
     pub(super) fn new(plan: &Plan, version: IpVersion) -> Option<Self> {
         let container = plan.container(version)?;
-        let names = Names::new(&plan.attachment);
+        let names = Names::of_entry(&plan.attachment, plan.gate());
         let mappings: Vec<Mapping> = plan.mappings_of(version).copied().collect();
         Some(Self {
             shared: shared(plan, Dialect::Ours),

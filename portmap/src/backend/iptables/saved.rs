@@ -8,12 +8,26 @@ use cni_common::kernel::iptables::{SavedRule, TableDump};
 use cni_common::kernel::nft::L4Protocol;
 
 use super::names::{Names, Owner, owner};
-use super::rules::{Entry, OLD_SNAT_TOP, Rules, TOP_CHAIN};
+use super::rules::{OLD_SNAT_TOP, Rules, TOP_CHAIN};
 use crate::backend::conflict::Held;
 use crate::plan::Mapping;
 
 /// The chains that are the attachment's, whoever made them.
 pub(super) fn own_chains(dump: &TableDump, names: &Names, addresses: &[IpAddr]) -> Vec<String> {
+    chains_of(dump, names, addresses, |_| true)
+}
+
+/// Those that one portmap entry of its list made.
+pub(super) fn entry_chains(dump: &TableDump, names: &Names, addresses: &[IpAddr]) -> Vec<String> {
+    chains_of(dump, names, addresses, |comment| names.is_of_entry(comment))
+}
+
+fn chains_of(
+    dump: &TableDump,
+    names: &Names,
+    addresses: &[IpAddr],
+    is_wanted: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut own: Vec<String> = Vec::new();
     let mut entered: Vec<String> = Vec::new();
     for entry in
@@ -27,7 +41,8 @@ pub(super) fn own_chains(dump: &TableDump, names: &Names, addresses: &[IpAddr]) 
             targets.peek().is_some()
                 && targets.all(|mapping| addresses.contains(&mapping.container))
         };
-        if names.owns(&comment, &target, leads_to_us) && !own.contains(&target) {
+        let is_own = names.owns(&comment, &target, leads_to_us) && is_wanted(&comment);
+        if is_own && !own.contains(&target) {
             own.push(target.clone());
         }
         entered.push(target);
@@ -40,29 +55,6 @@ pub(super) fn own_chains(dump: &TableDump, names: &Names, addresses: &[IpAddr]) 
         }
     }
     own
-}
-
-/// Whether our own earlier ADD of the attachment made its entries with conditions and these have
-/// none, or the other way round. Which conditions they were, iptables tells in its own words only.
-pub(super) fn is_another_entrys(dump: &TableDump, rules: &Rules) -> bool {
-    let Names { chain, comment, .. } = &rules.names;
-    let own: Vec<&SavedRule> = dump.rules_of(chain).collect();
-    let is_ours = own.len() == rules.own.len()
-        && own.iter().zip(&rules.own).all(|(rule, spec)| rule.is(spec));
-    let wanted = |entry: &Entry| SavedRule { chain: TOP_CHAIN.to_owned(), spec: entry.to(chain) };
-    let is_wanted_conditional = rules.entries.iter().map(wanted).any(|rule| is_conditional(&rule));
-    let mut entries = dump.rules_of(TOP_CHAIN).filter(|entry| {
-        entry.option("-j").as_ref() == Some(chain)
-            && entry.option("--comment").as_ref() == Some(comment)
-    });
-    is_ours && entries.any(|entry| is_conditional(entry) != is_wanted_conditional)
-}
-
-/// Whether an entry rule matches anything but what every entry does: host address, protocol, comment
-/// and ports.
-fn is_conditional(entry: &SavedRule) -> bool {
-    const KNOWN: [&str; 6] = ["-d", "-p", "-m", "--comment", "--dports", "-j"];
-    entry.words().chunks(2).any(|option| !KNOWN.contains(&option[0].as_str()))
 }
 
 /// The chains of other attachments that lead to one of these addresses, which are this one's now.
@@ -161,7 +153,7 @@ pub(super) fn translation(rule: &SavedRule) -> Option<Mapping> {
 
 /// The chains of attachments that GC removes.
 pub(super) fn stale_chains(dump: &TableDump, stale: &Stale) -> Vec<String> {
-    let is_stale = |Owner { attachment, is_exact }: &Owner| {
+    let is_stale = |Owner { attachment, is_exact, .. }: &Owner| {
         // The Go plugin's comments name no interface; its chain is stale with the container.
         let is_kept = !is_exact && stale.spares_container(&attachment.container_id);
         stale.includes(attachment.tag().as_str()) && !is_kept

@@ -1,11 +1,13 @@
 //! CHECK compares what is there with what must be, exactly; STATUS lets the kernel try it.
 
+use std::collections::HashSet;
+
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Failure as _, Finding};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
-use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, lookup_all};
+use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, Value, lookup_all};
 use cni_common::kernel::retry::retry;
 
 use super::Wanted;
@@ -14,12 +16,12 @@ use super::claims::Claim;
 use super::elements::{
     Account, Content, index, is_mapping, mapping_of, mappings, owner_key, target_key,
 };
+use super::entry::Split;
 use super::layout::Layout;
 use super::repair::repair;
 use super::sets::{self, Scope, TABLE};
 use super::{claims, owned};
 use crate::backend::conflict::{self, Held};
-use crate::plan::Mapping;
 
 /// Compares the table with what is wanted.
 pub(super) fn check(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<Finding, CniError> {
@@ -35,9 +37,9 @@ pub(super) fn check(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<Finding, C
 fn find(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(Finding, Vec<Held>), NftError> {
     let content = &wanted.content;
     if content.is_empty() {
-        let owned = mappings(&owned::of(nft, &content.tag, None)?.elements);
-        let mismatches =
-            owned.iter().map(|mapping| format!("mapping {mapping} should not be there"));
+        let owned = owned::of(nft, &content.tag, None)?.elements;
+        let own = mappings(&Split::new(&owned, &content.scope).own);
+        let mismatches = own.iter().map(|mapping| format!("mapping {mapping} should not be there"));
         return Ok((Finding::of(mismatches.collect()), Vec::new()));
     }
     let (mut mismatches, held) = element_mismatches(nft, content)?;
@@ -87,8 +89,14 @@ fn element_mismatches(
             }
         }
     }
-    let count = content.len() - elsewhere + waiting(&claims, content);
-    if account.is_none_or(|account| account.count != Account::new(count, false).count) {
+    let waiting = waiting(&claims, content);
+    let mut count = content.len() - elsewhere + waiting.len();
+    let is_right =
+        |count| account.is_some_and(|account| account.count == Account::new(count, false).count);
+    if !is_right(count) {
+        count += of_other_entries(nft, content, &waiting)?;
+    }
+    if !is_right(count) {
         let expected = Account::new(count, account.is_some_and(|account| account.conflicts));
         let expected = expected.element(tag.as_str());
         mismatches.extend(element_mismatch(&TABLE, &attachments.0, &expected, own));
@@ -96,22 +104,38 @@ fn element_mismatches(
     Ok((mismatches, held))
 }
 
-/// How many elements the owner has because of mappings that wait: these, and their targets, unless
-/// the content has them anyway.
-fn waiting(claims: &[Claim], content: &Content) -> usize {
-    let own: Vec<Mapping> = claims
-        .iter()
-        .filter(|claim| content.tag.owns(&claim.element))
-        .filter_map(|claim| mapping_of(&claim.element))
-        .collect();
-    let target =
-        |mapping: &Mapping| (content.scope.targets(mapping.version()), target_key(mapping));
-    let mut targets: Vec<_> = own.iter().map(target).collect();
+/// The elements that the owner has because of mappings of this entry that wait: these, and their
+/// targets, unless the content has them anyway.
+fn waiting(claims: &[Claim], content: &Content) -> HashSet<(String, Vec<Value>)> {
+    let Content { tag, scope, .. } = content;
+    let own = claims.iter().filter(|claim| tag.owns(&claim.element) && claim.is_in(scope));
+    let mut waiting = HashSet::new();
     let there = content.index();
-    targets.retain(|(set, key)| !there.contains_key(&(set.name.as_str(), key.as_slice())));
-    targets.sort_by(|one, other| one.1.cmp(&other.1));
-    targets.dedup();
-    own.len() + targets.len()
+    for claim in own {
+        waiting.extend(claim.waiting().map(|(set, element)| (set.name, element.key)));
+        let Some(mapping) = mapping_of(&claim.element) else { continue };
+        let target = (scope.targets(mapping.version()).name, target_key(&mapping));
+        if !there.contains_key(&(target.0.as_str(), target.1.as_slice())) {
+            waiting.insert(target);
+        }
+    }
+    waiting
+}
+
+/// How many elements the owner has because of other portmap entries of its list, and of no mapping of
+/// this one's.
+fn of_other_entries(
+    nft: &mut dyn Nft,
+    content: &Content,
+    waiting: &HashSet<(String, Vec<Value>)>,
+) -> Result<usize, NftError> {
+    let owned = owned::of(nft, &content.tag, Some(content))?.elements;
+    let wanted = content.index();
+    let is_own = |set: &Set, element: &Element| {
+        wanted.contains_key(&(set.name.as_str(), element.key.as_slice()))
+            || waiting.contains(&(set.name.clone(), element.key.clone()))
+    };
+    Ok(Split::new(&owned, &content.scope).others_by(is_own).1)
 }
 
 /// STATUS: lets the kernel try the whole table, and what ADD does with the one that is there if its

@@ -63,6 +63,11 @@ impl Claim {
         Some((sets::claims(mapping.version()), Element { key, ..self.element.clone() }))
     }
 
+    /// Whether it waits in one of this scope's maps.
+    pub(super) fn is_in(&self, scope: &Scope) -> bool {
+        self.scope == scope.claim_name()
+    }
+
     /// Whether it waits for this key of this map.
     pub(super) fn is_for(&self, map: &Set, key: &[Value]) -> bool {
         self.element.key == key && self.map == *map

@@ -19,7 +19,7 @@ pub(super) const TABLE_COMMENT: &str = "cni-chain portmap";
 
 /// Behind kube-proxy (`dstnat`): a Service must win over a host port (CVE-2019-9946).
 const AFTER_KUBE_PROXY: Priority = Priority(Priority::DSTNAT.0 + 5);
-/// A network with conditions is more specific than the rest.
+/// A mapping with conditions is more specific than the rest.
 const CONDITIONAL: Priority = Priority(Priority::DSTNAT.0 + 4);
 /// Before any other program's source NAT, so that our mark never meets a foreign rule: Go's
 /// portmap and netavark masquerade whatever carries bit 13 there.
@@ -74,7 +74,7 @@ impl Layout {
         }
     }
 
-    /// Makes a network's own maps and chains: its conditions may have changed since they were made.
+    /// Makes the maps and chains that only mappings with these conditions have.
     pub(super) fn build_own_scope(&self, transaction: &mut Transaction) {
         if !self.scope.is_shared() {
             self.build_scope(transaction);
@@ -120,7 +120,7 @@ impl Layout {
             vec![Statement::Jump(lookups)],
             vec![Statement::MarkClear(mark)],
         ];
-        let rules = rules.map(|statements| self.rule(&name, statements)).into();
+        let rules = rules.map(|statements| rule(&name, statements)).into();
         (Chain { name, base: None }, rules)
     }
 
@@ -148,7 +148,7 @@ impl Layout {
                         key,
                         map: map.name.clone(),
                     });
-                    rules.push(self.rule(&name, statements));
+                    rules.push(rule(&name, statements));
                 }
             }
         }
@@ -165,7 +165,7 @@ impl Layout {
                 // Local destinations only, whatever hostIP says (CVE-2025-67499).
                 let statements =
                     vec![Statement::DestinationIsLocal, Statement::Goto(scope.name("hostports"))];
-                let rule = self.rule(&name, statements);
+                let rule = rule(&name, statements);
                 (base_chain(name, ChainKind::Nat, hook, priority), vec![rule])
             })
             .collect()
@@ -184,7 +184,7 @@ impl Layout {
             Statement::Masquerade,
         ];
         let chain = base_chain(set.name.clone(), ChainKind::Nat, Hook::Postrouting, MASQUERADE);
-        let rule = Rule { chain: chain.name.clone(), statements, comment: None };
+        let rule = rule(&chain.name, statements);
         (set, chain, vec![rule])
     }
 
@@ -193,7 +193,7 @@ impl Layout {
     fn unmarking(&self) -> (Chain, Vec<Rule>) {
         let mark = self.scope.mark();
         let name = format!("unmark{}", self.scope.bit_suffix());
-        let rule = |version| {
+        let unmark = |version| {
             let (_, daddr) = address_selectors(version);
             let key = [daddr, Selector::L4Protocol, Selector::DestinationPort];
             let statements = vec![
@@ -206,19 +206,21 @@ impl Layout {
                 },
                 Statement::MarkClear(mark),
             ];
-            Rule { chain: name.clone(), statements, comment: None }
+            rule(&name, statements)
         };
-        let rules = IpVersion::ALL.map(rule).to_vec();
+        let rules = IpVersion::ALL.map(unmark).to_vec();
         (base_chain(name, ChainKind::Nat, Hook::Postrouting, UNMARK), rules)
     }
+}
 
-    fn rule(&self, chain: &str, statements: Vec<Statement>) -> Rule {
-        let comment = self.scope.network().map(|network| {
-            let shown: String = network.chars().take(100).collect();
-            format!("network {shown}")
-        });
-        Rule { chain: chain.to_owned(), statements, comment }
-    }
+/// Removes a scope's chains, so that nothing leads to one that goes.
+pub(super) fn remove_scope(transaction: &mut Transaction, scope: &Scope) {
+    let chains = || {
+        let stems = ["prerouting", "output", "hostports", "lookups"].into_iter();
+        stems.map(|stem| Object::Chain(Chain { name: scope.name(stem), base: None }))
+    };
+    chains().for_each(|chain| transaction.push(Verb::Flush, &TABLE, chain));
+    chains().for_each(|chain| transaction.push(Verb::Delete, &TABLE, chain));
 }
 
 /// `route_localnet` makes 127.0.0.0/8 routable; nothing from outside may use that, neither as
@@ -240,6 +242,10 @@ pub(super) fn guard() -> (Chain, Vec<Rule>) {
     };
     let rules = [Selector::Ip4Destination, Selector::Ip4Source].map(drop).to_vec();
     (base_chain(name, ChainKind::Filter, Hook::Prerouting, Priority::RAW), rules)
+}
+
+fn rule(chain: &str, statements: Vec<Statement>) -> Rule {
+    Rule { chain: chain.to_owned(), statements, comment: None }
 }
 
 fn base_chain(name: String, kind: ChainKind, hook: Hook, priority: Priority) -> Chain {

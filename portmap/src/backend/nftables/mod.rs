@@ -9,6 +9,8 @@ mod check;
 mod claims;
 mod conditions;
 mod elements;
+mod entry;
+mod garbage;
 pub(super) mod guard;
 mod layout;
 mod owned;
@@ -59,13 +61,21 @@ impl Holder<Host<'_>, Plan> for Nftables {
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
         let log = host.log;
         let Some(nft) = host.nft_if_any()? else { return Ok(()) };
-        let removed = owned::collect_garbage(nft, stale, localnet::is_set_anywhere, log)?;
+        let removed = garbage::collect_garbage(nft, stale, localnet::is_set_anywhere, log)?;
         host.removed.extend(removed);
         Ok(())
     }
 }
 
 impl<'a> super::Place<'a> for Nftables {
+    fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        let log = host.log;
+        let Some(nft) = host.nft_if_any()? else { return Ok(()) };
+        let removed = owned::remove_entry(nft, &Content::of(plan), log)?;
+        host.removed.extend(removed);
+        Ok(())
+    }
+
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {
         match host.nft_if_any()? {
             Some(nft) => {

@@ -1,16 +1,16 @@
-//! What an attachment owns in the table, and how it goes: DEL and GC.
+//! What an attachment owns in the table, and how it goes.
 
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Failure as _, OwnerTag, Stale};
+use cni_common::cni::{Failure as _, OwnerTag};
 use cni_common::kernel::nft::{
-    Element, Elements, Generation, Nft, NftError, Object, Set, Transaction, Verb, keys_only,
-    lookup_all,
+    Element, Elements, Generation, Nft, NftError, Set, Transaction, Verb, keys_only, lookup_all,
 };
 use cni_common::kernel::retry::retry;
 
 use super::claims::{self, Claim};
 use super::elements::{Account, Content, describe, is_mapping, mapping_of, mappings, owner_key};
+use super::entry::Split;
 use super::sets::{self, TABLE};
 use crate::backend::conflict::Held;
 use crate::plan::Mapping;
@@ -40,8 +40,40 @@ pub(super) fn remove(
         let others: Vec<Claim> =
             owned.claims.into_iter().filter(|claim| !tag.owns(&claim.element)).collect();
         let heirs = claims::heirs(each(&owned.elements), &others);
-        commit_at(nft, generation, &owned.elements, &heirs)?;
+        commit(nft, &removal(generation, &owned.elements, &heirs))?;
         Ok((mappings(&owned.elements), heirs))
+    });
+    let (removed, heirs) =
+        outcome.map_err(|error: NftError| error.into_cni("cannot remove the port mappings"))?;
+    tell(&heirs, log);
+    Ok(removed)
+}
+
+/// Removes what one entry of the attachment's list made, and spares what others did. Returns the
+/// mappings that were removed.
+pub(super) fn remove_entry(
+    nft: &mut dyn Nft,
+    content: &Content,
+    log: &Log,
+) -> Result<Vec<Mapping>, CniError> {
+    let outcome = retry(|| {
+        let generation = nft.generation()?;
+        let owned = of(nft, &content.tag, Some(content))?;
+        let split = Split::new(&owned.elements, &content.scope);
+        let left = split.others_count();
+        let others = owned.claims.iter().filter(|claim| !content.tag.owns(&claim.element));
+        let heirs = claims::heirs(each(&split.own), &others.cloned().collect::<Vec<_>>());
+        let is_account = |(set, _): (&Set, &Element)| *set == sets::attachments();
+        if left > 0 && each(&split.own).all(is_account) {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let mut transaction = removal(generation, &split.own, &heirs);
+        if left > 0 {
+            let account = Account::new(left, owned.conflicts).element(content.tag.as_str());
+            transaction.elements(Verb::Create, &TABLE, &sets::attachments(), vec![account]);
+        }
+        commit(nft, &transaction)?;
+        Ok((mappings(&split.own), heirs))
     });
     let (removed, heirs) =
         outcome.map_err(|error: NftError| error.into_cni("cannot remove the port mappings"))?;
@@ -60,23 +92,22 @@ pub(super) fn tell(heirs: &[Claim], log: &Log) {
     }
 }
 
-fn each(elements: &Elements) -> impl Iterator<Item = (&Set, &Element)> {
+pub(super) fn each(elements: &Elements) -> impl Iterator<Item = (&Set, &Element)> {
     elements.iter().flat_map(|(set, elements)| elements.iter().map(move |element| (set, element)))
 }
 
 /// Deletes elements and lets claims take their places, if nothing moved since the generation.
-fn commit_at(
-    nft: &mut dyn Nft,
-    generation: Generation,
-    elements: &Elements,
-    heirs: &[Claim],
-) -> Result<(), NftError> {
+pub(super) fn removal(generation: Generation, elements: &Elements, heirs: &[Claim]) -> Transaction {
     let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
     for (set, elements) in elements {
         transaction.elements(Verb::Delete, &TABLE, set, keys_only(elements));
     }
     promote(&mut transaction, heirs);
-    if transaction.is_empty() { Ok(()) } else { nft.commit(&transaction) }
+    transaction
+}
+
+pub(super) fn commit(nft: &mut dyn Nft, transaction: &Transaction) -> Result<(), NftError> {
+    if transaction.is_empty() { Ok(()) } else { nft.commit(transaction) }
 }
 
 /// Lets claims take the places that they waited for.
@@ -146,59 +177,4 @@ pub(super) fn held(nft: &mut dyn Nft) -> Result<Vec<Held>, NftError> {
 fn ours(nft: &mut dyn Nft) -> Result<Vec<Set>, NftError> {
     let names = nft.sets(&TABLE)?;
     Ok(names.iter().filter_map(|name| sets::by_name(name)).collect())
-}
-
-/// GC: removes what is stale, and the table itself once it holds nothing and its guard has nothing
-/// to guard: `needs_guard` tells. Returns the mappings that were removed.
-pub(super) fn collect_garbage(
-    nft: &mut dyn Nft,
-    stale: &Stale,
-    needs_guard: impl Fn() -> bool,
-    log: &Log,
-) -> Result<Vec<Mapping>, CniError> {
-    let is_stale =
-        |element: &Element| element.comment.as_deref().is_some_and(|c| stale.includes(c));
-    let outcome = retry(|| {
-        let generation = nft.generation()?;
-        let all = all(nft, |element| element.comment.is_some())?;
-        if all.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
-        }
-        let of_set = |(set, elements): &(Set, Vec<Element>)| {
-            (set.clone(), elements.iter().filter(|e| is_stale(e)).cloned().collect())
-        };
-        let garbage: Elements = all.iter().map(of_set).collect();
-        let mut claims = claims::among(&all);
-        claims.retain(|claim| !is_stale(&claim.element));
-        let heirs = claims::heirs(each(&garbage), &claims);
-        let is_all = each(&garbage).count() == each(&all).count();
-        // The guard's reason is asked for after the generation: an ADD sets it after its commit.
-        if is_all && nothing_else(nft, &all)? && !needs_guard() {
-            delete_table_at(nft, generation)?;
-        } else {
-            commit_at(nft, generation, &garbage, &heirs)?;
-        }
-        Ok((mappings(&garbage), heirs))
-    });
-    let (removed, heirs) =
-        outcome.map_err(|error: NftError| error.into_cni("cannot collect stale port mappings"))?;
-    tell(&heirs, log);
-    Ok(removed)
-}
-
-/// Elements without a comment, or in sets that are not ours, keep the table.
-fn nothing_else(nft: &mut dyn Nft, all: &Elements) -> Result<bool, NftError> {
-    for (set, tagged) in all {
-        if nft.elements(&TABLE, set)?.len() != tagged.len() {
-            return Ok(false);
-        }
-    }
-    let known = |name: &String| name.starts_with("__set") || sets::by_name(name).is_some();
-    Ok(nft.sets(&TABLE)?.iter().all(known))
-}
-
-fn delete_table_at(nft: &mut dyn Nft, generation: Generation) -> Result<(), NftError> {
-    let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };
-    transaction.push(Verb::Delete, &TABLE, Object::Table(None));
-    nft.commit(&transaction)
 }

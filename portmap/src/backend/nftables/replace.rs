@@ -4,7 +4,7 @@
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag};
-use cni_common::kernel::nft::compare::{is_rule, misplaced_chains};
+use cni_common::kernel::nft::compare::misplaced_chains;
 use cni_common::kernel::nft::{
     Chain, Element, Elements, Generation, Nft, NftError, Set, Transaction, Value, Verb, keys_only,
     lookup, lookup_all,
@@ -14,6 +14,7 @@ use cni_common::kernel::retry::{Again, Retry, retry};
 use super::Wanted;
 use super::claims::{self, Claim};
 use super::elements::{Account, Content, describe, is_mapping, mapping_of, owner_key};
+use super::entry::Split;
 use super::owned::{self, Owned};
 use super::sets::{self, TABLE};
 use crate::backend::conflict;
@@ -36,9 +37,6 @@ pub(super) fn replace(
     const DOING: &str = "cannot replace the port mappings";
     let outcome: Result<Replacement, ReplaceError> = retry(|| {
         let found = Found::read(nft, wanted)?;
-        if is_another_entrys(nft, wanted, &found.owned)? {
-            return Err(ReplaceError::Refused(conflict::other_entry(wanted.plan)));
-        }
         if wanted.plan.on_conflict == OnConflict::Fail {
             conflict::refuse(wanted.plan, owned::held(nft)?).map_err(ReplaceError::Refused)?;
         }
@@ -80,32 +78,6 @@ impl Retry for ReplaceError {
             Self::Refused(_) => Again::Never,
         }
     }
-}
-
-/// Whether what the attachment has is gated otherwise than what is wanted. Its network may have
-/// another name by now; then it is not told apart.
-fn is_another_entrys(
-    nft: &mut dyn Nft,
-    wanted: &Wanted<'_>,
-    owned: &Owned,
-) -> Result<bool, NftError> {
-    let (tag, scope) = (&wanted.content.tag, &wanted.content.scope);
-    let is_own = |element: &&Element| is_mapping(element) && element.is_commented(tag.as_str());
-    let of_set = |(set, elements): &'_ (Set, Vec<Element>)| {
-        elements.iter().find(is_own).map(|_| set.clone())
-    };
-    let own: Vec<Set> = owned.elements.iter().filter_map(of_set).collect();
-    let maps = scope.maps();
-    if own.iter().any(|set| !maps.contains(set)) {
-        return Ok(true);
-    }
-    if own.is_empty() || scope.is_shared() {
-        return Ok(false);
-    }
-    // Rules that are gone are no other conditions.
-    let (chain, rules) = wanted.layout.lookups();
-    let there = nft.rules_of(&TABLE, &chain.name)?;
-    Ok(there.iter().any(|there| !rules.iter().any(|rule| is_rule(&TABLE, rule, there))))
 }
 
 /// What is in the way, all of one generation.
@@ -175,11 +147,18 @@ impl Found {
         let kept: Elements =
             waiting.iter().map(|(set, element)| (set.clone(), vec![element.clone()])).collect();
         let content = wanted.content.without(&kept);
+        let split = Split::new(&self.owned.elements, &wanted.content.scope);
+        // What other entries need as well is made anew with this one's.
+        let is_wanted = wanted.content.index();
+        let is_shared = |set: &Set, element: &Element| {
+            is_wanted.contains_key(&(set.name.as_str(), element.key.as_slice()))
+        };
+        let (shared, others) = split.others_by(is_shared);
         let mut transaction =
             Transaction { generation: Some(self.generation), ..Transaction::new() };
         transaction.remove_chains(&TABLE, self.misplaced.clone());
         wanted.layout.build(&mut transaction);
-        let gone = self.owned.elements.iter().chain(&self.evicted);
+        let gone = split.own.iter().chain(&shared).chain(&self.evicted);
         for (set, elements) in gone.clone() {
             transaction.elements(Verb::Delete, &TABLE, set, keys_only(elements));
         }
@@ -189,18 +168,17 @@ impl Found {
         let made = content.index();
         let is_made = |map: &Set, key: &[Value]| made.contains_key(&(map.name.as_str(), key));
         let remain: Vec<Claim> =
-            self.claims.iter().filter(|claim| self.stays(claim, tag)).cloned().collect();
+            self.claims.iter().filter(|claim| self.stays(claim, wanted)).cloned().collect();
         let is_waited_for = remain.iter().any(|claim| is_made(&claim.map, &claim.element.key));
         let conflicts =
             self.owned.conflicts || is_waited_for || !taken.is_empty() || !waiting.is_empty();
-        let account = Account::new(content.len() + waiting.len(), conflicts);
+        let account = Account::new(content.len() + waiting.len() + others, conflicts);
         content.create(&mut transaction, account);
 
         // Who is not served waits, the newest of all that wait for the key.
         let order = claims::next_order(&self.claims);
-        let all = wanted.content.index();
         let own = waiting.iter().filter_map(|(set, held)| {
-            let wanted = all.get(&(set.name.as_str(), held.key.as_slice()))?;
+            let wanted = is_wanted.get(&(set.name.as_str(), held.key.as_slice()))?;
             Some((set, (*wanted).clone()))
         });
         let lost = taken.iter().map(|(set, element)| (set, element.clone()));
@@ -227,7 +205,7 @@ impl Found {
     }
 
     /// Whether a claim is still there afterwards.
-    fn stays(&self, claim: &Claim, tag: &OwnerTag) -> bool {
+    fn stays(&self, claim: &Claim, wanted: &Wanted<'_>) -> bool {
         let is_evicted = || {
             let waiting = claim.waiting();
             waiting.is_some_and(|(set, element)| {
@@ -235,7 +213,9 @@ impl Found {
                 evicted.flat_map(|(_, elements)| elements).any(|other| other.key == element.key)
             })
         };
-        !tag.owns(&claim.element) && !is_evicted()
+        let Content { tag, scope, .. } = &wanted.content;
+        let is_own = tag.owns(&claim.element) && claim.is_in(scope);
+        !is_own && !is_evicted()
     }
 
     /// The elements in `attachments` of the others who are concerned, each with what must be there

@@ -1,9 +1,8 @@
 //! The sets and maps of the table `inet cni_portmap`, by their names. Pure.
 //!
-//! Networks with conditions or a mark bit of their own have maps of their own, because both gate
-//! every mapping that is looked up behind them.
+//! Conditions and a mark bit other than the default have maps of their own, because both gate every
+//! mapping that is looked up behind them.
 
-use cni_common::cni::attachment::network_short_name;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{DataType, Family, Set, Table};
 
@@ -13,34 +12,34 @@ use crate::plan::Plan;
 /// The table. Everything portmap makes on nftables is in it.
 pub(super) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
 
-/// What stands for the shared scope in [`claims`]; no network has a name of this length.
+/// What stands for the shared scope in [`claims`]; no gate has a name of this length.
 const SHARED: &str = "shared";
+
+/// Digits of a gate's name.
+const GATE_LEN: usize = 12;
 
 /// The maps and chains that a mapping lives in, by their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     /// What its objects' names end in: empty for the shared scope.
     suffix: String,
-    network: Option<String>,
     mark_bit: u8,
 }
 
 impl Scope {
-    /// The scope of every network without conditions and with the default mark bit.
+    /// The scope of everything without conditions and with the default mark bit.
     pub(super) fn shared() -> Self {
-        Self { suffix: String::new(), network: None, mark_bit: DEFAULT_MARK_BIT }
+        Self { suffix: String::new(), mark_bit: DEFAULT_MARK_BIT }
     }
 
     pub(super) fn of(plan: &Plan) -> Self {
-        if plan.conditions.is_empty() && plan.mark_bit == DEFAULT_MARK_BIT {
-            return Self::shared();
-        }
-        let network = &plan.attachment.network;
-        Self {
-            suffix: format!("_{}", network_short_name(network)),
-            network: Some(network.clone()),
-            mark_bit: plan.mark_bit,
-        }
+        // At most 15 characters, as many as a name in `claims` may have.
+        let suffix = match plan.gate() {
+            None => String::new(),
+            Some(gate) if plan.mark_bit == DEFAULT_MARK_BIT => format!("_{gate}"),
+            Some(gate) => format!("_{gate}b{}", plan.mark_bit),
+        };
+        Self { suffix, mark_bit: plan.mark_bit }
     }
 
     /// Whether this is the scope that needs no chains of its own.
@@ -69,6 +68,11 @@ impl Scope {
         Set { name, key: vec![address_type(version); 2], data: vec![] }
     }
 
+    /// Whether a masquerade set is one of the scope's mark bit.
+    pub(super) fn masquerades_by(&self, name: &str) -> bool {
+        name.find("_bit").map_or("", |position| &name[position..]) == self.bit_suffix()
+    }
+
     /// `(container address, protocol, container port)`: where packets go that may carry our mark.
     pub(super) fn targets(&self, version: IpVersion) -> Set {
         let name = format!("targets{}{}", version.digit(), bit_suffix(self.mark_bit));
@@ -81,10 +85,23 @@ impl Scope {
         self.suffix.strip_prefix('_').unwrap_or(SHARED)
     }
 
-    /// The scope that [`claims`] names so, as far as its maps are concerned.
+    /// The scope that [`claims`] names so.
     pub(super) fn named(claim_name: &str) -> Self {
         let suffix = if claim_name == SHARED { String::new() } else { format!("_{claim_name}") };
-        Self { suffix, ..Self::shared() }
+        Self::ending(&suffix)
+    }
+
+    /// The scope that a map of mappings is one of.
+    pub(super) fn of_map(name: &str) -> Option<Self> {
+        let stem = ["by_address", "by_port"].iter().find_map(|stem| name.strip_prefix(stem))?;
+        Some(Self::ending(stem.strip_prefix(['4', '6'])?))
+    }
+
+    fn ending(suffix: &str) -> Self {
+        // Behind the gate's digits.
+        let bit = suffix.get(GATE_LEN + 1..).and_then(|rest| rest.strip_prefix('b'));
+        let mark_bit = bit.and_then(|bit| bit.parse().ok()).unwrap_or(DEFAULT_MARK_BIT);
+        Self { suffix: suffix.to_owned(), mark_bit }
     }
 
     pub(super) fn maps(&self) -> [Set; 4] {
@@ -99,11 +116,6 @@ impl Scope {
     /// The name of a chain.
     pub(super) fn name(&self, stem: &str) -> String {
         format!("{stem}{}", self.suffix)
-    }
-
-    /// The network whose own it is.
-    pub(super) fn network(&self) -> Option<&str> {
-        self.network.as_deref()
     }
 
     /// What the names of sets and chains end in that belong to the mark bit.

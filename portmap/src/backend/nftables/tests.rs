@@ -8,7 +8,7 @@ use cni_common::kernel::nft::{L4Protocol, Nft as _, Object, Set, Table, Transact
 
 use super::layout::Layout;
 use super::sets::{self, TABLE};
-use super::{Wanted, add, check, owned};
+use super::{Wanted, add, check, garbage, owned};
 use crate::config::{Conditions, Config, HostAddress, OnConflict, PortMapping};
 use crate::plan::{Addresses, Mapping, Plan};
 
@@ -112,7 +112,7 @@ fn gc(
 ) -> Result<Vec<Mapping>, CniError> {
     let valid =
         valid.iter().map(|valid| Attachment { network: network.to_owned(), ..valid.clone() });
-    owned::collect_garbage(nft, &Stale::new(network, valid), || needs_guard, &Log::disabled())
+    garbage::collect_garbage(nft, &Stale::new(network, valid), || needs_guard, &Log::disabled())
 }
 
 fn count_of(nft: &FakeNft, text: &str) -> usize {
@@ -768,7 +768,7 @@ fn the_table_stays_for_its_guard_as_long_as_that_has_a_reason() {
 }
 
 #[test]
-fn conditions_change_with_the_network_and_leave_with_it() {
+fn conditions_are_those_of_the_add() {
     let mut nft = FakeNft::new();
     let conditional = |words: &str, port: u16| Config {
         conditions: Conditions { v4: vec![words.to_owned()], ..Conditions::default() },
@@ -777,19 +777,24 @@ fn conditions_change_with_the_network_and_leave_with_it() {
     let narrowed = plan_with("net", "c1", &conditional("ip saddr 192.0.2.0/24", 8080), 2);
     added(&mut nft, &narrowed);
     assert!(nft.dump().contains("ip saddr 192.0.2.0/24"));
-    // Another container's ADD brings the network's new conditions to all of its mappings.
+    // The network's conditions have changed; what was added before keeps its own.
     let changed = plan_with("net", "c2", &conditional("ip saddr 198.51.100.0/24", 8081), 3);
     added(&mut nft, &changed);
-    assert_eq!(count_of(&nft, "192.0.2.0/24"), 0);
-    check(&mut nft, &narrowed).expect_err("the conditions are others");
+    assert!(nft.dump().contains("ip saddr 192.0.2.0/24"));
+    check(&mut nft, &narrowed).expect("as it was added");
     // DEL knows nothing of the conditions and finds the mappings all the same.
     assert_eq!(remove(&mut nft, &plan("c1", 2, &[(8080, 80)])).len(), 2);
     assert_eq!(count_of(&nft, "net/c1/"), 0);
+    // GC takes chains that nothing is mapped behind any more.
+    let kept = valid("c2");
+    collect_garbage(&mut nft, "net", &[kept]).expect("GC");
+    assert_eq!(count_of(&nft, "192.0.2.0/24"), 0);
+    check(&mut nft, &changed).expect("kept");
 }
 
-/// Two entries of one list, each with the same ports from the runtime.
+/// Entries of one list, each with the same ports from the runtime.
 #[test]
-fn a_second_entry_with_other_conditions_is_refused() {
+fn entries_of_one_list_are_told_apart_by_what_gates_them() {
     let conditional = |words: &str| Config {
         conditions: Conditions { v4: vec![words.to_owned()], ..Conditions::default() },
         ..config(&[(8080, 80)])
@@ -804,17 +809,27 @@ fn a_second_entry_with_other_conditions_is_refused() {
         for second in plans.iter().filter(|second| !std::ptr::eq(*second, first)) {
             let mut nft = FakeNft::new();
             added(&mut nft, first);
-            let before = nft.dump();
-            let error = add(&mut nft, second).expect_err("two entries");
-            assert!(error.code.number() == 7 && error.msg.contains("net/c1/eth0"), "{error}");
-            assert_eq!(nft.dump(), before);
-            check(&mut nft, first).expect("as it was");
-            added(&mut nft, first);
-            // Rules that somebody flushed are no other conditions.
+            let alone = nft.dump();
+            added(&mut nft, second);
+            let both = nft.dump();
+            for again in [first, second] {
+                check(&mut nft, first).expect("the first serves");
+                check(&mut nft, second).expect("the second serves");
+                added(&mut nft, again);
+                assert_eq!(nft.dump(), both);
+            }
+            // Rules that somebody flushed are put back.
             flush_chains(&mut nft, &first.layout);
             added(&mut nft, first);
-            remove(&mut nft, first);
+            // One that maps nothing any more takes its own.
+            let removed = owned::remove_entry(&mut nft, &second.content, &Log::disabled());
+            assert_eq!(removed.expect("removed").len(), 2);
+            check(&mut nft, first).expect("the first serves");
+            let comments = |dump: &str| dump.matches("net/c1/eth0").count();
+            assert_eq!(comments(&nft.dump()), comments(&alone));
             added(&mut nft, second);
+            assert_eq!(remove(&mut nft, first).len(), 4);
+            assert_eq!(count_of(&nft, "net/c1/"), 0);
         }
     }
 }
