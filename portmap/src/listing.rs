@@ -16,6 +16,8 @@ pub struct Installed {
     pub owner: String,
     /// Where it is, as in `nftables` or `iptables-nft (IPv4)`.
     pub place: String,
+    /// The tag of the attachment that it waits for: a newer one that has the port.
+    pub held_by: Option<String>,
 }
 
 /// Every mapping with an owner's name on it, in `nf_tables` and in either kind of iptables, where the
@@ -29,19 +31,21 @@ pub fn installed() -> Result<Vec<Installed>, CniError> {
     let mut all = Vec::new();
     if let Some(nft) = &mut nft {
         let found = nftables::installed(nft).map_err(|error| error.into_cni(READING))?;
-        all.extend(found.into_iter().map(|(mapping, owner)| Installed {
+        all.extend(found.into_iter().map(|((mapping, owner), held_by)| Installed {
             mapping,
             owner,
             place: "nftables".to_owned(),
+            held_by,
         }));
     }
     let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
     for place in iptables::that_may_have(nft, &[iptables::TOP_CHAIN.to_owned()]) {
         let found = iptables::installed(place).map_err(|error| error.into_cni(READING))?;
-        all.extend(found.into_iter().map(|(mapping, owner)| Installed {
+        all.extend(found.into_iter().map(|((mapping, owner), held_by)| Installed {
             mapping,
             owner,
             place: place.to_string(),
+            held_by,
         }));
     }
     Ok(all)

@@ -111,10 +111,15 @@ impl OwnerTag {
     /// Whether a comment is the tag of another attachment of the same container.
     #[must_use]
     pub fn is_sibling(&self, comment: &str) -> bool {
-        let container = |owner: &str| owner.split('/').next().map(str::to_owned);
-        owner_of(comment).is_some_and(|other| {
-            other != self.owner() && container(other) == container(self.owner())
-        })
+        owner_of(comment).is_some_and(|other| other != self.owner())
+            && Self::is_one_container(&self.0, comment)
+    }
+
+    /// Whether two comments are tags of attachments of one container.
+    #[must_use]
+    pub fn is_one_container(one: &str, other: &str) -> bool {
+        let container = |tag| owner_of(tag).and_then(|owner| owner.split('/').next());
+        container(one).is_some() && container(one) == container(other)
     }
 
     /// Whether a comment is the tag of an attachment to `network`.

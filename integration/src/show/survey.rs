@@ -100,6 +100,11 @@ pub(crate) struct Survey {
 }
 
 impl Mapped {
+    /// Whether packets are led by it.
+    pub(crate) fn is_in_force(&self) -> bool {
+        matches!(self.standing, Standing::InForce(_))
+    }
+
     /// Where it begins and where it leads, for people.
     pub(crate) fn ends(&self) -> (String, String) {
         let mapping = &self.mapping;
@@ -152,7 +157,10 @@ impl Survey {
         let owner = |tag: &str| Owner::parse(tag);
         match cni_portmap::listing::installed() {
             Ok(found) => self.ports.extend(found.into_iter().filter_map(|found| {
-                let standing = Standing::InForce(found.place);
+                let standing = match found.held_by {
+                    Some(holder) => Standing::Waiting(owner(&holder)?),
+                    None => Standing::InForce(found.place),
+                };
                 Some(Mapped { mapping: found.mapping, owner: owner(&found.owner)?, standing })
             })),
             Err(error) => unreadable.push(error.to_string()),
@@ -230,14 +238,16 @@ impl Survey {
             (is_v4, mapping.host_address, mapping.protocol.number(), mapping.host_port)
         };
         let mut held: HashMap<_, Vec<&Owner>> = HashMap::new();
-        for mapped in &self.ports {
+        let known: HashSet<_> =
+            self.ports.iter().map(|mapped| (key(&mapped.mapping), &mapped.owner)).collect();
+        for mapped in self.ports.iter().filter(|mapped| mapped.is_in_force()) {
             held.entry(key(&mapped.mapping)).or_default().push(&mapped.owner);
         }
         let mut unfulfilled = Vec::new();
         for (owner, mappings) in wanted {
             for mapping in mappings {
                 let holders = held.get(&key(&mapping)).map_or(&[][..], Vec::as_slice);
-                if holders.contains(&&owner) {
+                if known.contains(&(key(&mapping), &owner)) {
                     continue;
                 }
                 let standing = match holders.first() {
@@ -252,7 +262,7 @@ impl Survey {
 
     /// Leaves of host ports only those that the kernel has.
     pub(crate) fn forget_unfulfilled(&mut self) {
-        self.ports.retain(|mapped| matches!(mapped.standing, Standing::InForce(_)));
+        self.ports.retain(Mapped::is_in_force);
     }
 
     /// Owners in the kernel that the cache does not know.

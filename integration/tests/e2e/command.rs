@@ -18,6 +18,7 @@ cases! {
     purge_takes_out_what_it_is_asked_for, backends;
     purge_leaves_what_others_made, ours;
     show_tells_what_is_missing_and_who_else_has_a_port, ours;
+    show_tells_what_waits_in_the_kernel, backends;
 }
 
 /// Status, stdout and stderr.
@@ -265,6 +266,40 @@ fn show_tells_what_is_missing_and_who_else_has_a_port(b: &TestBox) {
         .filter_map(|one| Some((one["containerID"].as_str()?, one["container"].as_str()?)))
         .collect();
     assert_eq!(containers, [("new", "gone"), ("old", "not in the cache")]);
+}
+
+/// Also without the cache, which podman and others have elsewhere.
+fn show_tells_what_waits_in_the_kernel(b: &TestBox) {
+    let node = Node::new(b);
+    for id in ["first", "second", "third"] {
+        node.add(id, PORT);
+    }
+    let standing = |node: &Node| -> Vec<(String, String, String)> {
+        let shown = show(node, &["8080/tcp"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let ports = shown["ports"].as_array().expect("a list").iter();
+        let v4 = ports.filter(|port| !text(&port["containerAddress"]).contains(':'));
+        let of = |port: &Value| {
+            let [owner, holder] = ["owner", "heldBy"].map(|key| text(&port[key]["containerID"]));
+            (owner, text(&port["state"]), holder)
+        };
+        v4.map(of).collect()
+    };
+    let row = |owner: &str, state: &str, holder: &str| {
+        (owner.to_owned(), state.to_owned(), holder.to_owned())
+    };
+    let expected = [
+        row("first", "waiting", "third"),
+        row("second", "waiting", "third"),
+        row("third", "in force", ""),
+    ];
+    assert_eq!(standing(&node), expected);
+    for id in ["first", "second", "third"] {
+        std::fs::remove_file(format!("/var/lib/cni/results/{NAME}-{id}-eth0")).expect("the file");
+    }
+    assert_eq!(standing(&node), expected, "the kernel alone");
+    let shown = run(&mut node.cni_chain(&["show", "8080/tcp"]));
+    assert!(shown.contains("waiting: podnet/third/eth0 has it"), "{shown}");
 }
 
 /// What every reader sees of a host that had these plugins.

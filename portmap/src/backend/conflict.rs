@@ -1,6 +1,7 @@
 //! Two attachments that want the same host port. Pure.
 
 use cni_common::cni::OwnerTag;
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 
 use crate::plan::{Mapping, Plan};
@@ -59,6 +60,28 @@ pub(crate) fn lost(held: &[(Mapping, String)]) -> Result<(), CniError> {
 /// A mismatch, where more is wrong.
 pub(crate) fn lost_mismatch((mapping, owner): &Held) -> String {
     format!("host port mapping {mapping} is held by attachment {owner}, which was added later")
+}
+
+/// STATUS: says in one line which mappings wait for whom; between networks of one container that is
+/// how it has to be.
+pub(crate) fn tell_waiting(waiting: &[(Held, String)], log: &Log) {
+    const SHOWN: usize = 4;
+    let is_lost =
+        |((_, owner), holder): &&(Held, String)| !OwnerTag::is_one_container(owner, holder);
+    let mut all = waiting.iter().filter(is_lost);
+    let describe =
+        |((mapping, owner), holder): &(Held, String)| format!("{mapping} of {owner} for {holder}");
+    let shown: Vec<String> = all.by_ref().take(SHOWN).map(describe).collect();
+    let rest = match all.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    if !shown.is_empty() {
+        log.warn(format!(
+            "host port mappings wait for attachments that were added later: {}{rest}; cni-chain show tells all",
+            shown.join(", ")
+        ));
+    }
 }
 
 /// What to tell of somebody's mapping when its address is given to another attachment.

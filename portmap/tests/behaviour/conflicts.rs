@@ -17,6 +17,7 @@ cases! {
     the_second_network_serves_when_the_first_is_disconnected, backends;
     the_second_network_serves_the_family_that_the_first_has_not, backends;
     check_of_a_loser_names_the_winner, backends;
+    status_says_which_ports_wait, backends;
     an_address_whose_del_was_lost_is_its_next_owners, backends;
     a_network_renamed_before_del_leaves_nothing, backends;
     on_conflict_fail_sees_overlaps, backends;
@@ -149,6 +150,33 @@ fn check_of_a_loser_names_the_winner(b: &TestBox) {
     }
     b.unmap(&new, &both(8080, 80));
     check(&wanted).expect_silence();
+}
+
+/// In one line, however many, and not of a container's own other network.
+fn status_says_which_ports_wait(b: &TestBox) {
+    let status = || Call::of_network("portmap", "STATUS", "net1").run(b).success().stderr;
+    let waits = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.contains("wait"));
+        lines.map(str::to_owned).collect()
+    };
+    let (first, second) = two_interfaces(b, &Network::dual(1), &Network::dual(2));
+    b.map(&first, &both(8070, 80));
+    b.map(&second, &both(8070, 80));
+    assert_eq!(waits(&status()), [""; 0]);
+    let (old, new) = (b.web(&Network::dual(1), "old"), b.web(&Network::dual(1), "new"));
+    let ports: Vec<Mapping> = (8080..8090).flat_map(|port| both(port, 80)).collect();
+    b.map(&old, &ports);
+    b.map(&new, &both(8080, 80));
+    let said = waits(&status());
+    assert_eq!(said.len(), 1, "{said:?}");
+    for words in ["*:8080/tcp", "net1/old/eth0", "net1/new/eth0"] {
+        assert!(said[0].contains(words), "{said:?}");
+    }
+    b.map(&new, &ports);
+    let said = waits(&status());
+    assert!(said.len() == 1 && said[0].contains(" more") && said[0].len() < 1000, "{said:?}");
+    b.unmap(&new, &ports);
+    assert_eq!(waits(&status()), [""; 0]);
 }
 
 fn an_address_whose_del_was_lost_is_its_next_owners(b: &TestBox) {

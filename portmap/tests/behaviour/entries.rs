@@ -18,6 +18,7 @@ cases! {
     gc_takes_all_entries_of_who_is_gone, backends;
     each_attachment_keeps_the_conditions_of_its_add, backends;
     a_port_that_both_entries_lost_comes_back_to_both, backends;
+    the_same_port_under_other_conditions_is_no_conflict, backends;
 }
 
 /// Conditions on the source in the words of the backend under test.
@@ -261,4 +262,20 @@ fn a_port_that_both_entries_lost_comes_back_to_both(b: &TestBox) {
     }
     b.unmap(&of_web[1], &both(8080, 80));
     assert!(!b.ruleset().contains("web/eth0") && !b.ruleset().contains("\"web\\"));
+}
+
+fn the_same_port_under_other_conditions_is_no_conflict(b: &TestBox) {
+    let near = b.web(&Network::dual(2), "near");
+    let [outside, _] = outside_and_neighbours(b, &b.web(&Network::dual(1), "one"));
+    let [_, neighbours] = outside_and_neighbours(b, &b.web(&Network::dual(1), "other"));
+    for entry in [&outside, &neighbours] {
+        b.map(entry, &both(8080, 80));
+    }
+    served(&b.out, 8080, "one");
+    served(&near.container.netns, 8080, "other");
+    for entry in [&outside, &neighbours] {
+        check(b, entry);
+    }
+    let status = Call::of_network("portmap", "STATUS", "net1").run(b).success().stderr;
+    assert!(!status.contains("wait"), "{status}");
 }

@@ -11,7 +11,8 @@ use cni_common::kernel::iptables::{
 
 use super::names::Names;
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
-use super::saved::{entry_chains, lost};
+use super::saved::entry_chains;
+use super::standing::lost;
 use crate::backend::conflict::Held;
 use crate::plan::Plan;
 

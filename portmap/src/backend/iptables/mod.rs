@@ -12,6 +12,7 @@ mod places;
 mod remove;
 mod rules;
 mod saved;
+mod standing;
 
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::Log;
@@ -30,9 +31,10 @@ pub(crate) use rules::{ChainRule, GoRules, TABLE, TOP_CHAIN};
 
 const READING: &str = "cannot read the port mappings";
 
-/// Every mapping in one place, with its owner's tag.
-pub(crate) fn installed(place: Place) -> Result<Vec<Held>, IptablesError> {
-    Ok(saved::mappings(&place.open()?.save(TABLE)?))
+/// Every mapping in one place with its owner's tag, and with the one whose mapping comes first.
+pub(crate) fn installed(place: Place) -> Result<Vec<(Held, Option<String>)>, IptablesError> {
+    let standings = standing::standings(&place.open()?.save(TABLE)?).into_iter();
+    Ok(standings.map(|standing| ((standing.mapping, standing.tag), standing.holder)).collect())
 }
 
 /// The host's iptables.
@@ -159,7 +161,8 @@ impl<'a> super::Place<'a> for Iptables {
         let top = [TOP_CHAIN.to_owned()];
         let mut held = Vec::new();
         for place in that_may_have(host.nft_if_any().ok().flatten(), &top) {
-            held.extend(installed(place).map_err(|error| error.into_cni(READING))?);
+            let found = installed(place).map_err(|error| error.into_cni(READING))?;
+            held.extend(found.into_iter().map(|(held, _)| held));
         }
         Ok(held)
     }
@@ -173,7 +176,7 @@ impl Backend<Host<'_>, Plan> for Iptables {
     }
 
     /// The programs are there and can read the table.
-    fn status(&self, _host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
+    fn status(&self, host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
         let probe = iptables::Iptables::find(IpVersion::V4, Variant::Default)
             .and_then(|iptables| iptables.save(TABLE));
         let dump = probe.map_err(|error| {
@@ -184,6 +187,7 @@ impl Backend<Host<'_>, Plan> for Iptables {
             )
             .with_details(error.to_string())
         })?;
+        conflict::tell_waiting(&standing::waiting(&dump), host.log);
         match &sample.set_mark_chain {
             Some(chain) if !dump.has_chain(chain) => Err(CniError::new(
                 ErrorCode::NotAvailable,

@@ -113,7 +113,17 @@ impl Names {
     /// Whether one of the attachment's comments is of this entry. What the Go plugin made for all of a
     /// list goes with the first that is added again.
     pub(super) fn is_of_entry(&self, comment: &str) -> bool {
-        owner(comment).is_none_or(|owner| !owner.is_exact || owner.gate == self.gate)
+        owner(comment).is_none_or(|owner| self.is_of(&owner))
+    }
+
+    /// The same for who a comment names.
+    pub(super) fn is_of(&self, owner: &Owner) -> bool {
+        !owner.is_exact || owner.gate == self.gate
+    }
+
+    /// Whether no packet gets past this entry's mapping to that one's of the same port.
+    pub(super) fn shadows(&self, owner: &Owner) -> bool {
+        self.gate.is_none() || self.gate == owner.gate
     }
 
     /// Whether a comment of ours is this entry's, whatever the network was called then.
@@ -143,6 +153,13 @@ pub(super) struct Owner {
     pub(super) is_exact: bool,
     /// Which entry's it is, as far as the comment tells.
     gate: Option<String>,
+}
+
+impl Owner {
+    /// Whether no packet gets past its mapping to the other's of the same port.
+    pub(super) fn shadows(&self, other: &Self) -> bool {
+        self.gate.is_none() || self.gate == other.gate
+    }
 }
 
 /// Whose an entry rule with this comment is; `None` for one that is cut off or somebody else's.

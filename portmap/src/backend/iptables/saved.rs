@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use cni_common::cni::{Attachment, OwnerTag, Stale};
+use cni_common::cni::{OwnerTag, Stale};
 use cni_common::kernel::iptables::{SavedRule, TableDump};
 use cni_common::kernel::nft::L4Protocol;
 
 use super::names::{Names, Owner, owner};
-use super::rules::{OLD_SNAT_TOP, Rules, TOP_CHAIN};
-use crate::backend::conflict::Held;
+use super::rules::{OLD_SNAT_TOP, TOP_CHAIN};
 use crate::plan::Mapping;
 
 /// The chains that are the attachment's, whoever made them.
@@ -72,71 +71,22 @@ pub(super) fn evicted_chains(
     }
     let mut evicted = owners(dump);
     evicted.retain(|(chain, _)| !own.contains(chain) && leading.get(chain.as_str()) == Some(&true));
-    evicted.into_iter().map(|(chain, owner)| (chain, owner.tag())).collect()
+    evicted.into_iter().map(|(chain, owner)| (chain, owner.attachment.tag())).collect()
 }
 
 /// The chains that the top chain leads to, in order, with their owners.
-fn owners(dump: &TableDump) -> Vec<(String, Attachment)> {
-    let mut owners: Vec<(String, Attachment)> = Vec::new();
+pub(super) fn owners(dump: &TableDump) -> Vec<(String, Owner)> {
+    let mut owners: Vec<(String, Owner)> = Vec::new();
     let mut seen: HashSet<String> = HashSet::new();
     for entry in dump.rules_of(TOP_CHAIN) {
         let owner = entry.option("--comment").and_then(|comment| owner(&comment));
         if let (Some(chain), Some(owner)) = (entry.option("-j"), owner)
             && seen.insert(chain.clone())
         {
-            owners.push((chain, owner.attachment));
+            owners.push((chain, owner));
         }
     }
     owners
-}
-
-/// The mappings in a saved table with their owners, in the order in which packets meet the owners.
-pub(super) fn mappings(dump: &TableDump) -> Vec<Held> {
-    let mut by_chain: HashMap<&str, Vec<Mapping>> = HashMap::new();
-    for rule in &dump.rules {
-        if let Some(mapping) = translation(rule) {
-            by_chain.entry(&rule.chain).or_default().push(mapping);
-        }
-    }
-    let of_owner = |(chain, owner): (String, Attachment)| {
-        let mappings = by_chain.remove(chain.as_str()).unwrap_or_default();
-        let tag = owner.tag().to_string();
-        mappings.into_iter().map(move |mapping| (mapping, tag.clone()))
-    };
-    owners(dump).into_iter().flat_map(of_owner).collect()
-}
-
-type Key = (Option<IpAddr>, L4Protocol, u16);
-
-fn key(mapping: &Mapping) -> Key {
-    (mapping.host_address, mapping.protocol, mapping.host_port)
-}
-
-/// Mappings of other containers that answer to the same host address, protocol and port as some of
-/// these.
-pub(super) fn conflicts(dump: &TableDump, rules: &Rules) -> Vec<Held> {
-    let tag = rules.names.attachment.tag();
-    let wanted: HashSet<Key> = rules.mappings.iter().map(key).collect();
-    let mut conflicts = mappings(dump);
-    conflicts.retain(|(mapping, owner)| {
-        !tag.is_same_attachment(owner) && !tag.is_sibling(owner) && wanted.contains(&key(mapping))
-    });
-    conflicts
-}
-
-/// Those of the mappings that packets do not reach, because another container's comes first.
-pub(super) fn lost(dump: &TableDump, rules: &Rules) -> Vec<Held> {
-    let tag = rules.names.attachment.tag();
-    let mut first: HashMap<Key, String> = HashMap::new();
-    for (mapping, owner) in mappings(dump) {
-        first.entry(key(&mapping)).or_insert(owner);
-    }
-    let held = rules.mappings.iter().filter_map(|mapping| {
-        let owner = first.get(&key(mapping))?;
-        let is_other = !tag.is_same_attachment(owner) && !tag.is_sibling(owner);
-        is_other.then(|| (*mapping, owner.clone()))
-    });
-    held.collect()
 }
 
 pub(super) fn translation(rule: &SavedRule) -> Option<Mapping> {

@@ -154,8 +154,12 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Resul
         )
         .with_details(error.to_string())
     };
-    if nft.elements(&TABLE, &sets::attachments()).map_err(unreadable)?.is_empty() {
+    let accounts = nft.elements(&TABLE, &sets::attachments()).map_err(unreadable)?;
+    if accounts.is_empty() {
         return Ok(());
+    }
+    if accounts.iter().filter_map(Account::of).any(|account| account.conflicts) {
+        conflict::tell_waiting(&claims::waiting(nft).map_err(unreadable)?, log);
     }
     let names = nft.sets(&TABLE).map_err(unreadable)?;
     if !names.contains(&Scope::shared().by_port(IpVersion::V4).name) {

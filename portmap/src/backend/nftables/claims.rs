@@ -4,10 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{Element, Elements, Nft, NftError, Set, Value};
+use cni_common::kernel::nft::{Element, Elements, Nft, NftError, Set, Value, lookup_all};
 
-use super::elements::{is_mapping, mapping_of};
+use super::elements::{index, is_mapping, mapping_of};
 use super::sets::{self, Scope, TABLE};
+use crate::backend::conflict::Held;
 
 /// A mapping that waits for its key.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +82,25 @@ pub(super) fn read(nft: &mut dyn Nft) -> Result<Vec<Claim>, NftError> {
         claims.extend(nft.elements(&TABLE, &sets::claims(version))?.iter().filter_map(Claim::of));
     }
     Ok(claims)
+}
+
+/// The mappings that wait, each with the tag of whoever has its key.
+pub(super) fn waiting(nft: &mut dyn Nft) -> Result<Vec<(Held, String)>, NftError> {
+    let claims = read(nft)?;
+    let mut keys: Vec<(Set, Vec<Vec<Value>>)> = Vec::new();
+    for Claim { map, element, .. } in &claims {
+        match keys.iter_mut().find(|(known, _)| known == map) {
+            Some((_, keys)) => keys.push(element.key.clone()),
+            None => keys.push((map.clone(), vec![element.key.clone()])),
+        }
+    }
+    let holders = lookup_all(nft, &TABLE, &keys)?;
+    let holders = index(&holders);
+    let waiting = claims.iter().filter_map(|Claim { map, element, .. }| {
+        let holder = holders.get(&(map.name.as_str(), element.key.as_slice()))?;
+        Some(((mapping_of(element)?, element.owner().to_owned()), holder.owner().to_owned()))
+    });
+    Ok(waiting.collect())
 }
 
 /// The claims among elements.

@@ -122,9 +122,11 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Every mapping that is in force in the table, with its owner's tag.
-pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<Held>, NftError> {
-    owned::held(nft)
+/// Every mapping in the table with its owner's tag, and with the attachment that it waits for.
+pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<(Held, Option<String>)>, NftError> {
+    let in_force = owned::held(nft)?.into_iter().map(|held| (held, None));
+    let waiting = claims::waiting(nft)?.into_iter().map(|(held, holder)| (held, Some(holder)));
+    Ok(in_force.chain(waiting).collect())
 }
 
 /// What ADD commits where our table is not there yet.
