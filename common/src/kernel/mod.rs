@@ -19,6 +19,7 @@ pub mod netns;
 pub mod nft;
 mod nstype;
 pub mod program;
+mod request;
 pub mod retry;
 pub mod route;
 pub mod rtnetlink;

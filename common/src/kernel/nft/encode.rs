@@ -2,20 +2,16 @@
 //!
 //! Numbers are those of `include/uapi/linux/netfilter/nf_tables.h`.
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, InetHookNumber,
-    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-    SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags,
-    TableMessage,
-};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 
-use super::expressions::RuleEncoder;
+use super::expressions::{ANONYMOUS, DATA_VALUE, LIST_ELEMENT, RuleEncoder};
 use super::family::Family;
 use super::l4::L4Protocol;
-use super::object::{Chain, DataType, Element, Hook, Rule, Set, Table, Value};
+use super::object::{Chain, DataType, Element, Rule, Set, Table};
 use super::transaction::{Object, Operation, Verb};
 use super::userdata;
+use crate::kernel::netlink::Connection;
+use crate::kernel::request::Request;
 
 /// Make it; refuse if it is there.
 pub(super) const CREATE_EXCLUSIVELY: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -25,15 +21,54 @@ const CREATE_BEHIND: u16 = NLM_F_CREATE | NLM_F_APPEND;
 /// A netlink attribute's length has 16 bits; the kernel reads a longer list as garbage.
 const ELEMENTS_PER_MESSAGE: usize = 200;
 
-/// One netlink message of a batch.
-pub(super) struct Message {
-    pub(super) inner: NfTablesMessage,
-    pub(super) flags: u16,
+/// `enum nf_tables_msg_types`: what is made or removed, and asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Message {
+    NewTable = 0,
+    DeleteTable = 2,
+    NewChain = 3,
+    GetChain = 4,
+    DeleteChain = 5,
+    NewRule = 6,
+    GetRule = 7,
+    DeleteRule = 8,
+    NewSet = 9,
+    GetSet = 10,
+    DeleteSet = 11,
+    NewElement = 12,
+    GetElement = 13,
+    DeleteElement = 14,
+    GetGeneration = 16,
 }
 
-/// Numbers anonymous sets within one batch.
-#[derive(Default)]
-pub(super) struct Encoder {
+/// A message to `nf_tables` about a family; `attributes` writes what it says.
+pub(super) fn message(
+    request: &mut Request,
+    sequence: u32,
+    flags: u16,
+    family: u8,
+    message: Message,
+    attributes: impl FnOnce(&mut Request),
+) {
+    const NFNL_SUBSYS_NFTABLES: u16 = 10;
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | message as u16;
+    request.message(kind, flags, sequence, |body| {
+        // struct nfgenmsg
+        body.header(&[family, 0, 0, 0]);
+        attributes(body);
+    });
+}
+
+/// A batch's messages, while they are written.
+pub(super) struct Batch<'a> {
+    connection: &'a mut Connection,
+    pub(super) request: Request,
+    /// Of each message, by its distance from the first: the operation, and where it is.
+    pub(super) senders: Vec<(usize, usize)>,
+    /// The operation that is being written.
+    operation: usize,
+    family: u8,
+    /// How many sets without a name there are.
     sets: u32,
 }
 
@@ -47,50 +82,202 @@ pub(super) fn family_number(family: Family) -> u8 {
     }
 }
 
-impl Encoder {
-    /// The messages of one operation.
-    pub(super) fn operation(&mut self, operation: &Operation) -> Vec<Message> {
+impl<'a> Batch<'a> {
+    /// Goes on behind what the request holds.
+    pub(super) fn new(connection: &'a mut Connection, request: Request) -> Self {
+        Self { connection, request, senders: Vec::new(), operation: 0, family: 0, sets: 0 }
+    }
+
+    /// Writes the messages of the operation at this place of a transaction.
+    pub(super) fn operation(&mut self, index: usize, operation: &Operation) {
         let Operation { verb, table, object } = operation;
+        (self.operation, self.family) = (index, family_number(table.family));
         match object {
-            Object::Table(comment) => vec![table_message(*verb, table, *comment)],
-            Object::OwnedTable => vec![owned_table_message(*verb, table)],
-            Object::Chain(chain) if *verb == Verb::Flush => vec![flush_rules(table, &chain.name)],
-            Object::Chain(chain) => vec![chain_message(*verb, table, chain)],
-            Object::Rule(rule) => self.rule_messages(table, rule, CREATE_BEHIND),
-            Object::FirstRule(rule) => self.rule_messages(table, rule, NLM_F_CREATE),
-            Object::RuleHandle(chain, handle) => vec![delete_rule(table, chain, *handle)],
-            Object::Set(set) if *verb == Verb::Flush => {
-                vec![Message {
-                    inner: elements_message(Verb::Delete, table, &set.name, None),
-                    flags: 0,
-                }]
+            Object::Table(comment) => self.table(*verb, table, *comment),
+            Object::OwnedTable => self.owned_table(*verb, table),
+            Object::Chain(chain) if *verb == Verb::Flush => {
+                self.delete_rules(table, &chain.name, None);
             }
-            Object::Set(set) => vec![set_message(*verb, table, set)],
-            Object::Elements(set, elements) => element_messages(*verb, table, set, elements),
+            Object::Chain(chain) => self.chain(*verb, table, chain),
+            Object::Rule(rule) => self.rule(table, rule, CREATE_BEHIND),
+            Object::FirstRule(rule) => self.rule(table, rule, NLM_F_CREATE),
+            Object::RuleHandle(chain, handle) => self.delete_rules(table, chain, Some(*handle)),
+            Object::Set(set) if *verb == Verb::Flush => {
+                self.message(Message::DeleteElement, 0, |list| in_set(list, table, &set.name));
+            }
+            Object::Set(set) => self.set(*verb, table, set),
+            Object::Elements(set, elements) => self.elements(*verb, table, set, elements),
         }
     }
 
-    fn rule_messages(&mut self, table: &Table, rule: &Rule, flags: u16) -> Vec<Message> {
+    fn message(&mut self, kind: Message, flags: u16, attributes: impl FnOnce(&mut Request)) {
+        let start = self.request.as_slice().len();
+        self.senders.push((self.operation, start));
+        let (sequence, flags) = (self.connection.next_sequence(), NLM_F_REQUEST | flags);
+        message(&mut self.request, sequence, flags, self.family, kind, attributes);
+    }
+
+    fn table(&mut self, verb: Verb, table: &Table, comment: Option<&str>) {
+        const NAME: u16 = 1;
+        const USERDATA: u16 = 6;
+        let kind = if makes(verb) { Message::NewTable } else { Message::DeleteTable };
+        self.message(kind, make_flags(verb), |attributes| {
+            attributes.text(NAME, &table.name);
+            if let Some(comment) = comment.filter(|_| makes(verb)) {
+                attributes.bytes(USERDATA, &userdata::comment(comment));
+            }
+        });
+    }
+
+    fn owned_table(&mut self, verb: Verb, table: &Table) {
+        const NAME: u16 = 1;
+        const FLAGS: u16 = 2;
+        const NFT_TABLE_F_OWNER: u32 = 1 << 1;
+        let kind = if makes(verb) { Message::NewTable } else { Message::DeleteTable };
+        self.message(kind, make_flags(verb), |attributes| {
+            attributes.text(NAME, &table.name);
+            if makes(verb) {
+                attributes.be32(FLAGS, NFT_TABLE_F_OWNER);
+            }
+        });
+    }
+
+    fn chain(&mut self, verb: Verb, table: &Table, chain: &Chain) {
+        const HOOK: u16 = 4;
+        const POLICY: u16 = 5;
+        const TYPE: u16 = 7;
+        const HOOK_NUMBER: u16 = 1;
+        const HOOK_PRIORITY: u16 = 2;
+        const ACCEPT: u32 = 1;
+        let kind = if makes(verb) { Message::NewChain } else { Message::DeleteChain };
+        self.message(kind, make_flags(verb), |attributes| {
+            named_chain(attributes, table, &chain.name);
+            if let Some(base) = chain.base.filter(|_| makes(verb)) {
+                attributes.nested(HOOK, |hook| {
+                    hook.be32(HOOK_NUMBER, base.hook.number());
+                    hook.be32(HOOK_PRIORITY, base.priority.0.cast_unsigned());
+                });
+                attributes.be32(POLICY, ACCEPT);
+                attributes.text(TYPE, base.kind.as_str());
+            }
+        });
+    }
+
+    fn rule(&mut self, table: &Table, rule: &Rule, flags: u16) {
+        const EXPRESSIONS: u16 = 4;
+        const USERDATA: u16 = 7;
         let mut body = RuleEncoder::new(table.family, self.sets);
         rule.statements.iter().for_each(|statement| body.statement(statement));
         self.sets = body.next_set;
-
-        let mut messages: Vec<Message> = Vec::new();
         for (id, protocols) in body.anonymous {
-            messages.extend(anonymous_protocol_set(table, id, &protocols));
+            self.protocol_set(table, id, protocols);
         }
-        let mut attributes = vec![
-            RuleAttribute::Table(table.name.clone().into_owned()),
-            RuleAttribute::Chain(rule.chain.clone()),
-            RuleAttribute::Expressions(body.expressions),
-        ];
-        if let Some(comment) = &rule.comment {
-            attributes.push(RuleAttribute::UserData(userdata::comment(comment)));
-        }
-        messages
-            .push(Message { inner: NfTablesMessage::NewRule(RuleMessage { attributes }), flags });
-        messages
+        self.message(Message::NewRule, flags, |attributes| {
+            rules_of(attributes, table, Some(&rule.chain));
+            attributes.list(EXPRESSIONS, body.expressions.as_slice());
+            if let Some(comment) = &rule.comment {
+                attributes.bytes(USERDATA, &userdata::comment(comment));
+            }
+        });
     }
+
+    /// One rule of a chain, or all.
+    fn delete_rules(&mut self, table: &Table, chain: &str, handle: Option<u64>) {
+        const HANDLE: u16 = 3;
+        self.message(Message::DeleteRule, 0, |attributes| {
+            rules_of(attributes, table, Some(chain));
+            if let Some(handle) = handle {
+                attributes.bytes(HANDLE, &handle.to_be_bytes());
+            }
+        });
+    }
+
+    fn set(&mut self, verb: Verb, table: &Table, set: &Set) {
+        let kind = if makes(verb) { Message::NewSet } else { Message::DeleteSet };
+        self.message(kind, make_flags(verb), |attributes| {
+            attributes.text(set_attribute::TABLE, &table.name);
+            attributes.text(set_attribute::NAME, &set.name);
+            if !makes(verb) {
+                return;
+            }
+            let flags = if set.data.is_empty() { 0 } else { set_attribute::IS_MAP };
+            attributes.be32(set_attribute::FLAGS, flags);
+            attributes.be32(set_attribute::KEY_TYPE, type_number(&set.key));
+            attributes.be32(set_attribute::KEY_LEN, byte_len(&set.key));
+            if !set.data.is_empty() {
+                attributes.be32(set_attribute::DATA_TYPE, type_number(&set.data));
+                attributes.be32(set_attribute::DATA_LEN, byte_len(&set.data));
+            }
+            // Only lets rules refer to the set within the same batch, but the kernel insists on it.
+            attributes.be32(set_attribute::ID, 1);
+            attributes.bytes(set_attribute::USERDATA, &byte_order(set));
+        });
+    }
+
+    fn protocol_set(&mut self, table: &Table, id: u32, protocols: &[L4Protocol]) {
+        const IS_ANONYMOUS: u32 = 1;
+        const IS_CONSTANT: u32 = 1 << 1;
+        let key = DataType::InetProto;
+        self.message(Message::NewSet, NLM_F_CREATE, |attributes| {
+            attributes.text(set_attribute::TABLE, &table.name);
+            attributes.text(set_attribute::NAME, ANONYMOUS);
+            attributes.be32(set_attribute::FLAGS, IS_ANONYMOUS | IS_CONSTANT);
+            attributes.be32(set_attribute::KEY_TYPE, key.number());
+            attributes.be32(set_attribute::KEY_LEN, 1);
+            attributes.be32(set_attribute::ID, id);
+        });
+        self.message(Message::NewElement, NLM_F_CREATE, |list| {
+            in_set(list, table, ANONYMOUS);
+            list.be32(list_attribute::SET_ID, id);
+            list.nested(list_attribute::ELEMENTS, |elements| {
+                for protocol in protocols {
+                    element(elements, &[protocol.number()], |_| {});
+                }
+            });
+        });
+    }
+
+    fn elements(&mut self, verb: Verb, table: &Table, set: &Set, elements: &[Element]) {
+        let kind = if makes(verb) { Message::NewElement } else { Message::DeleteElement };
+        let mut bytes = Vec::with_capacity(64);
+        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            self.message(kind, make_flags(verb), |list| {
+                in_set(list, table, &set.name);
+                list.nested(list_attribute::ELEMENTS, |list| {
+                    for one in chunk {
+                        write_element(list, one, makes(verb), &mut bytes);
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// `enum nft_set_attributes`, `nft_set_flags`
+mod set_attribute {
+    pub(super) const TABLE: u16 = 1;
+    pub(super) const NAME: u16 = 2;
+    pub(super) const FLAGS: u16 = 3;
+    pub(super) const KEY_TYPE: u16 = 4;
+    pub(super) const KEY_LEN: u16 = 5;
+    pub(super) const DATA_TYPE: u16 = 6;
+    pub(super) const DATA_LEN: u16 = 7;
+    pub(super) const ID: u16 = 10;
+    pub(super) const USERDATA: u16 = 13;
+
+    pub(super) const IS_MAP: u32 = 1 << 3;
+}
+
+/// `enum nft_set_elem_list_attributes`
+mod list_attribute {
+    pub(super) const TABLE: u16 = 1;
+    pub(super) const SET: u16 = 2;
+    pub(super) const ELEMENTS: u16 = 3;
+    pub(super) const SET_ID: u16 = 4;
+}
+
+fn makes(verb: Verb) -> bool {
+    matches!(verb, Verb::Add | Verb::Create)
 }
 
 fn make_flags(verb: Verb) -> u16 {
@@ -99,97 +286,6 @@ fn make_flags(verb: Verb) -> u16 {
         Verb::Create => CREATE_EXCLUSIVELY,
         Verb::Delete | Verb::Flush => 0,
     }
-}
-
-fn table_message(verb: Verb, table: &Table, comment: Option<&str>) -> Message {
-    let mut attributes = vec![TableAttribute::Name(table.name.clone().into_owned())];
-    if let (Verb::Add | Verb::Create, Some(comment)) = (verb, comment) {
-        attributes.push(TableAttribute::UserData(userdata::comment(comment)));
-    }
-    let inner = match verb {
-        Verb::Add | Verb::Create => NfTablesMessage::NewTable(TableMessage { attributes }),
-        Verb::Delete | Verb::Flush => NfTablesMessage::DeleteTable(TableMessage { attributes }),
-    };
-    Message { inner, flags: make_flags(verb) }
-}
-
-fn owned_table_message(verb: Verb, table: &Table) -> Message {
-    let mut message = table_message(verb, table, None);
-    if let NfTablesMessage::NewTable(TableMessage { attributes }) = &mut message.inner {
-        attributes.push(TableAttribute::Flags(TableFlags::Owner));
-    }
-    message
-}
-
-fn chain_message(verb: Verb, table: &Table, chain: &Chain) -> Message {
-    const ACCEPT: u32 = 1;
-    let mut attributes = vec![
-        ChainAttribute::Table(table.name.clone().into_owned()),
-        ChainAttribute::Name(chain.name.clone()),
-    ];
-    if let (Verb::Add | Verb::Create, Some(base)) = (verb, &chain.base) {
-        let hook = match base.hook {
-            Hook::Prerouting => InetHookNumber::PreRouting,
-            Hook::Input => InetHookNumber::LocalIn,
-            Hook::Forward => InetHookNumber::Forward,
-            Hook::Output => InetHookNumber::LocalOut,
-            Hook::Postrouting => InetHookNumber::PostRouting,
-        };
-        attributes.push(ChainAttribute::Hook(vec![
-            HookAttribute::Number(hook.into()),
-            HookAttribute::Priority(base.priority.0.cast_unsigned()),
-        ]));
-        attributes.push(ChainAttribute::Policy(ACCEPT));
-        attributes.push(ChainAttribute::Type(base.kind.as_str().to_owned()));
-    }
-    let inner = match verb {
-        Verb::Add | Verb::Create => NfTablesMessage::NewChain(ChainMessage { attributes }),
-        Verb::Delete | Verb::Flush => NfTablesMessage::DeleteChain(ChainMessage { attributes }),
-    };
-    Message { inner, flags: make_flags(verb) }
-}
-
-fn flush_rules(table: &Table, chain: &str) -> Message {
-    let attributes = vec![
-        RuleAttribute::Table(table.name.clone().into_owned()),
-        RuleAttribute::Chain(chain.to_owned()),
-    ];
-    Message { inner: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
-}
-
-fn delete_rule(table: &Table, chain: &str, handle: u64) -> Message {
-    let attributes = vec![
-        RuleAttribute::Table(table.name.clone().into_owned()),
-        RuleAttribute::Chain(chain.to_owned()),
-        RuleAttribute::Handle(handle),
-    ];
-    let inner = NfTablesMessage::DeleteRule(RuleMessage { attributes });
-    Message { inner, flags: 0 }
-}
-
-fn set_message(verb: Verb, table: &Table, set: &Set) -> Message {
-    let mut attributes = vec![
-        SetAttribute::Table(table.name.clone().into_owned()),
-        SetAttribute::Name(set.name.clone()),
-    ];
-    if matches!(verb, Verb::Add | Verb::Create) {
-        let flags = if set.data.is_empty() { SetFlags::empty() } else { SetFlags::Map };
-        attributes.push(SetAttribute::Flags(flags));
-        attributes.push(SetAttribute::KeyType(type_number(&set.key)));
-        attributes.push(SetAttribute::KeyLen(byte_len(&set.key)));
-        if !set.data.is_empty() {
-            attributes.push(SetAttribute::DataType(type_number(&set.data)));
-            attributes.push(SetAttribute::DataLen(byte_len(&set.data)));
-        }
-        // Only lets rules refer to the set within the same batch, but the kernel insists on it.
-        attributes.push(SetAttribute::Id(1));
-        attributes.push(SetAttribute::UserData(byte_order(set)));
-    }
-    let inner = match verb {
-        Verb::Add | Verb::Create => NfTablesMessage::NewSet(SetMessage { attributes }),
-        Verb::Delete | Verb::Flush => NfTablesMessage::DeleteSet(SetMessage { attributes }),
-    };
-    Message { inner, flags: make_flags(verb) }
 }
 
 /// What nft stores so that it can print keys and data: `NFTNL_UDATA_SET_KEYBYTEORDER` (0) and
@@ -215,98 +311,68 @@ fn byte_len(types: &[DataType]) -> u32 {
     types.iter().map(|kind| kind.padded_len()).sum()
 }
 
-fn element_messages(verb: Verb, table: &Table, set: &Set, elements: &[Element]) -> Vec<Message> {
-    elements
-        .chunks(ELEMENTS_PER_MESSAGE)
-        .map(|chunk| {
-            let list = chunk.iter().map(|element| element_attribute(verb, element)).collect();
-            Message {
-                inner: elements_message(verb, table, &set.name, Some(list)),
-                flags: make_flags(verb),
-            }
-        })
-        .collect()
-}
-
-pub(super) fn elements_message(
-    verb: Verb,
-    table: &Table,
-    set: &str,
-    elements: Option<Vec<ListAttribute<SetElementAttribute>>>,
-) -> NfTablesMessage {
-    let mut attributes = vec![
-        SetElementList::Table(table.name.clone().into_owned()),
-        SetElementList::Set(set.to_owned()),
-    ];
-    attributes.extend(elements.map(SetElementList::Elements));
-    match verb {
-        Verb::Add | Verb::Create => {
-            NfTablesMessage::NewSetElement(SetElementMessage { attributes })
+/// An element, with all that it says or only what names it; `bytes` is room for the images of its
+/// registers.
+fn write_element(list: &mut Request, what: &Element, whole: bool, bytes: &mut Vec<u8>) {
+    const DATA: u16 = 2;
+    const USERDATA: u16 = 6;
+    bytes.clear();
+    what.key.iter().for_each(|value| value.encode(bytes));
+    let key_length = bytes.len();
+    what.data.iter().for_each(|value| value.encode(bytes));
+    let (key, data) = bytes.split_at(key_length);
+    element(list, key, |element| {
+        if !whole {
+            return;
         }
-        Verb::Delete | Verb::Flush => {
-            NfTablesMessage::DeleteSetElement(SetElementMessage { attributes })
+        if !data.is_empty() {
+            element.nested(DATA, |nested| nested.bytes(DATA_VALUE, data));
         }
-    }
-}
-
-/// The register image of a key or of data.
-#[must_use]
-fn image(values: &[Value]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(24);
-    for value in values {
-        value.encode(&mut bytes);
-    }
-    bytes
-}
-
-fn element_attribute(verb: Verb, element: &Element) -> ListAttribute<SetElementAttribute> {
-    let mut attributes = vec![key_attribute(&element.key)];
-    if matches!(verb, Verb::Add | Verb::Create) {
-        if !element.data.is_empty() {
-            attributes.push(SetElementAttribute::Data(DataAttribute::Value(image(&element.data))));
+        if let Some(comment) = &what.comment {
+            element.bytes(USERDATA, &userdata::comment(comment));
         }
-        if let Some(comment) = &element.comment {
-            attributes.push(SetElementAttribute::UserData(userdata::comment(comment)));
-        }
-    }
-    ListAttribute::Element(attributes)
-}
-
-pub(super) fn key_attribute(key: &[Value]) -> SetElementAttribute {
-    SetElementAttribute::Key(DataAttribute::Value(image(key)))
-}
-
-fn anonymous_protocol_set(table: &Table, id: u32, protocols: &[L4Protocol]) -> [Message; 2] {
-    let key = DataType::InetProto;
-    let set = NfTablesMessage::NewSet(SetMessage {
-        attributes: vec![
-            SetAttribute::Table(table.name.clone().into_owned()),
-            SetAttribute::Name("__set%d".to_owned()),
-            SetAttribute::Flags(SetFlags::Anonymous | SetFlags::Constant),
-            SetAttribute::KeyType(key.number()),
-            SetAttribute::KeyLen(1),
-            SetAttribute::Id(id),
-        ],
     });
-    let elements = protocols
-        .iter()
-        .map(|protocol| {
-            let value = DataAttribute::Value(vec![protocol.number()]);
-            ListAttribute::Element(vec![SetElementAttribute::Key(value)])
-        })
-        .collect();
-    let list = NfTablesMessage::NewSetElement(SetElementMessage {
-        attributes: vec![
-            SetElementList::Table(table.name.clone().into_owned()),
-            SetElementList::Set("__set%d".to_owned()),
-            SetElementList::SetId(id),
-            SetElementList::Elements(elements),
-        ],
-    });
-    [Message { inner: set, flags: NLM_F_CREATE }, Message { inner: list, flags: NLM_F_CREATE }]
 }
 
-pub(super) fn sets_query(table: &Table) -> NfTablesMessage {
-    let attributes = vec![SetAttribute::Table(table.name.clone().into_owned())];
-    NfTablesMessage::GetSet(SetMessage { attributes })
+/// An element with its key, of which `rest` writes more.
+fn element(list: &mut Request, key: &[u8], rest: impl FnOnce(&mut Request)) {
+    const KEY: u16 = 1;
+    list.nested(LIST_ELEMENT, |element| {
+        element.nested(KEY, |data| data.bytes(DATA_VALUE, key));
+        rest(element);
+    });
+}
+
+/// Which set elements are of.
+pub(super) fn in_set(list: &mut Request, table: &Table, set: &str) {
+    list.text(list_attribute::TABLE, &table.name);
+    list.text(list_attribute::SET, set);
+}
+
+/// The question for the element that has this key.
+pub(super) fn key(list: &mut Request, key: &[u8]) {
+    list.nested(list_attribute::ELEMENTS, |list| element(list, key, |_| {}));
+}
+
+/// Which table sets are of.
+pub(super) fn sets_of(attributes: &mut Request, table: &Table) {
+    attributes.text(set_attribute::TABLE, &table.name);
+}
+
+/// Which table, and chain, rules are of.
+pub(super) fn rules_of(attributes: &mut Request, table: &Table, chain: Option<&str>) {
+    const TABLE: u16 = 1;
+    const CHAIN: u16 = 2;
+    attributes.text(TABLE, &table.name);
+    if let Some(chain) = chain {
+        attributes.text(CHAIN, chain);
+    }
+}
+
+/// A chain's name and its table's.
+pub(super) fn named_chain(attributes: &mut Request, table: &Table, chain: &str) {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 3;
+    attributes.text(TABLE, &table.name);
+    attributes.text(NAME, chain);
 }

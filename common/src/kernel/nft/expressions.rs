@@ -4,60 +4,59 @@
 //! nft itself sends, so that `nft list` shows the rules as they are written in `text`, and a table
 //! that was listed and loaded again holds what we sent.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, Emitable};
-use netlink_packet_netfilter::nftables::{
-    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,
-    Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
-};
 
 use super::family::Family;
 use super::l4::L4Protocol;
 use super::object::Rule;
+use super::register::{
+    Field, Image, REG_1, REG_VERDICT, REGISTER, interface_image, octets, register, slots,
+};
 use super::statement::{KeyPart, Operand, Selector, Statement};
 use crate::kernel::ip::IpVersion;
+use crate::kernel::request::Request;
 
-/// The netlink form of a rule's expression list, for comparison with what the kernel holds.
+/// A rule's expression list as it is sent, for comparison with what the kernel holds.
 pub(super) fn rule_expressions(family: Family, rule: &Rule) -> Vec<u8> {
     let mut body = RuleEncoder::new(family, 0);
     rule.statements.iter().for_each(|statement| body.statement(statement));
-    let mut bytes = vec![0; body.expressions.as_slice().buffer_len()];
-    body.expressions.as_slice().emit(&mut bytes);
-    bytes
+    body.expressions.into_bytes()
 }
 
 /// Builds one rule's expression list.
-pub(super) struct RuleEncoder {
+pub(super) struct RuleEncoder<'a> {
     inet: bool,
-    pub(super) expressions: Vec<ListAttribute<ExpressionAttribute>>,
+    pub(super) expressions: Request,
     /// The address family that the rule has been narrowed to so far.
     narrowed: Option<u8>,
     /// Sets without a name, by their number in the batch.
-    pub(super) anonymous: Vec<(u32, Vec<L4Protocol>)>,
+    pub(super) anonymous: Vec<(u32, &'a [L4Protocol])>,
     pub(super) next_set: u32,
 }
 
 const FIRST_SLOT: usize = 0;
 
-impl RuleEncoder {
+impl<'a> RuleEncoder<'a> {
     /// `sets` is how many sets without a name the batch has so far.
     pub(super) fn new(family: Family, sets: u32) -> Self {
         Self {
             inet: family == Family::Inet,
-            expressions: Vec::new(),
+            expressions: Request::with_capacity(1024),
             narrowed: None,
             anonymous: Vec::new(),
             next_set: sets,
         }
     }
 
-    fn push(&mut self, expressions: Expressions) {
-        self.expressions.push(expressions.into());
+    /// An expression, of which `data` writes the attributes.
+    fn push(&mut self, name: &str, data: impl FnOnce(&mut Request)) {
+        self.expressions.nested(LIST_ELEMENT, |expression| {
+            expression.text(EXPRESSION_NAME, name);
+            expression.nested(EXPRESSION_DATA, data);
+        });
     }
 
-    pub(super) fn statement(&mut self, statement: &Statement) {
+    pub(super) fn statement(&mut self, statement: &'a Statement) {
         match statement {
             Statement::Match { selector, negated, operand } => {
                 self.matches(*selector, *negated, operand);
@@ -65,13 +64,14 @@ impl RuleEncoder {
             Statement::ProtocolIn(protocols) => {
                 // Numbers below this belong to named sets, which all use 1.
                 self.next_set = self.next_set.max(1) + 1;
-                self.anonymous.push((self.next_set, protocols.clone()));
+                self.anonymous.push((self.next_set, protocols));
                 self.load(FIRST_SLOT, Selector::L4Protocol);
-                self.push(Expressions::Lookup(vec![
-                    Lookup::Set("__set%d".to_owned()),
-                    Lookup::SourceRegister(register(FIRST_SLOT)),
-                    Lookup::SetId(self.next_set),
-                ]));
+                let id = self.next_set;
+                self.push("lookup", |lookup| {
+                    lookup.text(lookup::SET, ANONYMOUS);
+                    lookup.be32(lookup::SOURCE, register(FIRST_SLOT));
+                    lookup.be32(lookup::SET_ID, id);
+                });
             }
             Statement::DestinationIsLocal => self.destination_is_local(),
             Statement::DestinationIsNotOfInputInterface => self.destination_is_not_of_input(),
@@ -79,10 +79,10 @@ impl RuleEncoder {
             Statement::ConnectionIsEstablished => self.connection_is_established(),
             Statement::InSet { key, set } => {
                 self.load_key(key);
-                self.push(Expressions::Lookup(vec![
-                    Lookup::Set(set.clone()),
-                    Lookup::SourceRegister(register(FIRST_SLOT)),
-                ]));
+                self.push("lookup", |lookup| {
+                    lookup.text(lookup::SET, set);
+                    lookup.be32(lookup::SOURCE, register(FIRST_SLOT));
+                });
             }
             Statement::DnatByMap { version, key, map } => {
                 self.dnat_by_map(*version, key, map);
@@ -90,12 +90,12 @@ impl RuleEncoder {
             Statement::MarkSet(bits) => self.change_mark(*bits, *bits),
             Statement::MarkClear(bits) => self.change_mark(*bits, 0),
             Statement::Trace => self.trace(),
-            Statement::Masquerade => self.push(other("masq", vec![])),
+            Statement::Masquerade => self.push("masq", |_| {}),
             Statement::Accept => self.verdict(VERDICT_ACCEPT, None),
             Statement::Drop => self.verdict(VERDICT_DROP, None),
-            Statement::Jump(chain) => self.verdict(Verdict::Jump.into(), Some(chain)),
-            Statement::Goto(chain) => self.verdict(Verdict::Goto.into(), Some(chain)),
-            Statement::Return => self.verdict(Verdict::Return.into(), None),
+            Statement::Jump(chain) => self.verdict(VERDICT_JUMP, Some(chain)),
+            Statement::Goto(chain) => self.verdict(VERDICT_GOTO, Some(chain)),
+            Statement::Return => self.verdict(VERDICT_RETURN, None),
         }
     }
 
@@ -105,67 +105,77 @@ impl RuleEncoder {
         }
         let value = match operand {
             Operand::Network(network) => self.network(selector, *network),
-            Operand::Port(port) => port.to_be_bytes().to_vec(),
-            Operand::Protocol(protocol) => vec![protocol.number()],
+            Operand::Port(port) => Image::of(&port.to_be_bytes()),
+            Operand::Protocol(protocol) => Image::of(&[protocol.number()]),
             Operand::Interface(name) => interface_image(name),
-            Operand::EtherType(IpVersion::V4) => ETHERTYPE_IPV4.to_be_bytes().to_vec(),
-            Operand::EtherType(IpVersion::V6) => ETHERTYPE_IPV6.to_be_bytes().to_vec(),
+            Operand::EtherType(IpVersion::V4) => Image::of(&ETHERTYPE_IPV4.to_be_bytes()),
+            Operand::EtherType(IpVersion::V6) => Image::of(&ETHERTYPE_IPV6.to_be_bytes()),
             Operand::Mark { value, mask } => {
                 if *mask != u32::MAX {
-                    self.mask(FIRST_SLOT, mask.to_ne_bytes().to_vec());
+                    self.mask(FIRST_SLOT, &mask.to_ne_bytes());
                 }
-                value.to_ne_bytes().to_vec()
+                Image::of(&value.to_ne_bytes())
             }
         };
-        self.compare(if negated { Operator::NotEqual } else { Operator::Equal }, value);
+        self.compare(if negated { NOT_EQUAL } else { EQUAL }, &value);
     }
 
     /// Loads what counts of an address, and returns what it is compared with. A prefix of whole
     /// bytes is loaded alone, as nft does.
-    fn network(&mut self, selector: Selector, network: IpNet) -> Vec<u8> {
+    fn network(&mut self, selector: Selector, network: IpNet) -> Image {
         let mut value = octets(network.network());
         let prefix = usize::from(network.prefix_len());
         if prefix > 0 && prefix.is_multiple_of(8) {
-            value.truncate(prefix / 8);
+            value = value.cut(prefix / 8);
             self.load_bytes(FIRST_SLOT, selector, value.len());
         } else {
             self.load(FIRST_SLOT, selector);
-            self.mask(FIRST_SLOT, octets(network.netmask()));
+            self.mask(FIRST_SLOT, &octets(network.netmask()));
         }
         value
     }
 
     fn destination_is_local(&mut self) {
-        self.address_type(FIB_DADDR, Operator::Equal);
+        self.address_type(FIB_DADDR, EQUAL);
     }
 
     fn destination_is_not_of_input(&mut self) {
-        self.address_type(FIB_DADDR | FIB_IIF, Operator::NotEqual);
+        self.address_type(FIB_DADDR | FIB_IIF, NOT_EQUAL);
     }
 
     /// Compares the type of the address that `flags` choose with "local".
-    fn address_type(&mut self, flags: u32, operator: Operator) {
+    fn address_type(&mut self, flags: u32, operator: u32) {
         const RESULT_ADDRTYPE: u32 = 3;
         const RTN_LOCAL: u32 = 2;
-        self.push(other("fib", vec![(1, REG_1), (2, RESULT_ADDRTYPE), (3, flags)]));
-        self.compare(operator, RTN_LOCAL.to_ne_bytes().to_vec());
+        self.push("fib", |fib| {
+            fib.be32(1, REG_1);
+            fib.be32(2, RESULT_ADDRTYPE);
+            fib.be32(3, flags);
+        });
+        self.compare(operator, &RTN_LOCAL.to_ne_bytes());
     }
 
     fn connection_is_dnat(&mut self) {
         const CT_KEY_STATUS: u32 = 2;
         const IPS_DST_NAT: u32 = 1 << 5;
-        self.push(other("ct", vec![(1, REG_1), (2, CT_KEY_STATUS)]));
-        self.mask(FIRST_SLOT, IPS_DST_NAT.to_ne_bytes().to_vec());
-        self.compare(Operator::NotEqual, vec![0; 4]);
+        self.connection(CT_KEY_STATUS, IPS_DST_NAT);
     }
 
     fn connection_is_established(&mut self) {
         const CT_KEY_STATE: u32 = 0;
         const ESTABLISHED: u32 = 1 << 1;
         const RELATED: u32 = 1 << 2;
-        self.push(other("ct", vec![(1, REG_1), (2, CT_KEY_STATE)]));
-        self.mask(FIRST_SLOT, (ESTABLISHED | RELATED).to_ne_bytes().to_vec());
-        self.compare(Operator::NotEqual, vec![0; 4]);
+        self.connection(CT_KEY_STATE, ESTABLISHED | RELATED);
+    }
+
+    /// Goes on if the connection has any of these bits.
+    fn connection(&mut self, key: u32, bits: u32) {
+        self.push("ct", |ct| {
+            ct.be32(1, REG_1);
+            ct.be32(2, key);
+        });
+        self.mask(FIRST_SLOT, &bits.to_ne_bytes());
+        self.compare(NOT_EQUAL, &[0; 4]);
     }
 
     fn dnat_by_map(&mut self, version: IpVersion, key: &[KeyPart], map: &str) {
@@ -175,46 +185,42 @@ impl RuleEncoder {
             IpVersion::V6 => (NFPROTO_IPV6, 4),
         };
         self.load_key(key);
-        self.push(Expressions::Lookup(vec![
-            Lookup::Set(map.to_owned()),
-            Lookup::SourceRegister(register(FIRST_SLOT)),
-            Lookup::DestinationRegister(register(FIRST_SLOT)),
-        ]));
-        let address = register_number(FIRST_SLOT);
-        let port = register_number(FIRST_SLOT + address_slots);
-        self.push(other(
-            "nat",
-            vec![
-                (1, NAT_TYPE_DNAT),
-                (2, nfproto.into()),
-                (3, address),
-                (4, address),
-                (5, port),
-                (6, port),
-            ],
-        ));
+        self.push("lookup", |lookup| {
+            lookup.text(lookup::SET, map);
+            lookup.be32(lookup::SOURCE, register(FIRST_SLOT));
+            lookup.be32(lookup::DESTINATION, register(FIRST_SLOT));
+        });
+        let (address, port) = (register(FIRST_SLOT), register(FIRST_SLOT + address_slots));
+        self.push("nat", |nat| {
+            nat.be32(1, NAT_TYPE_DNAT);
+            nat.be32(2, nfproto.into());
+            // From one to the other, which are the same.
+            nat.be32(3, address);
+            nat.be32(4, address);
+            nat.be32(5, port);
+            nat.be32(6, port);
+        });
     }
 
     /// `mark = (mark & !bits) ^ value`
     fn change_mark(&mut self, bits: u32, value: u32) {
-        let mask = (!bits).to_ne_bytes().to_vec();
         self.load(FIRST_SLOT, Selector::PacketMark);
-        self.bitwise(FIRST_SLOT, mask, value.to_ne_bytes().to_vec());
-        self.push(Expressions::Meta(vec![
-            Meta::SourceRegister(register(FIRST_SLOT)),
-            Meta::Key(MetaKey::Mark),
-        ]));
+        self.bitwise(FIRST_SLOT, &(!bits).to_ne_bytes(), &value.to_ne_bytes());
+        self.push("meta", |meta| {
+            meta.be32(meta::SOURCE, register(FIRST_SLOT));
+            meta.be32(meta::KEY, meta::MARK);
+        });
     }
 
     fn trace(&mut self) {
-        self.push(Expressions::Immediate(vec![
-            Immediate::DestinationRegister(register(FIRST_SLOT)),
-            Immediate::Data(DataAttribute::Value(vec![1])),
-        ]));
-        self.push(Expressions::Meta(vec![
-            Meta::SourceRegister(register(FIRST_SLOT)),
-            Meta::Key(MetaKey::NftraceBit),
-        ]));
+        self.push("immediate", |immediate| {
+            immediate.be32(1, register(FIRST_SLOT));
+            immediate.nested(2, |data| data.bytes(DATA_VALUE, &[1]));
+        });
+        self.push("meta", |meta| {
+            meta.be32(meta::SOURCE, register(FIRST_SLOT));
+            meta.be32(meta::KEY, meta::NFTRACE);
+        });
     }
 
     fn load_key(&mut self, key: &[KeyPart]) {
@@ -222,7 +228,7 @@ impl RuleEncoder {
         for part in key {
             self.load(slot, part.selector);
             if let Some(mask) = part.mask {
-                self.mask(slot, octets(mask));
+                self.mask(slot, &octets(mask));
             }
             slot += slots(part.selector);
         }
@@ -238,75 +244,135 @@ impl RuleEncoder {
         if let Some(family) = family_of(selector) {
             self.narrow(family);
         }
-        let dreg = register(slot);
-        let field = |field: Field| payload(dreg, field, most);
-        let expression = match selector {
-            Selector::Ip4Source => field(Field::IP4_SADDR),
-            Selector::Ip4Destination => field(Field::IP4_DADDR),
-            Selector::Ip6Source => field(Field::IP6_SADDR),
-            Selector::Ip6Destination => field(Field::IP6_DADDR),
-            Selector::SourcePort => field(Field::TH_SPORT),
-            Selector::DestinationPort => field(Field::TH_DPORT),
-            Selector::L4Protocol => meta(dreg, MetaKey::L4Proto),
-            Selector::InputInterface => meta(dreg, MetaKey::Iifname),
-            Selector::OutputInterface => meta(dreg, MetaKey::Oifname),
-            Selector::PacketMark => meta(dreg, MetaKey::Mark),
-            Selector::EtherType => field(Field::ETHER_TYPE),
-        };
-        self.push(expression);
+        match selector {
+            Selector::Ip4Source => self.load_field(slot, Field::IP4_SADDR, most),
+            Selector::Ip4Destination => self.load_field(slot, Field::IP4_DADDR, most),
+            Selector::Ip6Source => self.load_field(slot, Field::IP6_SADDR, most),
+            Selector::Ip6Destination => self.load_field(slot, Field::IP6_DADDR, most),
+            Selector::SourcePort => self.load_field(slot, Field::TH_SPORT, most),
+            Selector::DestinationPort => self.load_field(slot, Field::TH_DPORT, most),
+            Selector::EtherType => self.load_field(slot, Field::ETHER_TYPE, most),
+            Selector::L4Protocol => self.load_meta(slot, meta::L4PROTO),
+            Selector::InputInterface => self.load_meta(slot, meta::IIFNAME),
+            Selector::OutputInterface => self.load_meta(slot, meta::OIFNAME),
+            Selector::PacketMark => self.load_meta(slot, meta::MARK),
+        }
+    }
+
+    fn load_field(&mut self, slot: usize, field: Field, most: usize) {
+        let length = u32::try_from(most).unwrap_or(u32::MAX).min(field.length);
+        self.push("payload", |payload| {
+            payload.be32(1, register(slot));
+            payload.be32(2, field.base);
+            payload.be32(3, field.offset);
+            payload.be32(4, length);
+        });
+    }
+
+    fn load_meta(&mut self, slot: usize, key: u32) {
+        self.push("meta", |meta| {
+            meta.be32(meta::DESTINATION, register(slot));
+            meta.be32(meta::KEY, key);
+        });
     }
 
     /// In an inet table, a rule on addresses of one family first asks for that family, once.
     fn narrow(&mut self, family: u8) {
         if self.inet && self.narrowed != Some(family) {
             self.narrowed = Some(family);
-            self.push(meta(register(FIRST_SLOT), MetaKey::Nfproto));
-            self.compare(Operator::Equal, vec![family]);
+            self.load_meta(FIRST_SLOT, meta::NFPROTO);
+            self.compare(EQUAL, &[family]);
         }
     }
 
-    fn mask(&mut self, slot: usize, mask: Vec<u8>) {
-        let nothing = vec![0; mask.len()];
-        self.bitwise(slot, mask, nothing);
+    fn mask(&mut self, slot: usize, mask: &[u8]) {
+        const NOTHING: [u8; REGISTER] = [0; REGISTER];
+        self.bitwise(slot, mask, &NOTHING[..mask.len().min(REGISTER)]);
     }
 
-    fn bitwise(&mut self, slot: usize, mask: Vec<u8>, xor: Vec<u8>) {
-        let length = mask.len();
-        self.push(Expressions::Bitwise(vec![
-            Bitwise::SourceRegister(register(slot)),
-            Bitwise::DestinationRegister(register(slot)),
-            Bitwise::Length(u32::try_from(length).unwrap_or(u32::MAX)),
-            Bitwise::Mask(DataAttribute::Value(mask)),
-            Bitwise::Xor(DataAttribute::Value(xor)),
-        ]));
+    fn bitwise(&mut self, slot: usize, mask: &[u8], xor: &[u8]) {
+        let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        self.push("bitwise", |bitwise| {
+            bitwise.be32(1, register(slot));
+            bitwise.be32(2, register(slot));
+            bitwise.be32(3, length);
+            bitwise.nested(4, |data| data.bytes(DATA_VALUE, mask));
+            bitwise.nested(5, |data| data.bytes(DATA_VALUE, xor));
+        });
     }
 
-    fn compare(&mut self, operator: Operator, value: Vec<u8>) {
-        self.push(Expressions::Cmp(vec![
-            Cmp::SourceRegister(register(FIRST_SLOT)),
-            Cmp::Op(operator),
-            Cmp::Data(DataAttribute::Value(value)),
-        ]));
+    fn compare(&mut self, operator: u32, value: &[u8]) {
+        self.push("cmp", |cmp| {
+            cmp.be32(1, register(FIRST_SLOT));
+            cmp.be32(2, operator);
+            cmp.nested(3, |data| data.bytes(DATA_VALUE, value));
+        });
     }
 
-    fn verdict(&mut self, code: u32, chain: Option<&String>) {
-        let mut verdict = vec![VerdictAttribute::Code(code.into())];
-        verdict.extend(chain.cloned().map(VerdictAttribute::Chain));
-        self.push(Expressions::Immediate(vec![
-            Immediate::DestinationRegister(Register::Verdict),
-            Immediate::Data(DataAttribute::Verdict(verdict)),
-        ]));
+    fn verdict(&mut self, code: i32, chain: Option<&str>) {
+        self.push("immediate", |immediate| {
+            immediate.be32(1, REG_VERDICT);
+            immediate.nested(2, |data| {
+                data.nested(DATA_VERDICT, |verdict| {
+                    verdict.be32(1, code.cast_unsigned());
+                    if let Some(chain) = chain {
+                        verdict.text(2, chain);
+                    }
+                });
+            });
+        });
     }
+}
+
+/// What a set without a name is called until the kernel numbers it.
+pub(super) const ANONYMOUS: &str = "__set%d";
+
+// enum nft_list_attributes, nft_expr_attributes, nft_data_attributes
+pub(super) const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+pub(super) const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+
+/// enum `nft_lookup_attributes`
+mod lookup {
+    pub(super) const SET: u16 = 1;
+    pub(super) const SOURCE: u16 = 2;
+    pub(super) const DESTINATION: u16 = 3;
+    pub(super) const SET_ID: u16 = 4;
+}
+
+/// enum `nft_meta_attributes`, `nft_meta_keys`
+mod meta {
+    pub(super) const DESTINATION: u16 = 1;
+    pub(super) const KEY: u16 = 2;
+    pub(super) const SOURCE: u16 = 3;
+
+    pub(super) const MARK: u32 = 3;
+    pub(super) const IIFNAME: u32 = 6;
+    pub(super) const OIFNAME: u32 = 7;
+    pub(super) const NFTRACE: u32 = 12;
+    pub(super) const NFPROTO: u32 = 15;
+    pub(super) const L4PROTO: u32 = 16;
 }
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
-const REG_1: u32 = 1;
+/// `ETH_P_IP`, `ETH_P_IPV6`
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// `NFT_CMP_EQ`, `NFT_CMP_NEQ`
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
 /// `NFTA_FIB_F_*`
 const FIB_DADDR: u32 = 1 << 1;
 const FIB_IIF: u32 = 1 << 3;
-const VERDICT_DROP: u32 = 0;
-const VERDICT_ACCEPT: u32 = 1;
+// enum nft_verdicts, and those of netfilter itself
+const VERDICT_DROP: i32 = 0;
+const VERDICT_ACCEPT: i32 = 1;
+const VERDICT_JUMP: i32 = -3;
+const VERDICT_GOTO: i32 = -4;
+const VERDICT_RETURN: i32 = -5;
 
 fn family_of(selector: Selector) -> Option<u8> {
     match selector {
@@ -314,98 +380,4 @@ fn family_of(selector: Selector) -> Option<u8> {
         Selector::Ip6Source | Selector::Ip6Destination => Some(NFPROTO_IPV6),
         _ => None,
     }
-}
-
-fn slots(selector: Selector) -> usize {
-    match selector {
-        Selector::Ip6Source
-        | Selector::Ip6Destination
-        | Selector::InputInterface
-        | Selector::OutputInterface => 4,
-        _ => 1,
-    }
-}
-
-/// The kernel names registers by 16 bytes where it can, and reports them so.
-fn register_number(slot: usize) -> u32 {
-    const REG32_00: u32 = 8;
-    let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-    if slot.is_multiple_of(4) { REG_1 + slot / 4 } else { REG32_00 + slot }
-}
-
-fn register(slot: usize) -> Register {
-    register_number(slot).into()
-}
-
-/// A field of a packet's header: where the kernel counts from, and its place there in bytes.
-#[derive(Clone, Copy)]
-struct Field {
-    base: u32,
-    offset: u32,
-    length: u32,
-}
-
-/// `ETH_P_IP`, `ETH_P_IPV6`
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-
-/// `NFT_PAYLOAD_LL_HEADER`
-const LINK_HEADER: u32 = 0;
-/// `NFT_PAYLOAD_NETWORK_HEADER`
-const NETWORK_HEADER: u32 = 1;
-/// `NFT_PAYLOAD_TRANSPORT_HEADER`
-const TRANSPORT_HEADER: u32 = 2;
-
-impl Field {
-    // A frame with a VLAN tag has the tag's type there.
-    const ETHER_TYPE: Self = Self { base: LINK_HEADER, offset: 12, length: 2 };
-    // RFC 791, RFC 8200; ports are in the same place in TCP, UDP and SCTP.
-    const IP4_SADDR: Self = Self { base: NETWORK_HEADER, offset: 12, length: 4 };
-    const IP4_DADDR: Self = Self { base: NETWORK_HEADER, offset: 16, length: 4 };
-    const IP6_SADDR: Self = Self { base: NETWORK_HEADER, offset: 8, length: 16 };
-    const IP6_DADDR: Self = Self { base: NETWORK_HEADER, offset: 24, length: 16 };
-    const TH_SPORT: Self = Self { base: TRANSPORT_HEADER, offset: 0, length: 2 };
-    const TH_DPORT: Self = Self { base: TRANSPORT_HEADER, offset: 2, length: 2 };
-}
-
-fn payload(dreg: Register, field: Field, most: usize) -> Expressions {
-    let length = u32::try_from(most).unwrap_or(u32::MAX).min(field.length);
-    Expressions::Payload(vec![
-        Payload::DestinationRegister(dreg),
-        Payload::Base(field.base),
-        Payload::Offset(field.offset),
-        Payload::Len(length),
-    ])
-}
-
-fn meta(dreg: Register, key: MetaKey) -> Expressions {
-    Expressions::Meta(vec![Meta::DestinationRegister(dreg), Meta::Key(key)])
-}
-
-/// An expression that the netlink crate has no type for, from its big-endian attributes.
-fn other(name: &str, attributes: Vec<(u16, u32)>) -> Expressions {
-    Expressions::Other {
-        expression_type: name.to_owned(),
-        attributes: attributes
-            .into_iter()
-            .map(|(kind, value)| DefaultNla::new(kind, value.to_be_bytes().to_vec()))
-            .collect(),
-    }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-/// A name is compared with its padding; a prefix (`veth*`) without.
-fn interface_image(name: &str) -> Vec<u8> {
-    if let Some(prefix) = name.strip_suffix('*') {
-        return prefix.bytes().collect();
-    }
-    let mut bytes: Vec<u8> = name.bytes().take(15).collect();
-    bytes.resize(16, 0);
-    bytes
 }

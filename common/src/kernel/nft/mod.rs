@@ -18,6 +18,7 @@ mod open;
 mod others;
 pub mod query;
 mod reading;
+mod register;
 pub mod statement;
 pub mod text;
 pub mod transaction;

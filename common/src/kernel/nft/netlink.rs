@@ -3,28 +3,21 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, GenMessage, ListAttribute, NfTablesMessage, RuleAttribute,
-    RuleMessage, SetElementList, SetElementMessage,
-};
-use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
+use super::Nft;
 use super::decode;
-use super::encode::{Encoder, family_number, key_attribute};
+use super::encode::{self, Batch, Message, family_number, message};
 use super::error::{NftError, Refusal};
+use super::family::Family;
 use super::object::{Element, InstalledChain, InstalledRule, Set, Table, Value};
 use super::transaction::{Generation, Operation, Transaction};
-use super::{Nft, encode};
-use crate::kernel::netlink::{Connection, Dump, Status, append};
+use crate::kernel::netlink::{Connection, Dump, Status};
+use crate::kernel::request::Request;
 use crate::kernel::retry::retry;
 
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const ENOENT: i32 = Errno::ENOENT as i32;
 
 /// Answers of this many queries fit a socket's default receive buffer.
@@ -44,33 +37,25 @@ impl NetlinkNft {
 
     /// Sends a batch; without its end message the kernel tries it and takes everything back.
     fn run(&mut self, transaction: &Transaction, commit: bool) -> Result<(), NftError> {
-        let mut request = Vec::with_capacity(4096);
+        let mut request = Request::with_capacity(4096);
         let begin = self.connection.next_sequence();
-        append(&mut request, batch_begin(begin, transaction.generation));
-        let mut encoder = Encoder::default();
-        // Of each message, by its distance from the first: the operation, and where it is.
-        let mut senders: Vec<(usize, usize)> = Vec::new();
-        let mut pending = Vec::new();
+        batch_begin(&mut request, begin, transaction.generation);
+        let mut batch = Batch::new(&mut self.connection, request);
         for (index, operation) in transaction.operations.iter().enumerate() {
-            let family = family_number(operation.table.family);
-            pending.extend(encoder.operation(operation).into_iter().map(|m| (index, family, m)));
+            batch.operation(index, operation);
         }
-        let mut last = begin;
-        let count = pending.len();
-        for (position, (index, family, message)) in pending.into_iter().enumerate() {
-            last = self.connection.next_sequence();
-            senders.push((index, request.len()));
-            // One acknowledgement proves that the kernel went through all of it. Kernels before
-            // 6.10 do not acknowledge the end message, so the last operation carries it.
-            let ack = if position + 1 == count { NLM_F_ACK } else { 0 };
-            let flags = NLM_F_REQUEST | ack | message.flags;
-            append(&mut request, netlink_message(last, flags, family, message.inner));
+        let Batch { mut request, senders, .. } = batch;
+        let last = begin + u32::try_from(senders.len()).unwrap_or(u32::MAX);
+        // One acknowledgement proves that the kernel went through all of it. Kernels before
+        // 6.10 do not acknowledge the end message, so the last operation carries it.
+        if let Some((_, start)) = senders.last() {
+            request.add_flags(*start, NLM_F_ACK);
         }
         if commit {
-            let end = self.connection.next_sequence();
-            append(&mut request, control(end, ControlMessage::BatchEnd));
+            batch_end(&mut request, self.connection.next_sequence());
         }
-        self.connection.send(&request)?;
+        let request = request.as_slice();
+        self.connection.send(request)?;
         let statuses = self.connection.receive_status(last).map_err(NftError::Unanswered)?;
         let acknowledged =
             statuses.iter().any(|status| status.sequence == last && status.errno == 0);
@@ -80,10 +65,10 @@ impl NetlinkNft {
             .map(|status| {
                 let position = status.sequence.checked_sub(begin + 1).map(|at| at as usize);
                 let sender = position.and_then(|at| senders.get(at)).copied();
-                refusal(status, sender, &transaction.operations, &request)
+                refusal(status, sender, &transaction.operations, request)
             })
             .collect();
-        match (refusals.is_empty(), acknowledged || count == 0) {
+        match (refusals.is_empty(), acknowledged || senders.is_empty()) {
             (true, true) => Ok(()),
             (true, false) => Err(NftError::Unanswered(io::ErrorKind::InvalidData.into())),
             (false, _) => Err(NftError::Refused(refusals)),
@@ -93,16 +78,16 @@ impl NetlinkNft {
     /// Runs a dump until it shows one state.
     pub(super) fn dump<T>(
         &mut self,
-        family: u8,
-        what: &NfTablesMessage,
+        (family, what): (u8, Message),
+        attributes: impl Fn(&mut Request),
         decode: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, NftError> {
         retry(|| {
             let sequence = self.connection.next_sequence();
-            let mut request = Vec::with_capacity(256);
+            let mut request = Request::with_capacity(256);
             let flags = NLM_F_REQUEST | NLM_F_DUMP;
-            append(&mut request, netlink_message(sequence, flags, family, what.clone()));
-            self.connection.send(&request)?;
+            message(&mut request, sequence, flags, family, what, &attributes);
+            self.connection.send(request.as_slice())?;
             let mut found = Vec::new();
             let mut malformed = false;
             let outcome = self.connection.receive_dump(|answer| match decode(answer.payload) {
@@ -122,41 +107,47 @@ impl NetlinkNft {
         })
     }
 
-    /// Asks for single objects, many in one go; those that are not there are `None`. `decode` is told
-    /// which query it is the answer to.
-    pub(super) fn query<T: Clone>(
+    /// Asks for single objects, many in one go; those that are not there are `None`. `attributes` writes
+    /// a question, and `decode` is told which question it is the answer to.
+    pub(super) fn query<Q, T: Clone>(
         &mut self,
-        place: &str,
-        queries: impl ExactSizeIterator<Item = (u8, NfTablesMessage)>,
+        place: impl Fn() -> String,
+        what: Message,
+        questions: &[Q],
+        family: impl Fn(&Q) -> Family,
+        attributes: impl Fn(&mut Request, &Q),
         decode: impl Fn(usize, &[u8]) -> Option<T>,
     ) -> Result<Vec<Option<T>>, NftError> {
-        let mut found = vec![None; queries.len()];
-        let mut queries = queries.enumerate().peekable();
-        while queries.peek().is_some() {
-            let mut request = Vec::with_capacity(4096);
-            let mut askers: Vec<(u32, usize)> = Vec::new();
-            for (index, (family, query)) in queries.by_ref().take(QUERIES_PER_REQUEST) {
-                let sequence = self.connection.next_sequence();
-                askers.push((sequence, index));
-                append(&mut request, netlink_message(sequence, NLM_F_REQUEST, family, query));
+        let mut found = vec![None; questions.len()];
+        for (round, questions) in questions.chunks(QUERIES_PER_REQUEST).enumerate() {
+            let mut request = Request::with_capacity(4096);
+            let mut last = 0;
+            for question in questions {
+                last = self.connection.next_sequence();
+                let family = family_number(family(question));
+                message(&mut request, last, NLM_F_REQUEST, family, what, |message| {
+                    attributes(message, question);
+                });
             }
-            self.connection.send(&request)?;
+            self.connection.send(request.as_slice())?;
+            let first = last as usize + 1 - questions.len();
             let mut malformed = false;
-            let statuses = self.connection.receive_count(askers.len(), |answer| {
-                let asker = askers.iter().find(|(sequence, _)| *sequence == answer.sequence);
-                let answered = asker.and_then(|(_, index)| {
-                    *found.get_mut(*index)? = Some(decode(*index, answer.payload)?);
+            let statuses = self.connection.receive_count(questions.len(), |answer| {
+                let asker = (answer.sequence as usize).checked_sub(first);
+                let answered = asker.and_then(|asker| {
+                    let index = round * QUERIES_PER_REQUEST + asker;
+                    *found.get_mut(index)? = Some(decode(index, answer.payload)?);
                     Some(())
                 });
                 malformed |= answered.is_none();
             })?;
             if malformed {
-                return Err(NftError::Protocol(format!("an object of {place} cannot be read")));
+                return Err(NftError::Protocol(format!("an object of {} cannot be read", place())));
             }
             if let Some(status) = statuses.into_iter().find(|s| !matches!(s.errno, 0 | ENOENT)) {
                 return Err(NftError::Refused(vec![Refusal {
                     operation: None,
-                    object: place.to_owned(),
+                    object: place(),
                     errno: status.errno,
                     message: status.message,
                 }]));
@@ -171,15 +162,14 @@ impl NetlinkNft {
         table: &Table,
         chain: Option<&str>,
     ) -> Result<Vec<InstalledRule>, NftError> {
-        let mut attributes = vec![RuleAttribute::Table(table.name.clone().into_owned())];
-        attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.to_owned())));
-        let query = NfTablesMessage::GetRule(RuleMessage { attributes });
         let is_wanted = |of: &str, rule: &InstalledRule| {
             of == table.name && chain.is_none_or(|chain| rule.chain == chain)
         };
-        let rules = self.dump(family_number(table.family), &query, |payload| {
-            decode::rule(payload).map(|(of, rule)| is_wanted(&of, &rule).then_some(rule))
-        })?;
+        let rules = self.dump(
+            (family_number(table.family), Message::GetRule),
+            |attributes| encode::rules_of(attributes, table, chain),
+            |payload| decode::rule(payload).map(|(of, rule)| is_wanted(&of, &rule).then_some(rule)),
+        )?;
         Ok(rules.into_iter().flatten().collect())
     }
 }
@@ -187,10 +177,9 @@ impl NetlinkNft {
 impl Nft for NetlinkNft {
     fn generation(&mut self) -> Result<Generation, NftError> {
         let sequence = self.connection.next_sequence();
-        let mut request = Vec::with_capacity(64);
-        let message = NfTablesMessage::GetGen(GenMessage { attributes: vec![] });
-        append(&mut request, netlink_message(sequence, NLM_F_REQUEST, 0, message));
-        self.connection.send(&request)?;
+        let mut request = Request::with_capacity(64);
+        message(&mut request, sequence, NLM_F_REQUEST, 0, Message::GetGeneration, |_| {});
+        self.connection.send(request.as_slice())?;
         let mut generation = None;
         let statuses = self.connection.receive_count(1, |answer| {
             generation = decode::generation(answer.payload);
@@ -214,24 +203,31 @@ impl Nft for NetlinkNft {
         table: &Table,
         places: &[(&Set, &[Value])],
     ) -> Result<Vec<Option<Element>>, NftError> {
-        let queries = places.iter().map(|(set, key)| {
-            let list = vec![ListAttribute::Element(vec![key_attribute(key)])];
-            (family_number(table.family), elements_query(table, &set.name, Some(list)))
-        });
-        let place = match places {
+        let place = || match places {
             [(set, _)] => format!("{} {table} {}", set.keyword(), set.name),
             _ => format!("table {table}"),
         };
-        self.query(&place, queries, |index, payload| {
-            let (set, _) = places.get(index)?;
-            decode::elements(payload, set)?.pop()
-        })
+        self.query(
+            place,
+            Message::GetElement,
+            places,
+            |_| table.family,
+            |list, (set, key)| {
+                let mut image = Vec::with_capacity(64);
+                key.iter().for_each(|value| value.encode(&mut image));
+                encode::in_set(list, table, &set.name);
+                encode::key(list, &image);
+            },
+            |index, payload| decode::elements(payload, places.get(index)?.0)?.pop(),
+        )
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
-        let query = elements_query(table, &set.name, None);
-        let lists = self
-            .dump(family_number(table.family), &query, |payload| decode::elements(payload, set))?;
+        let lists = self.dump(
+            (family_number(table.family), Message::GetElement),
+            |list| encode::in_set(list, table, &set.name),
+            |payload| decode::elements(payload, set),
+        )?;
         Ok(lists.into_iter().flatten().collect())
     }
 
@@ -239,15 +235,19 @@ impl Nft for NetlinkNft {
         &mut self,
         places: &[(Table, String)],
     ) -> Result<Vec<Option<InstalledChain>>, NftError> {
-        let queries = places.iter().map(|(table, name)| {
-            let family = family_number(table.family);
-            let table = ChainAttribute::Table(table.name.clone().into_owned());
-            let attributes = vec![table, ChainAttribute::Name(name.clone())];
-            (family, NfTablesMessage::GetChain(ChainMessage { attributes }))
-        });
-        let tables: BTreeSet<String> = places.iter().map(|(table, _)| table.to_string()).collect();
-        let place = format!("table {}", Vec::from_iter(tables).join(" or "));
-        self.query(&place, queries, |_, payload| decode::chain(payload).map(|(_, chain)| chain))
+        let place = || {
+            let tables: BTreeSet<String> =
+                places.iter().map(|(table, _)| table.to_string()).collect();
+            format!("table {}", Vec::from_iter(tables).join(" or "))
+        };
+        self.query(
+            place,
+            Message::GetChain,
+            places,
+            |(table, _)| table.family,
+            |attributes, (table, chain)| encode::named_chain(attributes, table, chain),
+            |_, payload| decode::chain(payload).map(|(_, chain)| chain),
+        )
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {
@@ -259,66 +259,34 @@ impl Nft for NetlinkNft {
     }
 
     fn sets(&mut self, table: &Table) -> Result<Vec<String>, NftError> {
-        let query = encode::sets_query(table);
-        let wanted = table.name.clone();
-        let sets = self.dump(family_number(table.family), &query, |payload| {
-            decode::set_name(payload).map(|(table, set)| (table == wanted).then_some(set))
-        })?;
+        let sets = self.dump(
+            (family_number(table.family), Message::GetSet),
+            |attributes| encode::sets_of(attributes, table),
+            |payload| decode::set_name(payload).map(|(of, set)| (of == table.name).then_some(set)),
+        )?;
         Ok(sets.into_iter().flatten().collect())
     }
 }
 
-pub(super) fn elements_query(
-    table: &Table,
-    set: &str,
-    elements: Option<Vec<ListAttribute<netlink_packet_netfilter::nftables::SetElementAttribute>>>,
-) -> NfTablesMessage {
-    let mut attributes = vec![
-        SetElementList::Table(table.name.clone().into_owned()),
-        SetElementList::Set(set.to_owned()),
-    ];
-    attributes.extend(elements.map(SetElementList::Elements));
-    NfTablesMessage::GetSetElement(SetElementMessage { attributes })
-}
-
-fn netlink_message(
-    sequence: u32,
-    flags: u16,
-    family: u8,
-    message: NfTablesMessage,
-) -> NetlinkMessage<NetfilterMessage> {
-    wrap(sequence, flags, NetfilterHeader::new(family.into(), 0, 0), message)
-}
-
-fn control(sequence: u32, message: ControlMessage) -> NetlinkMessage<NetfilterMessage> {
-    wrap(sequence, NLM_F_REQUEST, NetfilterHeader::new(0.into(), 0, NFNL_SUBSYS_NFTABLES), message)
-}
-
-fn wrap(
-    sequence: u32,
-    flags: u16,
-    header: NetfilterHeader,
-    message: impl Into<NetfilterMessageInner>,
-) -> NetlinkMessage<NetfilterMessage> {
-    let mut netlink_header = NetlinkHeader::default();
-    netlink_header.flags = flags;
-    netlink_header.sequence_number = sequence;
-    let inner = NetfilterMessage::new(header, message);
-    NetlinkMessage::new(netlink_header, NetlinkPayload::InnerMessage(inner))
-}
-
-fn batch_begin(sequence: u32, generation: Option<Generation>) -> NetlinkMessage<NetfilterMessage> {
-    const NFNL_MSG_BATCH_BEGIN: u8 = 16;
+// <linux/netfilter/nfnetlink.h>
+fn batch_begin(request: &mut Request, sequence: u32, generation: Option<Generation>) {
+    const NFNL_MSG_BATCH_BEGIN: u16 = 16;
     const NFNL_BATCH_GENID: u16 = 1;
-    let message = match generation {
-        None => ControlMessage::BatchBegin,
-        Some(Generation(generation)) => ControlMessage::Other {
-            message_type: NFNL_MSG_BATCH_BEGIN,
-            attributes: vec![DefaultNla::new(NFNL_BATCH_GENID, generation.to_be_bytes().to_vec())],
-        },
-    };
-    control(sequence, message)
+    request.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, sequence, |body| {
+        body.header(&BATCH_HEADER);
+        if let Some(Generation(generation)) = generation {
+            body.be32(NFNL_BATCH_GENID, generation);
+        }
+    });
 }
+
+fn batch_end(request: &mut Request, sequence: u32) {
+    const NFNL_MSG_BATCH_END: u16 = 17;
+    request.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, sequence, |body| body.header(&BATCH_HEADER));
+}
+
+/// `struct nfgenmsg` of a batch for `NFNL_SUBSYS_NFTABLES`.
+const BATCH_HEADER: [u8; 4] = [0, 0, 0, 10];
 
 /// Names the operation, and within a list of elements the one that the extended ack points at.
 fn refusal(

@@ -1,12 +1,7 @@
 //! What other programs have in `nf_tables`, without knowing beforehand what they call it or of which
 //! types it is.
 
-use netlink_packet_netfilter::nftables::{
-    ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute,
-};
-
-use super::encode::family_number;
-use super::netlink::elements_query;
+use super::encode::{self, Message, family_number};
 use super::{Family, Found, InstalledChain, NetlinkNft, NftError, Table, decode};
 
 impl NetlinkNft {
@@ -16,16 +11,21 @@ impl NetlinkNft {
     /// The kernel refuses, or its answer cannot be read.
     pub fn all_chains(&mut self) -> Result<Vec<(Table, InstalledChain)>, NftError> {
         const NFPROTO_UNSPEC: u8 = 0;
-        let query = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        let chains = self.dump(NFPROTO_UNSPEC, &query, |payload| {
-            let families = [Family::Inet, Family::Ip, Family::Ip6];
-            let number = payload.first()?;
-            let Some(family) = families.into_iter().find(|f| family_number(*f) == *number) else {
-                return Some(None);
-            };
-            let (name, chain) = decode::chain(payload)?;
-            Some(Some((Table { family, name: name.into() }, chain)))
-        })?;
+        let everything = (NFPROTO_UNSPEC, Message::GetChain);
+        let chains = self.dump(
+            everything,
+            |_| {},
+            |payload| {
+                let families = [Family::Inet, Family::Ip, Family::Ip6];
+                let number = payload.first()?;
+                let Some(family) = families.into_iter().find(|f| family_number(*f) == *number)
+                else {
+                    return Some(None);
+                };
+                let (name, chain) = decode::chain(payload)?;
+                Some(Some((Table { family, name: name.into() }, chain)))
+            },
+        )?;
         Ok(chains.into_iter().flatten().collect())
     }
 
@@ -39,12 +39,17 @@ impl NetlinkNft {
         set: &str,
         key: &[u8],
     ) -> Result<Option<Found>, NftError> {
-        let key = SetElementAttribute::Key(DataAttribute::Value(key.to_vec()));
-        let list = vec![ListAttribute::Element(vec![key])];
-        let query = (family_number(table.family), elements_query(table, set, Some(list)));
-        let place = format!("set {table} {set}");
-        let found =
-            self.query(&place, std::iter::once(query), |_, payload| decode::found(payload))?;
+        let found = self.query(
+            || format!("set {table} {set}"),
+            Message::GetElement,
+            &[key],
+            |_| table.family,
+            |list, key| {
+                encode::in_set(list, table, set);
+                encode::key(list, key);
+            },
+            |_, payload| decode::found(payload),
+        )?;
         Ok(found.into_iter().flatten().next())
     }
 }
