@@ -47,6 +47,19 @@ pub fn list(bytes: &[u8]) -> Option<Vec<(u16, &[u8])>> {
     Some(list)
 }
 
+/// The attributes of a list by their kinds, as far as these are below `N`, the first of each; `None` if
+/// the list is malformed.
+pub(crate) fn by_kind<const N: usize>(bytes: &[u8]) -> Option<[Option<&[u8]>; N]> {
+    let mut found = [None; N];
+    for attribute in walk(bytes) {
+        let (kind, value) = attribute?;
+        if let Some(place) = found.get_mut(usize::from(kind)) {
+            place.get_or_insert(value);
+        }
+    }
+    Some(found)
+}
+
 /// The first attribute of this kind in a list.
 pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     walk(bytes).flatten().find(|(found, _)| *found == kind).map(|(_, value)| value)

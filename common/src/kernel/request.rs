@@ -58,7 +58,7 @@ impl Request {
 
     /// What is no attribute: a protocol's own header.
     pub(crate) fn header(&mut self, bytes: &[u8]) {
-        self.bytes.extend(bytes);
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// Attributes that were written elsewhere, within one.
@@ -68,18 +68,23 @@ impl Request {
 
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
         let start = self.begin(kind);
-        self.bytes.extend(value);
+        self.bytes.extend_from_slice(value);
         self.end(start);
     }
 
     pub(crate) fn be32(&mut self, kind: u16, value: u32) {
-        self.bytes(kind, &value.to_be_bytes());
+        const LENGTH: [u8; 2] = 8_u16.to_ne_bytes();
+        let ([kind_0, kind_1], [value_0, value_1, value_2, value_3]) =
+            (kind.to_ne_bytes(), value.to_be_bytes());
+        let [length_0, length_1] = LENGTH;
+        let attribute = [length_0, length_1, kind_0, kind_1, value_0, value_1, value_2, value_3];
+        self.bytes.extend_from_slice(&attribute);
     }
 
     /// Text, which ends in a zero byte.
     pub(crate) fn text(&mut self, kind: u16, value: &str) {
         let start = self.begin(kind);
-        self.bytes.extend(value.as_bytes());
+        self.bytes.extend_from_slice(value.as_bytes());
         self.bytes.push(0);
         self.end(start);
     }
@@ -93,14 +98,15 @@ impl Request {
 
     fn begin(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
-        self.bytes.extend([0; 2]);
-        self.bytes.extend(kind.to_ne_bytes());
+        let [kind_0, kind_1] = kind.to_ne_bytes();
+        self.bytes.extend_from_slice(&[0, 0, kind_0, kind_1]);
         start
     }
 
     fn end(&mut self, start: usize) {
         let length = self.bytes.len() - start;
-        self.bytes.resize(start + length.next_multiple_of(ALIGNMENT), 0);
+        let padding = length.next_multiple_of(ALIGNMENT) - length;
+        self.bytes.extend_from_slice(&[0; ALIGNMENT][..padding]);
         let length = u16::try_from(length).unwrap_or(u16::MAX);
         self.overwrite(start, &length.to_ne_bytes());
     }

@@ -136,20 +136,17 @@ impl<'a> Host<'a> {
         if let Some(known) = &self.filters {
             return Ok(known.clone());
         }
-        let chain_of =
-            |version, name: &str| (Table::new(Family::of(version), TABLE), name.to_owned());
-        let chains = IpVersion::ALL
-            .map(|version| [FORWARD, STAGE_1].map(|name| chain_of(version, name)))
-            .concat();
-        let found = match &mut self.nft {
-            Some(nft) => nft.chains(&chains)?,
+        let chains = [FORWARD, STAGE_1].map(str::to_owned);
+        let mut filters = Vec::new();
+        let tables = IpVersion::ALL.map(|version| Table::new(Family::of(version), TABLE));
+        let there = match &mut self.nft {
+            Some(nft) => nft.tables(&tables)?,
             None => Vec::new(),
         };
-        let mut filters = Vec::new();
-        for version in IpVersion::ALL {
-            let mut seen = chains.iter().zip(&found);
-            if seen
-                .any(|((table, _), chain)| table.family == Family::of(version) && chain.is_some())
+        for (index, version) in IpVersion::ALL.into_iter().enumerate() {
+            if let Some(nft) = &mut self.nft
+                && there[index]
+                && nft.chains_at(&tables[index], &chains)?.iter().any(Option::is_some)
             {
                 filters.push((version, Variant::Nft));
             }

@@ -123,6 +123,9 @@ pub(super) fn remove(
     container_id: &str,
     addresses: &[IpAddr],
 ) -> Result<(), NftError> {
+    if !nft.tables(&TABLES)?.contains(&true) {
+        return Ok(());
+    }
     retry(|| {
         let generation = nft.generation()?;
         let mut transaction = Transaction { generation: Some(generation), ..Transaction::new() };

@@ -25,6 +25,7 @@ const ELEMENTS_PER_MESSAGE: usize = 200;
 #[derive(Clone, Copy)]
 pub(super) enum Message {
     NewTable = 0,
+    GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
     GetChain = 4,
@@ -118,11 +119,10 @@ impl<'a> Batch<'a> {
     }
 
     fn table(&mut self, verb: Verb, table: &Table, comment: Option<&str>) {
-        const NAME: u16 = 1;
         const USERDATA: u16 = 6;
         let kind = if makes(verb) { Message::NewTable } else { Message::DeleteTable };
         self.message(kind, make_flags(verb), |attributes| {
-            attributes.text(NAME, &table.name);
+            named_table(attributes, table);
             if let Some(comment) = comment.filter(|_| makes(verb)) {
                 attributes.bytes(USERDATA, &userdata::comment(comment));
             }
@@ -352,6 +352,12 @@ pub(super) fn in_set(list: &mut Request, table: &Table, set: &str) {
 /// The question for the element that has this key.
 pub(super) fn key(list: &mut Request, key: &[u8]) {
     list.nested(list_attribute::ELEMENTS, |list| element(list, key, |_| {}));
+}
+
+/// A table's name.
+pub(super) fn named_table(attributes: &mut Request, table: &Table) {
+    const NAME: u16 = 1;
+    attributes.text(NAME, &table.name);
 }
 
 /// Which table sets are of.

@@ -48,7 +48,8 @@ impl<'a> RuleEncoder<'a> {
         }
     }
 
-    /// An expression, of which `data` writes the attributes.
+    /// An expression, of which `data` writes the attributes, in the order in which the kernel lists them:
+    /// so they are compared without a search.
     fn push(&mut self, name: &str, data: impl FnOnce(&mut Request)) {
         self.expressions.nested(LIST_ELEMENT, |expression| {
             expression.text(EXPRESSION_NAME, name);
@@ -207,8 +208,8 @@ impl<'a> RuleEncoder<'a> {
         self.load(FIRST_SLOT, Selector::PacketMark);
         self.bitwise(FIRST_SLOT, &(!bits).to_ne_bytes(), &value.to_ne_bytes());
         self.push("meta", |meta| {
-            meta.be32(meta::SOURCE, register(FIRST_SLOT));
             meta.be32(meta::KEY, meta::MARK);
+            meta.be32(meta::SOURCE, register(FIRST_SLOT));
         });
     }
 
@@ -218,8 +219,8 @@ impl<'a> RuleEncoder<'a> {
             immediate.nested(2, |data| data.bytes(DATA_VALUE, &[1]));
         });
         self.push("meta", |meta| {
-            meta.be32(meta::SOURCE, register(FIRST_SLOT));
             meta.be32(meta::KEY, meta::NFTRACE);
+            meta.be32(meta::SOURCE, register(FIRST_SLOT));
         });
     }
 
@@ -271,8 +272,8 @@ impl<'a> RuleEncoder<'a> {
 
     fn load_meta(&mut self, slot: usize, key: u32) {
         self.push("meta", |meta| {
-            meta.be32(meta::DESTINATION, register(slot));
             meta.be32(meta::KEY, key);
+            meta.be32(meta::DESTINATION, register(slot));
         });
     }
 

@@ -295,6 +295,10 @@ impl Nft for FakeNft {
         Ok(held)
     }
 
+    fn tables(&mut self, tables: &[Table]) -> Result<Vec<bool>, NftError> {
+        Ok(tables.iter().map(|table| self.tables.contains_key(table)).collect())
+    }
+
     fn chains(
         &mut self,
         places: &[(Table, String)],

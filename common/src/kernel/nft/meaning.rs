@@ -33,12 +33,44 @@ fn same_expression(wanted: &[u8], installed: &[u8]) -> bool {
     let ((Some(name), want), (Some(found), have)) = (parts(wanted), parts(installed)) else {
         return false;
     };
-    name == found && same_attributes(name, want, have)
+    name == found && (is_listed_in_order(name, want, have) || same_attributes(name, want, have))
+}
+
+/// The same as [`same_attributes`] where they come in the same order, as they do from the kernel.
+fn is_listed_in_order(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
+    let mut installed = walk(installed);
+    for wanted in walk(wanted) {
+        let Some((kind, want)) = wanted else { return false };
+        if (expression, kind) == (b"lookup\0", LOOKUP_SET_ID) {
+            continue;
+        }
+        loop {
+            match installed.next() {
+                Some(Some((found, have))) if found == kind => {
+                    if !same_value(expression, kind, want, have) {
+                        return false;
+                    }
+                    break;
+                }
+                Some(Some((found, have))) if is_default(expression, found, have) => {}
+                _ => return false,
+            }
+        }
+    }
+    installed.all(|rest| rest.is_some_and(|(kind, have)| is_default(expression, kind, have)))
 }
 
 /// An expression's name and data.
 fn parts(expression: &[u8]) -> (Option<&[u8]>, &[u8]) {
-    (find(expression, EXPR_NAME), find(expression, EXPR_DATA).unwrap_or_default())
+    let (mut name, mut data) = (None, &[][..]);
+    for (kind, value) in walk(expression).flatten() {
+        match kind {
+            EXPR_NAME => name = Some(value),
+            EXPR_DATA => data = value,
+            _ => {}
+        }
+    }
+    (name, data)
 }
 
 fn has_same_steps(wanted: &[u8], installed: &[u8]) -> bool {
@@ -202,9 +234,6 @@ impl Step<'_> {
 
 /// Whether `installed` has each attribute of `wanted`, and besides no more than defaults.
 fn same_attributes(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
-    if wanted == installed {
-        return true;
-    }
     let is_there = |(kind, want)| {
         // A set's ID means something within its batch only.
         (expression, kind) == (b"lookup\0", LOOKUP_SET_ID)

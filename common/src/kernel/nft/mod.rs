@@ -73,6 +73,9 @@ pub trait Nft {
     /// All elements of a set.
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError>;
 
+    /// Of each of these tables, whether it is there.
+    fn tables(&mut self, tables: &[Table]) -> Result<Vec<bool>, NftError>;
+
     /// The chains with these names in these tables, each if it is there.
     fn chains(
         &mut self,

@@ -109,13 +109,13 @@ impl NetlinkNft {
 
     /// Asks for single objects, many in one go; those that are not there are `None`. `attributes` writes
     /// a question, and `decode` is told which question it is the answer to.
-    pub(super) fn query<Q, T: Clone>(
+    pub(super) fn query<'q, Q, T: Clone>(
         &mut self,
         place: impl Fn() -> String,
         what: Message,
-        questions: &[Q],
-        family: impl Fn(&Q) -> Family,
-        attributes: impl Fn(&mut Request, &Q),
+        questions: &'q [Q],
+        family: impl Fn(&'q Q) -> Family,
+        attributes: impl Fn(&mut Request, &'q Q),
         decode: impl Fn(usize, &[u8]) -> Option<T>,
     ) -> Result<Vec<Option<T>>, NftError> {
         let mut found = vec![None; questions.len()];
@@ -154,6 +154,25 @@ impl NetlinkNft {
             }
         }
         Ok(found)
+    }
+
+    fn chains_named<'q, Q>(
+        &mut self,
+        place: impl Fn() -> String,
+        questions: &'q [Q],
+        named: impl Fn(&'q Q) -> (&'q Table, &'q str),
+    ) -> Result<Vec<Option<InstalledChain>>, NftError> {
+        self.query(
+            place,
+            Message::GetChain,
+            questions,
+            |question| named(question).0.family,
+            |attributes, question| {
+                let (table, chain) = named(question);
+                encode::named_chain(attributes, table, chain);
+            },
+            |_, payload| decode::chain(payload).map(|(_, chain)| chain),
+        )
     }
 
     /// A table's rules, or those of one chain.
@@ -240,14 +259,27 @@ impl Nft for NetlinkNft {
                 places.iter().map(|(table, _)| table.to_string()).collect();
             format!("table {}", Vec::from_iter(tables).join(" or "))
         };
-        self.query(
-            place,
-            Message::GetChain,
-            places,
-            |(table, _)| table.family,
-            |attributes, (table, chain)| encode::named_chain(attributes, table, chain),
-            |_, payload| decode::chain(payload).map(|(_, chain)| chain),
-        )
+        self.chains_named(place, places, |(table, chain)| (table, chain))
+    }
+
+    fn chains_at(
+        &mut self,
+        table: &Table,
+        names: &[String],
+    ) -> Result<Vec<Option<InstalledChain>>, NftError> {
+        self.chains_named(|| format!("table {table}"), names, |name| (table, name))
+    }
+
+    fn tables(&mut self, tables: &[Table]) -> Result<Vec<bool>, NftError> {
+        let found = self.query(
+            || "the tables".to_owned(),
+            Message::GetTable,
+            tables,
+            |table| table.family,
+            encode::named_table,
+            |_, _| Some(()),
+        )?;
+        Ok(found.iter().map(Option::is_some).collect())
     }
 
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {

@@ -14,6 +14,8 @@ mod rules;
 mod saved;
 mod standing;
 
+use std::cell::LazyCell;
+
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
@@ -56,10 +58,10 @@ impl Iptables {
     }
 
     /// Removes some of the attachment's chains wherever it has any.
-    fn clean(
+    fn clean<'n>(
         &self,
         host: &mut Host<'_>,
-        names: &Names,
+        names: impl Fn() -> &'n Names,
         known: Option<&Plan>,
         chains: impl Fn(&TableDump) -> Vec<String>,
     ) -> Result<(), CniError> {
@@ -97,9 +99,10 @@ impl Holder<Host<'_>, Plan> for Iptables {
         attachment: &Attachment,
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
-        let names = Names::new(attachment);
+        // Made of digests, which most hosts need not.
+        let names = LazyCell::new(|| Names::new(attachment));
         let addresses = known.map(|plan| plan.addresses.bare()).unwrap_or_default();
-        self.clean(host, &names, known, |dump| saved::own_chains(dump, &names, &addresses))
+        self.clean(host, || &names, known, |dump| saved::own_chains(dump, &names, &addresses))
     }
 
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
@@ -152,9 +155,14 @@ fn unless_out_of_reach(
 
 impl<'a> super::Place<'a> for Iptables {
     fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
-        let names = Names::of_entry(&plan.attachment, plan.gate());
+        let names = LazyCell::new(|| Names::of_entry(&plan.attachment, plan.gate()));
         let addresses = plan.addresses.bare();
-        self.clean(host, &names, Some(plan), |dump| saved::entry_chains(dump, &names, &addresses))
+        self.clean(
+            host,
+            || &names,
+            Some(plan),
+            |dump| saved::entry_chains(dump, &names, &addresses),
+        )
     }
 
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {

@@ -42,23 +42,25 @@ pub(crate) fn that_may_have(nft: Option<&mut dyn Nft>, chains: &[String]) -> Vec
 
 /// The places that may have something of an attachment: chains of its names, or, if its network was
 /// called otherwise, an entry with its container's ID.
-pub(super) fn of_attachment(nft: Option<&mut dyn Nft>, names: &Names) -> Vec<Place> {
-    // In one question; the shared chain is the last.
-    let mut chains: Vec<String> = names.chains().into_iter().cloned().collect();
-    chains.push(TOP_CHAIN.to_owned());
-    let id = names.id_in_comments();
+pub(super) fn of_attachment<'a>(
+    nft: Option<&mut dyn Nft>,
+    names: impl Fn() -> &'a Names,
+) -> Vec<Place> {
     in_table(nft, TABLE, &IpVersion::ALL, |nft, table| {
+        let names = names();
+        // In one question; the shared chain is the last.
+        let mut chains: Vec<String> = names.chains().into_iter().cloned().collect();
+        chains.push(TOP_CHAIN.to_owned());
+        let id = names.id_in_comments();
         let found = nft.chains_at(table, &chains)?;
         let Some((shared, own)) = found.split_last() else { return Ok(false) };
         let has_own = own.iter().any(Option::is_some);
         if has_own || shared.is_none() {
             return Ok(has_own);
         }
-        let is_entry = |rule: &InstalledRule| {
-            rule.chain == TOP_CHAIN
-                && rule.expressions.windows(id.len()).any(|w| w == id.as_bytes())
-        };
-        Ok(nft.rules(table)?.iter().any(is_entry))
+        let is_entry =
+            |rule: &InstalledRule| rule.expressions.windows(id.len()).any(|w| w == id.as_bytes());
+        Ok(nft.rules_of(table, TOP_CHAIN)?.iter().any(is_entry))
     })
 }
 
@@ -79,12 +81,17 @@ fn in_table(
     may_hold: impl Fn(&mut dyn Nft, &Table) -> Result<bool, NftError>,
 ) -> Vec<Place> {
     let mut places = Vec::new();
-    for version in versions.iter().copied() {
-        if let Some(nft) = nft.as_deref_mut() {
-            // If it cannot be told, look.
-            if may_hold(nft, &Table::new(Family::of(version), table)).unwrap_or(true) {
-                places.push(Place { version, variant: Variant::Nft });
-            }
+    let tables: Vec<Table> =
+        versions.iter().map(|version| Table::new(Family::of(*version), table)).collect();
+    // If it cannot be told, look.
+    let there =
+        nft.as_deref_mut().map(|nft| nft.tables(&tables).unwrap_or(vec![true; tables.len()]));
+    for (index, version) in versions.iter().copied().enumerate() {
+        if let Some(nft) = nft.as_deref_mut()
+            && there.as_ref().is_some_and(|there| there[index])
+            && may_hold(nft, &tables[index]).unwrap_or(true)
+        {
+            places.push(Place { version, variant: Variant::Nft });
         }
         if legacy_table_loaded(version, table) {
             places.push(Place { version, variant: Variant::Legacy });
