@@ -25,7 +25,7 @@ use cni_common::cni::{
 use cni_common::kernel::nft::Transaction;
 
 use backend::Look;
-use config::Config;
+use config::{Config, OnConflict};
 use go::Go;
 use host::Host;
 use localnet::Localnet;
@@ -59,6 +59,9 @@ impl Plugin for Portmap {
         plan.loopback = localnet.is_needed();
         localnet.warning().into_iter().for_each(|warning| request.log.warn(warning));
         let choice = backend::choose(&config, &mut host)?;
+        if plan.on_conflict == OnConflict::Fail {
+            backend::conflict::refuse(&plan, Go::mappings(&mut host, &request.attachment)?)?;
+        }
         choice.add(&mut host, &plan)?;
         if let Err(error) = localnet.apply() {
             // Best effort: the error to tell is the one that made it necessary.

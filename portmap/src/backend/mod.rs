@@ -1,6 +1,6 @@
 //! The places that can carry out a plan, and the choice between them.
 
-mod conflict;
+pub(crate) mod conflict;
 pub(crate) mod iptables;
 pub(crate) mod nftables;
 

@@ -9,11 +9,12 @@ mod table;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Finding, Holder, Stale};
+use cni_common::cni::{Attachment, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
 use cni_common::kernel::nft::NftError;
 
+use crate::backend::conflict::Held;
 use crate::backend::iptables::{GoRules, Place, TABLE, that_may_have};
 use crate::host::Host;
 use crate::plan::{Mapping, Masquerade, Plan};
@@ -71,6 +72,24 @@ impl Holder<Host<'_>, Plan> for Go {
             log.warn(format!("cannot remove the Go portmap's empty nftables table: {error}"));
         }
         Ok(())
+    }
+}
+
+impl Go {
+    /// Every mapping of other containers in its nftables tables; those in its chains are the iptables
+    /// backend's to find. What its rules name stands for the owner.
+    pub(crate) fn mappings(
+        host: &mut Host<'_>,
+        attachment: &Attachment,
+    ) -> Result<Vec<Held>, CniError> {
+        let Some(nft) = host.nft_if_any()? else { return Ok(Vec::new()) };
+        let mut found = table::mappings(nft)
+            .map_err(|error| error.into_cni("cannot read the Go portmap's nftables rules"))?;
+        found.retain(|(_, container_id)| *container_id != attachment.container_id);
+        let held = |(mapping, container_id)| {
+            (mapping, format!("{container_id}, which the Go plugin mapped,"))
+        };
+        Ok(found.into_iter().map(held).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
-    Family, InstalledRule, Nft, NftError, Object, Reading, Table, Transaction, Verb,
+    Family, InstalledRule, L4Protocol, Nft, NftError, Object, Reading, Table, Transaction, Verb,
 };
 use cni_common::kernel::retry::retry;
 
@@ -114,6 +114,44 @@ fn unreached(table: &Table, chain: &str, rules: &[InstalledRule]) -> Vec<String>
     };
     let hooks = BASE_CHAINS.iter().filter(leads);
     hooks.map(|hook| format!("chain {table} {hook} does not lead to {chain}")).collect()
+}
+
+/// Every mapping in both tables, with its container's ID.
+pub(super) fn mappings(nft: &mut dyn Nft) -> Result<Vec<(Mapping, String)>, NftError> {
+    let mut mappings = Vec::new();
+    for (table, version) in TABLES.iter().zip(IpVersion::ALL) {
+        for rule in nft.rules(table)? {
+            if MAPPING_CHAINS.contains(&rule.chain.as_str())
+                && let Some(mapping) = rule.reading().and_then(|reading| mapping(&reading, version))
+                && let Some(container_id) = rule.comment
+            {
+                mappings.push((mapping, container_id));
+            }
+        }
+    }
+    Ok(mappings)
+}
+
+/// The mapping that a rule stands for, if it is one.
+fn mapping(reading: &Reading, version: IpVersion) -> Option<Mapping> {
+    let (rest, port) = reading.compared.split_last_chunk()?;
+    let (protocol, host) = rest.split_last()?;
+    let [container, container_port, ..] = reading.loaded.as_slice() else { return None };
+    let mapping = Mapping {
+        host_address: if host.is_empty() { None } else { Some(address(host, version)?) },
+        host_port: u16::from_be_bytes(*port),
+        protocol: L4Protocol::ALL.into_iter().find(|known| known.number() == *protocol)?,
+        container: address(container, version)?,
+        container_port: u16::from_be_bytes(*container_port.first_chunk()?),
+    };
+    translates(reading, &mapping).then_some(mapping)
+}
+
+fn address(octets: &[u8], version: IpVersion) -> Option<IpAddr> {
+    match version {
+        IpVersion::V4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+        IpVersion::V6 => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+    }
 }
 
 /// Removes a container's rules: those that lead to these addresses, or all if none is known. The
