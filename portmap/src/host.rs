@@ -12,6 +12,8 @@ pub(crate) struct Host<'a> {
     pub(crate) log: &'a Log,
     /// The mappings that ADD put in force.
     pub(crate) added: Vec<Mapping>,
+    /// Whether ADD put them in the place of what the attachment had before.
+    pub(crate) replaced: bool,
     /// The mappings that were removed, wherever they were.
     pub(crate) removed: Vec<Mapping>,
     /// Whether legacy iptables holds the guard, if a program was run that tells.
@@ -27,6 +29,7 @@ impl<'a> Host<'a> {
         Self {
             log,
             added: Vec::new(),
+            replaced: false,
             removed: Vec::new(),
             guarded: None,
             nft: None,

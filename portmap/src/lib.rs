@@ -63,14 +63,19 @@ impl Plugin for Portmap {
             backend::conflict::refuse(&plan, Go::mappings(&mut host, &request.attachment)?)?;
         }
         choice.add(&mut host, &plan)?;
-        if let Err(error) = localnet.apply() {
-            // Best effort: the error to tell is the one that made it necessary.
-            let _ = choice.backend.remove(&mut host, &request.attachment, Some(&plan));
+        let outcome = localnet.apply().and_then(|()| {
+            // Rules of an earlier ADD may come before these and lead elsewhere.
+            on_all(&choice.others, |other| other.remove_entry(&mut host, &plan))?;
+            Go.remove(&mut host, &request.attachment, Some(&plan))
+        });
+        if let Err(error) = outcome {
+            // What took the place of something is all that the attachment has.
+            if !host.replaced && host.removed.is_empty() {
+                // Best effort: the error to tell is the one that made it necessary.
+                let _ = choice.take_back(&mut host, &plan);
+            }
             return Err(error);
         }
-        // Rules of an earlier ADD may come before these and lead elsewhere.
-        on_all(choice.others, |other| other.remove_entry(&mut host, &plan))?;
-        Go.remove(&mut host, &request.attachment, Some(&plan))?;
         // Last: a packet that came now would only renew a flow that is stale.
         flows::forget_stale(&host.added, &request.log);
         Ok(result)

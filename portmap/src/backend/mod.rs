@@ -47,6 +47,14 @@ impl<'a> Choice<'a> {
         }
         self.backend.add(host, plan)
     }
+
+    /// Removes what [`Choice::add`] made in the place of nothing.
+    pub(crate) fn take_back(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
+        match self.name {
+            BackendName::Nftables => Nftables.remove_entry(host, plan),
+            BackendName::Iptables => Iptables::EVERYWHERE.remove_entry(host, plan),
+        }
+    }
 }
 
 /// As in `backend nftables: the kernel has nf_tables`.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use cni_testbox::{
     Attachment, Call, HOST_V4, Network, TestBox, Transport, both, cases, fail_each, portmap, run,
-    tool,
+    sh, stubs, tool,
 };
 
 cases! {
@@ -26,6 +26,8 @@ cases! {
     );
     a_lost_answer_is_asked_for_again, ours;
     what_cannot_be_looked_at_is_no_mismatch, ours;
+    a_failed_family_changes_nothing_in_the_other, iptables_only;
+    a_program_that_cannot_be_started_changes_nothing, iptables_only;
 }
 
 /// A good mapping, then one whose port does not exist.
@@ -150,5 +152,54 @@ fn what_cannot_be_looked_at_is_no_mismatch(b: &TestBox) {
             let is_true = outcome.succeeded() || outcome.expect_error().0 != 100;
             assert!(is_true, "{system_calls} {nth}: {outcome}");
         });
+    }
+}
+
+/// The rules, without empty chains: iptables-nft makes those that the kernel's hooks have, and leaves
+/// them. The guard is no attachment's.
+fn rules(b: &TestBox) -> Vec<String> {
+    let ruleset = b.ruleset();
+    let rules = ruleset.lines().filter(|line| line.starts_with("-A") && !line.contains("GUARD"));
+    rules.map(str::to_owned).collect()
+}
+
+fn a_failed_family_changes_nothing_in_the_other(b: &TestBox) {
+    let network = Network::dual(1);
+    let (web, other) = (b.web(&network, "web"), b.web(&network, "other"));
+    let path = stubs(&["ip6tables-restore"], "cat; exit 2");
+    let failing = |port| portmap("ADD", &web).mappings(&both(port, 80)).env("PATH", &path);
+    let bare = rules(b);
+    failing(8080).run(b).expect_error();
+    assert_eq!(rules(b), bare, "a first ADD");
+    b.map(&web, &both(8080, 80));
+    b.map(&other, &both(8081, 80));
+    let mapped = rules(b);
+    for port in [8080, 8081, 8082] {
+        failing(port).run(b).expect_error();
+        assert_eq!(rules(b), mapped, "ADD again with {port}");
+    }
+    b.out.reach(Transport::Tcp, HOST_V4, 8080).by("web");
+    b.out.reach(Transport::Tcp, HOST_V4, 8081).by("other");
+}
+
+fn a_program_that_cannot_be_started_changes_nothing(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    // So that there is another kind to be asked.
+    sh("iptables-legacy -t nat -S; ip6tables-legacy -t nat -S");
+    let call = |command, port| portmap(command, &web).mappings(&both(port, 80));
+    call("ADD", 8080).run(b).success();
+    call("DEL", 8080).run(b).success();
+    for is_mapped in [false, true] {
+        let before = rules(b);
+        fail_each(b, &call("ADD", 8080), "clone,clone3,vfork", "error=EAGAIN", |nth, outcome| {
+            if !outcome.succeeded() {
+                outcome.expect_error_with(11, &["try again"]);
+            } else if !is_mapped {
+                call("CHECK", 8080).run(b).success();
+                call("DEL", 8080).run(b).success();
+            }
+            assert_eq!(rules(b), before, "is mapped: {is_mapped}, {nth}: {outcome}");
+        });
+        call("ADD", 8080).run(b).success();
     }
 }

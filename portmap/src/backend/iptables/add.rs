@@ -9,10 +9,8 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
 use cni_common::kernel::retry::retry;
 
-use super::changes::{ensure, install};
+use super::changes::{ensure, install, put_back, removal};
 use super::names::Names;
-use super::places::Place;
-use super::remove::remove_chains;
 use super::rules::{GUARD_TABLE, Rules, TABLE, guard};
 use super::saved::{entry_chains, evicted_chains};
 use super::standing::{conflicts, mappings};
@@ -22,61 +20,61 @@ use crate::plan::Plan;
 
 const DOING: &str = "cannot install the port mappings with iptables";
 
-/// Makes exactly what the plan asks for in both families, replacing whatever the attachment had
-/// in the host's own iptables before.
-pub(super) fn add(plan: &Plan, log: &Log) -> Result<(), CniError> {
+/// Makes exactly what the plan asks for in both families, replacing whatever the attachment had in the
+/// host's own iptables before, or changes nothing. Returns whether it had anything.
+pub(super) fn add(plan: &Plan, log: &Log) -> Result<bool, CniError> {
     let cni = |error: IptablesError| error.into_cni(DOING);
     let _lock = Lock::acquire().map_err(cni)?;
     // Both are looked at before either is changed: what an earlier ADD made has to outlive a
     // refusal. The lock keeps our other processes out until this one is done.
     let mut families = Vec::new();
     for version in IpVersion::ALL {
-        let family = Family::look(plan, version).map_err(cni)?;
+        let Some(family) = Family::look(plan, version).map_err(cni)? else { continue };
         family.refuse(plan)?;
         families.push(family);
     }
-    for family in families {
-        let version = family.version;
-        match family.make(plan) {
+    let names = Names::of_entry(&plan.attachment, plan.gate());
+    for (position, family) in families.iter().enumerate() {
+        match family.make(&names) {
             Ok(told) => told.into_iter().for_each(|line| log.warn(line)),
             Err(error) => {
-                // All or nothing: the other family must not stay behind. Removing it is
-                // best effort: this error is the one to tell.
-                let _ = remove_family(version.other(), plan);
+                // All or nothing. Putting back is best effort: this error is the one to tell.
+                for begun in &families[..=position] {
+                    let _ = begun.put_back();
+                }
                 return Err(error.into_cni(DOING));
             }
         }
     }
-    Ok(())
+    Ok(families.iter().any(|family| !entry_chains(&family.tables.0, &names, &[]).is_empty()))
 }
 
 /// One family, as it is and as it must be.
 struct Family {
-    version: IpVersion,
-    /// `None` if nothing is mapped in it.
-    wanted: Option<(Rules, Iptables, Tables)>,
-    guarded: bool,
+    iptables: Iptables,
+    tables: Tables,
+    /// `None` if nothing is mapped in it; an earlier ADD may have mapped something.
+    rules: Option<Rules>,
 }
 
 /// What is saved: table nat, and the guard's table if it has to stand.
 type Tables = (TableDump, Option<TableDump>);
 
 impl Family {
-    fn look(plan: &Plan, version: IpVersion) -> Result<Self, IptablesError> {
-        let guarded = plan.loopback && version.is_v4();
-        let wanted = match Rules::new(plan, version) {
-            None => None,
-            Some(rules) => {
-                let iptables = Iptables::find(version, Variant::Default)?;
-                let tables = save(&iptables, guarded)?;
-                Some((rules, iptables, tables))
-            }
+    /// `None` if there is nothing to map in it, and no program.
+    fn look(plan: &Plan, version: IpVersion) -> Result<Option<Self>, IptablesError> {
+        let rules = Rules::new(plan, version);
+        let iptables = match Iptables::find(version, Variant::Default) {
+            Err(IptablesError::Missing(_)) if rules.is_none() => return Ok(None),
+            found => found?,
         };
-        Ok(Self { version, wanted, guarded })
+        let guarded = plan.loopback && version.is_v4() && rules.is_some();
+        let tables = save(&iptables, guarded)?;
+        Ok(Some(Self { iptables, tables, rules }))
     }
 
     fn refuse(&self, plan: &Plan) -> Result<(), CniError> {
-        let Some((_, _, (dump, _))) = &self.wanted else { return Ok(()) };
+        let (Some(_), (dump, _)) = (&self.rules, &self.tables) else { return Ok(()) };
         match plan.on_conflict {
             OnConflict::Replace => Ok(()),
             OnConflict::Fail => conflict::refuse(plan, mappings(dump)),
@@ -84,27 +82,40 @@ impl Family {
     }
 
     /// Returns what there is to tell about mappings of other attachments.
-    fn make(self, plan: &Plan) -> Result<Vec<String>, IptablesError> {
-        let Some((rules, iptables, tables)) = self.wanted else {
-            // An earlier ADD may have mapped something in this family.
-            return match remove_family(self.version, plan) {
-                Ok(()) | Err(IptablesError::Missing(_)) => Ok(Vec::new()),
-                Err(error) => Err(error),
-            };
-        };
-        let mut looked = Some(tables);
+    fn make(&self, names: &Names) -> Result<Vec<String>, IptablesError> {
+        let mut again = None;
         retry(|| {
-            let (dump, raw) = match looked.take() {
-                Some(tables) => tables,
-                None => save(&iptables, self.guarded)?,
-            };
-            let mut changes = vec![(TABLE, install(&dump, &rules))];
-            if let Some(raw) = raw {
-                changes.insert(0, (GUARD_TABLE, ensure(&raw, &guard())));
+            let (dump, raw) = again.as_ref().unwrap_or(&self.tables);
+            let outcome = self.iptables.restore(&self.changes(dump, raw.as_ref(), names));
+            let told = self.rules.as_ref().map(|rules| told(dump, rules)).unwrap_or_default();
+            if outcome.is_err() {
+                again = Some(save(&self.iptables, raw.is_some())?);
             }
-            iptables.restore(&changes)?;
-            Ok(told(&dump, &rules))
+            outcome.map(|()| told)
         })
+    }
+
+    fn changes(
+        &self,
+        dump: &TableDump,
+        raw: Option<&TableDump>,
+        names: &Names,
+    ) -> Vec<(&'static str, Vec<String>)> {
+        let Some(rules) = &self.rules else {
+            let chains = entry_chains(dump, names, &[]);
+            let chains: Vec<_> = chains.into_iter().filter(|chain| dump.has_chain(chain)).collect();
+            let lines = if chains.is_empty() { Vec::new() } else { removal(dump, &chains) };
+            return vec![(TABLE, lines)];
+        };
+        let guard = raw.map(|raw| (GUARD_TABLE, ensure(raw, &guard())));
+        guard.into_iter().chain([(TABLE, install(dump, rules))]).collect()
+    }
+
+    /// Gives our chains the rules that they had. The guard stays.
+    fn put_back(&self) -> Result<(), IptablesError> {
+        let (before, _) = &self.tables;
+        let now = self.iptables.save(TABLE)?;
+        self.iptables.restore(&[(TABLE, put_back(before, &now))])
     }
 }
 
@@ -131,10 +142,4 @@ fn told(dump: &TableDump, rules: &Rules) -> Vec<String> {
         format!("host port mapping {mapping} of attachment {owner} comes behind the newest owner's")
     }));
     told
-}
-
-fn remove_family(version: IpVersion, plan: &Plan) -> Result<(), IptablesError> {
-    let names = Names::of_entry(&plan.attachment, plan.gate());
-    let place = Place { version, variant: Variant::Default };
-    remove_chains(place, |dump| entry_chains(dump, &names, &[])).map(|_| ())
 }

@@ -108,16 +108,10 @@ pub(super) fn removal(dump: &TableDump, chains: &[String]) -> Vec<String> {
 /// The lines that remove the shared chains and the jumps to them. Those that rules of other
 /// programs lead to stay.
 pub(super) fn skeleton_removal(dump: &TableDump) -> Vec<String> {
-    let ours = |chain: &str| {
-        SHARED_CHAINS.iter().any(|stem| {
-            chain.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-    };
     let foreign_use = |chain: &str| {
         dump.rules.iter().any(|rule| {
-            let own_chain = ours(&rule.chain) || rule.chain.starts_with("CNI-DN-");
             rule.option("-j").as_deref() == Some(chain)
-                && !own_chain
+                && !is_ours(&rule.chain)
                 && !BUILT_IN.contains(&rule.chain.as_str())
         })
     };
@@ -125,7 +119,7 @@ pub(super) fn skeleton_removal(dump: &TableDump) -> Vec<String> {
         .chains
         .iter()
         .map(|(chain, _)| chain)
-        .filter(|chain| ours(chain) && !foreign_use(chain))
+        .filter(|chain| is_shared(chain) && !foreign_use(chain))
         .filter(|chain| *chain != OLD_SNAT_TOP || dump.rules_of(chain).next().is_none())
         .collect();
     let jumps = dump.rules.iter().filter(|rule| {
@@ -140,4 +134,43 @@ pub(super) fn skeleton_removal(dump: &TableDump) -> Vec<String> {
     lines.extend(full.map(|chain| format!("-F {chain}")));
     lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
     lines
+}
+
+/// The lines that give our chains the rules that they had before, whoever they are of, and take the jumps
+/// to them out that were not there.
+pub(super) fn put_back(before: &TableDump, now: &TableDump) -> Vec<String> {
+    let specs = |dump: &TableDump, chain: &str| -> Vec<String> {
+        dump.rules_of(chain).map(|rule| rule.spec.clone()).collect()
+    };
+    let of = |dump: &TableDump| -> Vec<String> {
+        dump.chains.iter().map(|(chain, _)| chain.clone()).filter(|c| is_ours(c)).collect()
+    };
+    let (earlier, present) = (of(before), of(now));
+    let missing = earlier.iter().filter(|chain| !now.has_chain(chain));
+    let mut lines: Vec<String> = missing.map(|chain| format!(":{chain} - [0:0]")).collect();
+    for chain in earlier.iter().filter(|chain| specs(before, chain) != specs(now, chain)) {
+        lines.push(format!("-F {chain}"));
+        lines.extend(specs(before, chain).iter().map(|spec| format!("-A {chain} {spec}")));
+    }
+    for chain in BUILT_IN {
+        let had = specs(before, chain);
+        let is_new = |rule: &&SavedRule| {
+            rule.option("-j").is_some_and(|target| is_ours(&target)) && !had.contains(&rule.spec)
+        };
+        lines.extend(now.rules_of(chain).filter(is_new).map(|r| format!("-D {chain} {}", r.spec)));
+    }
+    let new: Vec<_> = present.iter().filter(|chain| !before.has_chain(chain)).collect();
+    lines.extend(new.iter().map(|chain| format!("-F {chain}")));
+    lines.extend(new.iter().map(|chain| format!("-X {chain}")));
+    lines
+}
+
+fn is_ours(chain: &str) -> bool {
+    chain.starts_with("CNI-DN-") || is_shared(chain)
+}
+
+fn is_shared(chain: &str) -> bool {
+    SHARED_CHAINS.iter().any(|stem| {
+        chain.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
 }

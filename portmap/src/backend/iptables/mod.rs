@@ -50,11 +50,16 @@ impl Iptables {
     /// The kinds that ADD did not write to.
     pub(crate) const WHERE_ADD_DOES_NOT: Self = Self { spares_added: true };
 
-    fn spares(&self, place: Place, places: &[Place], known: Option<&Plan>) -> bool {
+    fn spares(
+        &self,
+        place: Place,
+        places: &[Place],
+        known: Option<&Plan>,
+    ) -> Result<bool, IptablesError> {
         let is_mapped = known.is_some_and(|plan| plan.container(place.version).is_some());
         let of_family = places.iter().filter(|other| other.version == place.version).count();
         // Only where there are two kinds it is worth a program to find out which one it was.
-        self.spares_added && is_mapped && (of_family == 1 || place.is_default().unwrap_or(true))
+        Ok(self.spares_added && is_mapped && (of_family == 1 || place.is_default()?))
     }
 
     /// Removes some of the attachment's chains wherever it has any.
@@ -67,8 +72,11 @@ impl Iptables {
     ) -> Result<(), CniError> {
         settle()?;
         let places = places::of_attachment(host.nft_if_any().ok().flatten(), names);
-        let cleaned = places.iter().filter(|place| !self.spares(**place, &places, known));
-        on_all(cleaned, |place| {
+        on_all(&places, |place| {
+            let spared = self.spares(*place, &places, known);
+            if spared.map_err(|error| error.into_cni("cannot tell one iptables from the other"))? {
+                return Ok(());
+            }
             let removed = remove::remove(*place, &chains, &mut host.guarded);
             host.removed.extend(unless_out_of_reach(host.log, *place, removed)?);
             Ok(())
@@ -178,7 +186,7 @@ impl<'a> super::Place<'a> for Iptables {
 
 impl Backend<Host<'_>, Plan> for Iptables {
     fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
-        add::add(plan, host.log)?;
+        host.replaced = add::add(plan, host.log)?;
         host.added.extend(&plan.mappings);
         Ok(())
     }

@@ -9,19 +9,14 @@ use super::Wanted;
 use super::elements::Account;
 use super::owned;
 use super::repair::repair_if_damaged;
-use super::replace::replace;
+use super::replace::{Added, replace};
 use super::sets::TABLE;
 use crate::config::OnConflict;
-use crate::plan::Mapping;
 
 /// Makes exactly what is wanted, which must not be nothing, replacing whatever the attachment had
-/// before. Returns the mappings that are now in force: all that are wanted, but for those that
-/// another attachment of the same container keeps.
-pub(super) fn add(
-    nft: &mut dyn Nft,
-    wanted: &Wanted<'_>,
-    log: &Log,
-) -> Result<Vec<Mapping>, CniError> {
+/// before. In force are then all mappings that are wanted, but for those that another attachment of the
+/// same container keeps.
+pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<Added, CniError> {
     const DOING: &str = "cannot install the port mappings";
     let content = &wanted.content;
     if wanted.plan.on_conflict == OnConflict::Fail {
@@ -46,7 +41,7 @@ pub(super) fn add(
         Err(error) if is_worth_a_look(&error) => return replace(nft, wanted, log),
         Err(error) => return Err(error.into_cni(DOING)),
     }
-    Ok(content.mappings())
+    Ok(Added { mappings: content.mappings(), replaced: false })
 }
 
 /// Whether something is in the way, or may be: of a transaction whose answer was lost nobody knows

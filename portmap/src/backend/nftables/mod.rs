@@ -90,7 +90,8 @@ impl Backend<Host<'_>, Plan> for Nftables {
     fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
         let log = host.log;
         let added = add::add(host.nft()?, &Wanted::by(plan)?, log)?;
-        host.added.extend(added);
+        host.added.extend(added.mappings);
+        host.replaced = added.replaced;
         Ok(())
     }
 

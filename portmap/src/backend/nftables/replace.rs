@@ -21,7 +21,15 @@ use crate::backend::conflict;
 use crate::config::OnConflict;
 use crate::plan::Mapping;
 
-/// Makes exactly what is wanted. Returns the mappings that are now in force.
+/// What ADD made.
+pub(super) struct Added {
+    /// The mappings that are now in force.
+    pub(super) mappings: Vec<Mapping>,
+    /// Whether the attachment had something before.
+    pub(super) replaced: bool,
+}
+
+/// Makes exactly what is wanted.
 ///
 /// - Against another container the newest attachment wins, and the loser's mapping waits.
 /// - Between attachments of one container the first keeps the key, as with the Go plugin, and the
@@ -33,9 +41,9 @@ pub(super) fn replace(
     nft: &mut dyn Nft,
     wanted: &Wanted<'_>,
     log: &Log,
-) -> Result<Vec<Mapping>, CniError> {
+) -> Result<Added, CniError> {
     const DOING: &str = "cannot replace the port mappings";
-    let outcome: Result<Replacement, ReplaceError> = retry(|| {
+    let outcome: Result<_, ReplaceError> = retry(|| {
         let found = Found::read(nft, wanted)?;
         if wanted.plan.on_conflict == OnConflict::Fail {
             conflict::refuse(wanted.plan, owned::held(nft)?).map_err(ReplaceError::Refused)?;
@@ -49,14 +57,15 @@ pub(super) fn replace(
             transaction.elements(Verb::Create, &TABLE, &attachments, new.into_iter().collect());
         }
         nft.commit(&transaction)?;
-        Ok(replacement)
+        let replaced = found.owned.elements.iter().any(|(_, elements)| !elements.is_empty());
+        Ok((replacement, replaced))
     });
-    let replacement = outcome.map_err(|error| match error {
+    let (replacement, replaced) = outcome.map_err(|error| match error {
         ReplaceError::Nft(error) => error.into_cni(DOING),
         ReplaceError::Refused(error) => error,
     })?;
     replacement.tell(&wanted.content.tag, log);
-    Ok(replacement.content.mappings())
+    Ok(Added { mappings: replacement.content.mappings(), replaced })
 }
 
 /// Why a replacement was not made.

@@ -54,7 +54,7 @@ fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Wanted<'static>
 }
 
 fn replace(nft: &mut FakeNft, wanted: &Wanted<'_>, log: &Log) -> Result<Vec<Mapping>, CniError> {
-    add::add(nft, wanted, log)
+    add::add(nft, wanted, log).map(|added| added.mappings)
 }
 
 fn add_as(
@@ -64,7 +64,8 @@ fn add_as(
     log: &Log,
 ) -> Result<Vec<Mapping>, CniError> {
     let plan = Plan { on_conflict, ..wanted.plan.clone() };
-    add::add(nft, &Wanted::by(&plan).expect("compiled before"), log)
+    let added = add::add(nft, &Wanted::by(&plan).expect("compiled before"), log);
+    added.map(|added| added.mappings)
 }
 
 /// ADD as the plugin carries it out: a plan without mappings is a removal.
