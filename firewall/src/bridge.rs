@@ -10,6 +10,7 @@ use cni_common::cni::{AttachmentRequest, Failure as _, OwnerTag};
 use cni_common::kernel::address::has_ipv6;
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::Netns;
+use cni_common::kernel::nft::{Nft, look};
 use cni_common::kernel::route::Routes;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
 use cni_common::kernel::veth::{VethError, host_end};
@@ -201,7 +202,8 @@ pub(crate) fn mismatches(
         return Ok(if passes_ip_rules() { Vec::new() } else { vec![text] });
     };
     if passes_ip_rules() {
-        let found = frames::mismatches(host.nft()?, &plan.tag, &link.name);
+        let mismatches = |nft: &mut dyn Nft| frames::mismatches(nft, &plan.tag, &link.name);
+        let found = look(host.nft()?, mismatches, Vec::is_empty);
         return match found {
             // ADD could do no more than warn.
             Err(error) if error.is_unsupported() => Ok(Vec::new()),

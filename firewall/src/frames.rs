@@ -12,7 +12,7 @@ use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
 use cni_common::kernel::nft::{
     BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, KeyPart, Nft, NftError, Object,
     Operand, Priority, Rule, Selector, Set, Statement, Table, Transaction, Value, Verb, keys_only,
-    lookup,
+    lookup, unchanged_since,
 };
 use cni_common::kernel::retry::retry;
 
@@ -141,7 +141,7 @@ fn remove(
         let generation = nft.generation()?;
         let found = find(nft)?;
         if found.is_empty() {
-            return Ok(());
+            return unchanged_since(nft, generation);
         }
         let mut transaction = Transaction::new();
         let all: usize = [attachments(), ports()]

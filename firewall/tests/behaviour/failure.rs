@@ -1,6 +1,8 @@
 //! Calls that fail have changed nothing, and an ADD that fails over a live attachment leaves what was
 //! there.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cni_testbox::{Network, TestBox, cases, fail_each, firewall, stubs};
 use serde_json::{Value, json};
 
@@ -11,6 +13,7 @@ cases! {
     a_failed_move_strips_nobody, ours;
     a_lost_answer_is_asked_for_again, ours;
     what_cannot_be_looked_at_is_no_mismatch, ours;
+    check_beside_others_changes_never_fails, ours;
 }
 
 fn isolated() -> Value {
@@ -125,4 +128,25 @@ fn what_cannot_be_looked_at_is_no_mismatch(b: &TestBox) {
             assert!(is_true, "{system_calls} {nth}: {outcome}");
         });
     }
+}
+
+/// The table is whole at any time: it is replaced by itself, in one transaction.
+fn check_beside_others_changes_never_fails(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let isolated = json!({ "backend": "nftables", "ingressPolicy": "isolated" });
+    b.admit(&web, &isolated);
+    let table = b.nft_list("inet cni_firewall");
+    let replacement = format!("delete table inet cni_firewall\n{table}");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                b.nft(&replacement);
+            }
+        });
+        let outcomes = (0..300).map(|_| b.inspect(&web, &isolated));
+        let failures: Vec<_> = outcomes.filter(|outcome| !outcome.succeeded()).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(failures.is_empty(), "{} failed: {}", failures.len(), failures[0]);
+    });
 }

@@ -1,11 +1,15 @@
 //! `cni_common::kernel::nft` against the kernel and against `nft`: the netlink backend and the text
 //! rendering mean the same, and refusals name the object.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::NetworkConfig;
+use cni_common::kernel::nft::compare::chain_mismatches;
 use cni_common::kernel::nft::text::render;
 use cni_common::kernel::nft::{
-    DataType, Element, Family, NetlinkNft, Nft, Object, Set, Table, Transaction, Value, Verb,
+    Chain, DataType, Element, Family, NetlinkNft, Nft, Object, Operand, Operation, Rule, Selector,
+    Set, Statement, Table, Transaction, Value, Verb, look,
 };
 
 use cni_testbox::{TestBox, cases, run, tool};
@@ -18,6 +22,7 @@ cases! {
     a_refusal_names_what_is_missing, ours;
     a_transaction_bound_to_an_old_generation_is_stale, ours;
     validation_leaves_nothing, ours;
+    what_is_replaced_all_the_time_is_found_whole, ours;
 }
 
 const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
@@ -157,4 +162,51 @@ fn validation_leaves_nothing(_: &TestBox) {
     impossible.push(Verb::Create, &TABLE, Object::Table(None));
     assert!(nft.validate(&impossible).expect_err("made twice").is_exists());
     assert_eq!(listing(), "");
+}
+
+/// A dump that a commit falls into can show rules of before and after it, without the kernel's saying so.
+fn what_is_replaced_all_the_time_is_found_whole(_: &TestBox) {
+    let chains: Vec<(Chain, Vec<Rule>)> = ["one"]
+        .iter()
+        .map(|name| {
+            let rule = |port| Rule {
+                chain: (*name).to_owned(),
+                statements: vec![
+                    Statement::Match {
+                        selector: Selector::InputInterface,
+                        negated: false,
+                        operand: Operand::Interface(format!("eth{port}")),
+                    },
+                    Statement::Accept,
+                ],
+                comment: None,
+            };
+            (Chain { name: (*name).to_owned(), base: None }, (0..3).map(rule).collect())
+        })
+        .collect();
+    let mut replacement = Transaction::new();
+    replacement.push(Verb::Add, &TABLE, Object::Table(None));
+    for (chain, rules) in &chains {
+        replacement.chain_with_rules(&TABLE, chain.clone(), rules.clone());
+    }
+    open().commit(&replacement).expect("a first time");
+    let again = Operation { verb: Verb::Delete, table: TABLE, object: Object::Table(None) };
+    replacement.operations.insert(0, again);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut nft = open();
+            while !done.load(Ordering::Relaxed) {
+                nft.commit(&replacement).expect("again");
+            }
+        });
+        let mut nft = open();
+        let mut wrong = Vec::new();
+        for _ in 0..5000 {
+            let mismatches = |nft: &mut dyn Nft| chain_mismatches(nft, &TABLE, &chains);
+            wrong.extend(look(&mut nft, mismatches, Vec::is_empty).expect("readable"));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(wrong.is_empty(), "{} of 5000: {}", wrong.len(), wrong[0]);
+    });
 }

@@ -100,7 +100,8 @@ pub(crate) enum Look {
 pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce() -> bool) -> bool {
     let seen = host.guarded;
     let Ok(mut nft) = host.nft_if_any() else { return true };
-    let in_nftables = nft.as_mut().is_some_and(|nft| nftables::guard::stands(*nft).unwrap_or(true));
+    let in_nftables =
+        nft.as_mut().is_some_and(|nft| nftables::guard::stands(*nft, look).unwrap_or(true));
     in_nftables || !is_open() || iptables::guard::stands(nft, look, seen).unwrap_or(true)
 }
 

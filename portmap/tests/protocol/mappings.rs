@@ -221,8 +221,6 @@ fn a_table_of_our_name_that_is_not_ours(b: &TestBox) {
     for (object, command) in [
         ("attachments", "add set inet cni_portmap attachments { type ipv4_addr; }"),
         ("by_port4", "add set inet cni_portmap by_port4 { type inet_service; }"),
-        ("guard", "add chain inet cni_portmap guard { type filter hook input priority 5; }"),
-        ("prerouting", "add chain inet cni_portmap prerouting"),
     ] {
         b.nft("flush ruleset; add table inet cni_portmap { comment \"cni-chain portmap\"; }");
         b.nft(command);

@@ -11,6 +11,7 @@ mod expressions;
 pub mod fake;
 mod family;
 mod l4;
+mod look;
 mod meaning;
 pub mod netlink;
 pub mod object;
@@ -27,6 +28,7 @@ mod userdata;
 pub use error::{NftError, Refusal};
 pub use family::Family;
 pub use l4::L4Protocol;
+pub use look::{look, unchanged_since};
 pub use netlink::NetlinkNft;
 pub use object::{
     BaseChain, Chain, ChainKind, DataType, Element, Found, Hook, InstalledChain, InstalledRule,

@@ -16,7 +16,7 @@ mod tests;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{Element, Nft, NftError, Transaction};
+use cni_common::kernel::nft::{Element, Nft, NftError, Transaction, look};
 
 use crate::held::Held;
 use crate::host::{Before, Host};
@@ -65,7 +65,8 @@ impl<'a> Holder<Host<'a>, Plan> for Nftables {
     }
 
     fn check(&self, host: &mut Host<'a>, plan: &Plan) -> Result<Finding, CniError> {
-        let outcome = check::check(host.nft()?, plan);
+        let is_sound = |found: &Finding| *found == Finding::Sound;
+        let outcome = look(host.nft()?, |nft| check::check(nft, plan), is_sound);
         outcome.map_err(|error| error.into_cni("cannot read the firewall rules"))
     }
 

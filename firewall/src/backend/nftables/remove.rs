@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{Element, Nft, NftError, Object, Transaction, Verb};
+use cni_common::kernel::nft::{Element, Nft, NftError, Object, Transaction, Verb, unchanged_since};
 use cni_common::kernel::retry::retry;
 
 use super::admission::{Owned, delete};
@@ -35,7 +35,10 @@ pub(crate) fn remove(
         }
         let leaver = Leaver { tag, addresses: &owned.candidates };
         forward_chains::change(nft, &leaver, None, &mut transaction)?;
-        if !transaction.is_empty() {
+        if transaction.is_empty() {
+            // That there was nothing is true as long as nothing changed.
+            unchanged_since(nft, generation)?;
+        } else {
             transaction.generation = Some(generation);
             nft.commit(&transaction)?;
         }
@@ -78,6 +81,7 @@ pub(crate) fn collect_garbage(nft: &mut dyn Nft, stale: &Stale) -> Result<Vec<Ip
         forward_chains::collect_garbage(nft, is_stale, &mut elsewhere)?;
         let unused = left == 0 && is_there(nft)? && nothing_else(nft)?;
         if transaction.is_empty() && elsewhere.is_empty() && !unused {
+            unchanged_since(nft, generation)?;
             return Ok(addresses);
         }
         if unused {

@@ -7,7 +7,7 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Failure as _, Finding};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
-use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, Value, lookup_all};
+use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, Value, look, lookup_all};
 use cni_common::kernel::retry::retry;
 
 use super::Wanted;
@@ -25,8 +25,9 @@ use crate::backend::conflict::{self, Held};
 
 /// Compares the table with what is wanted.
 pub(super) fn check(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<Finding, CniError> {
-    let (finding, held) =
-        find(nft, wanted).map_err(|error| error.into_cni("cannot read the port mappings"))?;
+    let is_sound = |(finding, _): &(Finding, Vec<Held>)| *finding == Finding::Sound;
+    let (finding, held) = look(nft, |nft| find(nft, wanted), is_sound)
+        .map_err(|error| error.into_cni("cannot read the port mappings"))?;
     match finding {
         Finding::Sound => conflict::lost(&held).map(|()| Finding::Sound),
         finding => Ok(finding),

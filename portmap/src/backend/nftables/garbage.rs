@@ -4,7 +4,7 @@ use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, Stale};
 use cni_common::kernel::nft::{
-    Element, Elements, Generation, Nft, NftError, Object, Set, Transaction, Verb,
+    Element, Elements, Generation, Nft, NftError, Object, Set, Transaction, Verb, unchanged_since,
 };
 use cni_common::kernel::retry::retry;
 
@@ -29,6 +29,7 @@ pub(super) fn collect_garbage(
         let generation = nft.generation()?;
         let all = all(nft, |element| element.comment.is_some())?;
         if all.is_empty() {
+            unchanged_since(nft, generation)?;
             return Ok((Vec::new(), Vec::new(), Vec::new()));
         }
         let of_set = |(set, elements): &(Set, Vec<Element>)| {

@@ -1,14 +1,20 @@
 //! The chain that keeps packets from outside away from 127.0.0.0/8, without any mapping.
 
 use cni_common::kernel::nft::compare::{chain_mismatches, misplaced_chains};
-use cni_common::kernel::nft::{Nft, NftError, Object, Transaction, Verb};
+use cni_common::kernel::nft::{Nft, NftError, Object, Transaction, Verb, look};
 
 use super::layout;
 use super::sets::{self, TABLE};
+use crate::backend::Look;
 
-/// Whether it is there with its rules.
-pub(crate) fn stands(nft: &mut dyn Nft) -> Result<bool, NftError> {
-    Ok(chain_mismatches(nft, &TABLE, &[layout::guard()])?.is_empty())
+/// Whether it is there with its rules. A quick look may be wrong where something changed meanwhile.
+pub(crate) fn stands(nft: &mut dyn Nft, how: Look) -> Result<bool, NftError> {
+    let mismatches = |nft: &mut dyn Nft| chain_mismatches(nft, &TABLE, &[layout::guard()]);
+    let found = match how {
+        Look::Quick => mismatches(nft)?,
+        Look::Exact => look(nft, mismatches, Vec::is_empty)?,
+    };
+    Ok(found.is_empty())
 }
 
 /// Puts it back, in a table that holds nothing else if there was none.

@@ -5,6 +5,7 @@ use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag};
 use cni_common::kernel::nft::{
     Element, Elements, Generation, Nft, NftError, Set, Transaction, Verb, keys_only, lookup_all,
+    unchanged_since,
 };
 use cni_common::kernel::retry::retry;
 
@@ -106,8 +107,12 @@ pub(super) fn removal(generation: Generation, elements: &Elements, heirs: &[Clai
     transaction
 }
 
+/// Commits what there is to commit. That there is nothing is true as long as nothing changed.
 pub(super) fn commit(nft: &mut dyn Nft, transaction: &Transaction) -> Result<(), NftError> {
-    if transaction.is_empty() { Ok(()) } else { nft.commit(transaction) }
+    match transaction.generation {
+        Some(generation) if transaction.is_empty() => unchanged_since(nft, generation),
+        _ => nft.commit(transaction),
+    }
 }
 
 /// Lets claims take the places that they waited for.

@@ -2,7 +2,7 @@
 
 use cni_common::cni::log::Log;
 use cni_common::kernel::nft::compare::{chain_mismatches, misplaced_chains};
-use cni_common::kernel::nft::{Nft, NftError, Transaction};
+use cni_common::kernel::nft::{Nft, NftError, Transaction, look};
 use cni_common::kernel::retry::retry;
 
 use super::layout::Layout;
@@ -14,7 +14,8 @@ pub(super) fn repair_if_damaged(
     layout: &Layout,
     log: &Log,
 ) -> Result<(), NftError> {
-    let mismatches = chain_mismatches(nft, &TABLE, &layout.chains())?;
+    let mismatches = |nft: &mut dyn Nft| chain_mismatches(nft, &TABLE, &layout.chains());
+    let mismatches = look(nft, mismatches, Vec::is_empty)?;
     let Some(first) = mismatches.first() else { return Ok(()) };
     retry(|| {
         let repair = repair(nft, layout)?;
