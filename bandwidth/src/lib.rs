@@ -20,7 +20,7 @@ mod status;
 use cni_common::cni::Finding;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::result::Interface;
-use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
+use cni_common::cni::protocol::{CniError, CniResult, ErrorCode, NetworkConfig};
 use cni_common::cni::{AttachmentRequest, GcRequest, Plugin, StatusRequest};
 use cni_common::kernel::link::Link;
 use cni_common::kernel::mac;
@@ -38,6 +38,20 @@ pub struct Bandwidth;
 
 impl Plugin for Bandwidth {
     const NAME: &'static str = "bandwidth";
+    const KEYS: &'static [&'static str] = &[
+        "ingressRate",
+        "ingressBurst",
+        "egressRate",
+        "egressBurst",
+        "latency",
+        "honorRuntimeBurst",
+        "shapedSubnets",
+        "unshapedSubnets",
+    ];
+
+    fn validate(config: &NetworkConfig) -> Result<(), CniError> {
+        Config::read(config).map(drop)
+    }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = Config::read(&request.config)?;

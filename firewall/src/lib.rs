@@ -25,7 +25,7 @@ mod status;
 mod zone;
 
 use cni_common::cni::holder::on_all;
-use cni_common::cni::protocol::{CniError, CniResult};
+use cni_common::cni::protocol::{CniError, CniResult, NetworkConfig};
 use cni_common::cni::{AttachmentRequest, Finding, GcRequest, Holder as _, Plugin, StatusRequest};
 use cni_common::kernel::nft::Transaction;
 
@@ -51,6 +51,17 @@ impl Firewall {
 
 impl Plugin for Firewall {
     const NAME: &'static str = "firewall";
+    const KEYS: &'static [&'static str] = &[
+        "backend",
+        "ingressPolicy",
+        "iptablesAdminChainName",
+        "firewalldZone",
+        "nftablesForwardChains",
+    ];
+
+    fn validate(config: &NetworkConfig) -> Result<(), CniError> {
+        Config::read(config).map(drop)
+    }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = Config::read(&request.config)?;

@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 mod demo;
+mod lint;
 mod purge;
 pub mod restore;
 mod runner;

@@ -39,6 +39,20 @@ pub struct Portmap;
 
 impl Plugin for Portmap {
     const NAME: &'static str = "portmap";
+    const KEYS: &'static [&'static str] = &[
+        "backend",
+        "snat",
+        "masqAll",
+        "markMasqBit",
+        "externalSetMarkChain",
+        "conditionsV4",
+        "conditionsV6",
+        "onConflict",
+    ];
+
+    fn validate(config: &NetworkConfig) -> Result<(), CniError> {
+        Config::read(config).map(drop)
+    }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = Config::read(&request.config)?;

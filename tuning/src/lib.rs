@@ -23,7 +23,7 @@ mod sysctls;
 mod value;
 
 use cni_common::cni::log::Log;
-use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
+use cni_common::cni::protocol::{CniError, CniResult, ErrorCode, NetworkConfig};
 use cni_common::cni::{AttachmentRequest, GcRequest, Plugin, StatusRequest};
 
 use allowlist::Allowlist;
@@ -38,6 +38,12 @@ pub struct Tuning;
 
 impl Plugin for Tuning {
     const NAME: &'static str = "tuning";
+    const KEYS: &'static [&'static str] =
+        &["sysctl", "mac", "mtu", "promisc", "allmulti", "txQLen", "dataDir", "allowlistStrict"];
+
+    fn validate(config: &NetworkConfig) -> Result<(), CniError> {
+        Config::read(config, "", "eth0").map(drop)
+    }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let config = read(request)?;

@@ -18,6 +18,11 @@ use crate::cni::netns;
 pub trait Plugin {
     /// The plugin's name, whatever its file is called.
     const NAME: &'static str;
+    /// The keys of its entry that it reads, besides [`COMMON_KEYS`].
+    const KEYS: &'static [&'static str];
+
+    /// Whether ADD would take this configuration, whatever the host is like.
+    fn validate(config: &NetworkConfig) -> Result<(), CniError>;
 
     /// ADD: make what the configuration asks for, all or nothing, and return the result.
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError>;
@@ -30,6 +35,21 @@ pub trait Plugin {
     /// STATUS: could ADD be served? Codes 50 and 51 if not.
     fn status(&self, request: &StatusRequest) -> Result<(), CniError>;
 }
+
+/// The keys of every entry: those of the specification, what runtimes add, and this collection's log.
+pub const COMMON_KEYS: [&str; 11] = [
+    "cniVersion",
+    "name",
+    "type",
+    "capabilities",
+    "args",
+    "ipam",
+    "dns",
+    "runtimeConfig",
+    "prevResult",
+    "logFile",
+    "logLevel",
+];
 
 /// The input of ADD, DEL and CHECK.
 #[derive(Debug)]
@@ -248,6 +268,7 @@ fn serve_attachment<P: Plugin>(
                 netns::validate(&request.netns, true, false)?;
             }
             request.config.validate_common()?;
+            warn_of_unknown_keys::<P>(request);
             plugin.add(request).map(Some)
         }
         Command::Check => {
@@ -265,6 +286,20 @@ fn serve_attachment<P: Plugin>(
                 netns::validate(&request.netns, false, false)?;
             }
             Ok(None)
+        }
+    }
+}
+
+/// A key that is spelled wrong does nothing, and nobody would ever hear of it. One with a dot is
+/// somebody's own, as `cni.dev/valid-attachments` is.
+fn warn_of_unknown_keys<P: Plugin>(request: &AttachmentRequest) {
+    for key in request.config.keys() {
+        let is = |known: &&str| known.eq_ignore_ascii_case(key);
+        if !key.contains('.') && !P::KEYS.iter().any(is) && !COMMON_KEYS.iter().any(is) {
+            request.log.warn(format!(
+                "plugin {} knows no key {key:?} and does nothing about it: cni-chain lint says what it may mean",
+                P::NAME
+            ));
         }
     }
 }

@@ -63,6 +63,16 @@ Exit status: 0 it is, 1 it is not, or it cannot be told, 2 wrong usage.")]
     Gc(GcOptions),
     /// Take out everything that these plugins have made, also for containers that live
     Purge(PurgeOptions),
+    /// Say what is wrong with a network's configuration
+    #[command(after_help = "\
+Keys that nobody reads, with the nearest that somebody does; capabilities that are not declared or do
+nothing; what a plugin would refuse; entries that cannot work where they stand; plugins that are missing
+or do not know the list's cniVersion. Nothing is changed, and no network is needed.
+
+For instance: cni-chain lint ./my.conflist
+
+Exit status: 0 no error, 1 there is one, or the file cannot be read, 2 wrong usage.")]
+    Lint(LintOptions),
     /// Ask each of a network's plugins whether it could serve `add`
     Status(StatusOptions),
     /// Give running containers back what a flushed firewall or a deleted qdisc took from them
@@ -174,6 +184,13 @@ pub(crate) struct PluginDirOptions {
         help_heading = LOCATIONS
     )]
     pub(crate) dirs: Vec<String>,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(crate) struct LintOptions {
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
 }
 
 /// One attachment.

@@ -3,6 +3,7 @@
 mod attachment;
 mod demo;
 mod gc;
+mod lint;
 mod network;
 mod privilege;
 mod purge;
@@ -49,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trace(options) => return trace::trace(&options),
         Command::Gc(options) => gc::gc(&options)?,
         Command::Purge(options) => purge::purge(&options)?,
+        Command::Lint(options) => return lint::lint(&options),
         Command::Status(options) => status::status(&options)?,
         Command::Restore(options) => return restore::run(&options),
         Command::Version(options) => print(&version::report(&options))?,

@@ -35,6 +35,11 @@ const BRIDGE_ALIAS: &str = "made by demo-bridge";
 
 impl Plugin for DemoBridge {
     const NAME: &'static str = "demo-bridge";
+    const KEYS: &'static [&'static str] = &["bridge", "addresses"];
+
+    fn validate(config: &NetworkConfig) -> Result<(), CniError> {
+        Settings::read(config).map(drop)
+    }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         let settings = Settings::read(&request.config)?;

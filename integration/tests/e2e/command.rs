@@ -14,6 +14,9 @@ cases! {
     gc_takes_what_lives_by_its_name_only, ours;
     a_probe_tells_by_its_status_what_is_missing, ours;
     status_without_privilege_fails, ours;
+    lint_names_what_does_not_work, ours;
+    lint_has_nothing_to_say_about_what_is_shipped, ours;
+    add_warns_of_a_key_that_it_does_not_know, ours;
     show_tells_whose_everything_is, backends;
     purge_takes_out_what_it_is_asked_for, backends;
     purge_leaves_what_others_made, ours;
@@ -121,6 +124,59 @@ fn status_without_privilege_fails(b: &TestBox) {
     let (status, stdout, _) = outcome(&mut unprivileged);
     assert_eq!(status, Some(1));
     assert!(stdout.starts_with("portmap: failed: only root can tell"), "{stdout}");
+}
+
+fn lint_names_what_does_not_work(b: &TestBox) {
+    let node = Node::new(b);
+    let list = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"firewall","ingressPolicy":"open"},
+        {"type":"bridge"},{"type":"portmap","snatt":true,"markMasqBit":77},{"type":"no-such"}]}"#;
+    std::fs::write("/run/bad.conflist", list).expect("a file");
+    let (status, stdout, _) = outcome(&mut node.cni_chain(&["lint", "/run/bad.conflist"]));
+    assert_eq!(status, Some(1));
+    for line in [
+        "error: plugins[0] (firewall): it needs the interface that a later entry makes: move it behind that\n",
+        "error: plugins[2] (portmap): portmap knows no key \"snatt\", which does nothing: do you mean \"snat\"?\n",
+        "error: plugins[2] (portmap): no port is ever mapped: declare",
+        "markMasqBit",
+        "error: plugins[3] (no-such): failed to find plugin",
+        "\nnetwork n: 5 errors, 0 warnings\n",
+    ] {
+        assert!(stdout.contains(line), "{line}: {stdout}");
+    }
+}
+
+fn lint_has_nothing_to_say_about_what_is_shipped(b: &TestBox) {
+    let node = Node::new(b);
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/conflists");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(shipped).expect("conflists").flatten() {
+        let path = entry.path().display().to_string();
+        let (status, stdout, _) = outcome(&mut node.cni_chain(&["lint", &path]));
+        assert_eq!(status, Some(0), "{path}");
+        assert!(stdout.ends_with(": 0 errors, 0 warnings\n"), "{stdout}");
+        seen += 1;
+    }
+    assert!(seen > 0);
+}
+
+fn add_warns_of_a_key_that_it_does_not_know(b: &TestBox) {
+    let list = |key: &str| {
+        format!(
+            r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"bridge","bridge":"br1","ipam":
+            {{"type":"host-local","subnet":"10.88.1.0/24"}}}},{{"type":"tuning","{key}":1400}}]}}"#
+        )
+    };
+    let node = Node::new(b);
+    for (key, warns) in [("Mtu", false), ("mtuu", true), ("example.com/mtu", false)] {
+        b.container(key.get(..3).expect("long"));
+        std::fs::write("/run/n.conflist", list(key)).expect("a file");
+        let (status, _, stderr) =
+            outcome(&mut node.cni_chain(&["add", "/run/n.conflist", &key[..3]]));
+        assert_eq!(status, Some(0));
+        let told = stderr
+            .contains(&format!("plugin tuning knows no key {key:?} and does nothing about it"));
+        assert_eq!(told, warns, "{stderr}");
+    }
 }
 
 /// What `show --json` prints, as its schema has it.

@@ -28,6 +28,11 @@ impl Recorder {
 
 impl Plugin for Recorder {
     const NAME: &'static str = "recorder";
+    const KEYS: &'static [&'static str] = &[];
+
+    fn validate(_: &NetworkConfig) -> Result<(), CniError> {
+        Ok(())
+    }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
         self.call(format!("add {} {} {}", request.attachment.tag(), request.netns, request.args))?;

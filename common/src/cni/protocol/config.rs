@@ -89,6 +89,11 @@ impl NetworkConfig {
         }
     }
 
+    /// The top-level keys in document order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.json.as_object().into_iter().flat_map(Object::iter).map(|(key, _)| key)
+    }
+
     /// The whole document.
     #[must_use]
     pub fn json(&self) -> &Json {
