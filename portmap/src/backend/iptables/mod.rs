@@ -35,8 +35,7 @@ const READING: &str = "cannot read the port mappings";
 
 /// Every mapping in one place with its owner's tag, and with the one whose mapping comes first.
 pub(crate) fn installed(place: Place) -> Result<Vec<(Held, Option<String>)>, IptablesError> {
-    let standings = standing::standings(&place.open()?.save(TABLE)?).into_iter();
-    Ok(standings.map(|standing| ((standing.mapping, standing.tag), standing.holder)).collect())
+    Ok(standing::with_holders(&place.open()?.save(TABLE)?).collect())
 }
 
 /// The host's iptables.

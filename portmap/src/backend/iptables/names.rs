@@ -156,9 +156,9 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Whether no packet gets past its mapping to the other's of the same port.
-    pub(super) fn shadows(&self, other: &Self) -> bool {
-        self.gate.is_none() || self.gate == other.gate
+    /// What tells its entry from others of the attachment's list.
+    pub(super) fn gate(&self) -> Option<&str> {
+        self.gate.as_deref()
     }
 }
 

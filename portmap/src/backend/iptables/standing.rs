@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use cni_common::kernel::iptables::TableDump;
 use cni_common::kernel::nft::L4Protocol;
@@ -12,15 +13,11 @@ use super::saved::{owners, translation};
 use crate::backend::conflict::Held;
 use crate::plan::Mapping;
 
-/// A mapping in a saved table.
-#[derive(Clone, Debug)]
-pub(super) struct Standing {
-    pub(super) mapping: Mapping,
+/// An entry of an attachment's list that has mappings in a saved table.
+#[derive(Debug)]
+struct Claimant {
     owner: Owner,
-    /// Its owner's tag.
-    pub(super) tag: String,
-    /// Whose mapping comes first and takes all of its packets.
-    pub(super) holder: Option<String>,
+    tag: String,
 }
 
 type Key = (Option<IpAddr>, L4Protocol, u16);
@@ -30,70 +27,87 @@ fn key(mapping: &Mapping) -> Key {
 }
 
 /// The mappings of a saved table, in the order in which packets meet their owners.
-pub(super) fn standings(dump: &TableDump) -> Vec<Standing> {
+fn in_order(dump: &TableDump) -> Vec<(Mapping, Rc<Claimant>)> {
     let mut by_chain: HashMap<&str, Vec<Mapping>> = HashMap::new();
     for rule in &dump.rules {
         if let Some(mapping) = translation(rule) {
             by_chain.entry(&rule.chain).or_default().push(mapping);
         }
     }
-    let mut standings: Vec<Standing> = Vec::new();
-    // For each key, the first of each gate.
-    let mut first: HashMap<Key, Vec<usize>> = HashMap::new();
-    for (chain, owner) in owners(dump) {
+    let of_owner = |(chain, owner): (String, Owner)| {
+        let mappings = by_chain.remove(chain.as_str()).unwrap_or_default();
         let tag = owner.attachment.tag().to_string();
-        for mapping in by_chain.remove(chain.as_str()).unwrap_or_default() {
-            let before = first.entry(key(&mapping)).or_default();
-            let holder = before.iter().map(|index| &standings[*index]);
-            let holder = holder.into_iter().find(|before| before.owner.shadows(&owner));
-            let holder = holder.map(|holder| holder.tag.clone());
-            if holder.is_none() {
-                before.push(standings.len());
-            }
-            let (owner, tag) = (owner.clone(), tag.clone());
-            let holder = holder.filter(|holder| *holder != tag);
-            standings.push(Standing { mapping, owner, tag, holder });
-        }
-    }
-    standings
+        let claimant = Rc::new(Claimant { owner, tag });
+        mappings.into_iter().map(move |mapping| (mapping, Rc::clone(&claimant)))
+    };
+    owners(dump).into_iter().flat_map(of_owner).collect()
 }
 
-/// The mappings with their owners, in the same order.
+/// The mappings with their owners' tags, in the same order.
 pub(super) fn mappings(dump: &TableDump) -> Vec<Held> {
-    standings(dump).into_iter().map(|standing| (standing.mapping, standing.tag)).collect()
+    let ordered = in_order(dump).into_iter();
+    ordered.map(|(mapping, claimant)| (mapping, claimant.tag.clone())).collect()
+}
+
+/// A mapping, whose it is, and whose comes before it and takes all of its packets.
+type Standing = (Mapping, Rc<Claimant>, Option<Rc<Claimant>>);
+
+fn standings(dump: &TableDump) -> impl Iterator<Item = Standing> {
+    let mut first: HashMap<(Key, Option<String>), Rc<Claimant>> = HashMap::new();
+    in_order(dump).into_iter().map(move |(mapping, claimant)| {
+        let key = key(&mapping);
+        let gate = claimant.owner.gate().map(str::to_owned);
+        let open = first.get(&(key, None)).cloned();
+        // What has the same conditions, or none.
+        let holder = match gate {
+            None => open,
+            Some(_) => first.get(&(key, gate.clone())).cloned().or(open),
+        };
+        if holder.is_none() {
+            first.insert((key, gate), Rc::clone(&claimant));
+        }
+        let holder = holder.filter(|holder| holder.tag != claimant.tag);
+        (mapping, claimant, holder)
+    })
+}
+
+/// The mappings with their owners' tags, each with the tag of whoever comes before it.
+pub(super) fn with_holders(dump: &TableDump) -> impl Iterator<Item = (Held, Option<String>)> {
+    standings(dump).map(|(mapping, claimant, holder)| {
+        ((mapping, claimant.tag.clone()), holder.map(|holder| holder.tag.clone()))
+    })
 }
 
 /// The mappings that no packet gets to, each with the tag of whose comes first.
 pub(super) fn waiting(dump: &TableDump) -> Vec<(Held, String)> {
-    let waits = |standing: Standing| Some(((standing.mapping, standing.tag), standing.holder?));
-    standings(dump).into_iter().filter_map(waits).collect()
+    with_holders(dump).filter_map(|(held, holder)| Some((held, holder?))).collect()
 }
 
 /// Mappings of other containers that are to come behind some of these.
 pub(super) fn conflicts(dump: &TableDump, rules: &Rules) -> Vec<Held> {
     let tag = rules.names.attachment.tag();
     let wanted: HashSet<Key> = rules.mappings.iter().map(key).collect();
-    let is_behind = |standing: &Standing| {
-        !tag.is_same_attachment(&standing.tag)
-            && !tag.is_sibling(&standing.tag)
-            && wanted.contains(&key(&standing.mapping))
-            && rules.names.shadows(&standing.owner)
+    let is_behind = |(mapping, claimant): &(Mapping, Rc<Claimant>)| {
+        !tag.is_same_attachment(&claimant.tag)
+            && !tag.is_sibling(&claimant.tag)
+            && wanted.contains(&key(mapping))
+            && rules.names.shadows(&claimant.owner)
     };
-    let conflicts = standings(dump).into_iter().filter(is_behind);
-    conflicts.map(|standing| (standing.mapping, standing.tag)).collect()
+    let conflicts = in_order(dump).into_iter().filter(is_behind);
+    conflicts.map(|(mapping, claimant)| (mapping, claimant.tag.clone())).collect()
 }
 
 /// Those of the mappings that packets do not reach, because another container's comes first.
 pub(super) fn lost(dump: &TableDump, rules: &Rules) -> Vec<Held> {
     let tag = rules.names.attachment.tag();
     let wanted: HashMap<Key, &Mapping> = rules.mappings.iter().map(|m| (key(m), m)).collect();
-    let lost = standings(dump).into_iter().filter_map(|standing| {
-        let holder = standing.holder?;
-        let is_own = tag.is_same_attachment(&standing.tag)
-            && rules.names.is_of(&standing.owner)
-            && !tag.is_sibling(&holder);
-        let mapping = wanted.get(&key(&standing.mapping))?;
-        is_own.then_some((**mapping, holder))
+    let lost = standings(dump).filter_map(|(mapping, claimant, holder)| {
+        let holder = holder?;
+        let is_own = tag.is_same_attachment(&claimant.tag)
+            && rules.names.is_of(&claimant.owner)
+            && !tag.is_sibling(&holder.tag);
+        let mapping = wanted.get(&key(&mapping))?;
+        is_own.then(|| (**mapping, holder.tag.clone()))
     });
     lost.collect()
 }
