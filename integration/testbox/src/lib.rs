@@ -79,6 +79,7 @@ pub mod readers;
 mod ruleset;
 mod sctp;
 mod state;
+mod stubs;
 pub mod suite;
 mod tool;
 mod traffic;
@@ -98,8 +99,9 @@ pub use network::Network;
 pub use outcome::{Outcome, Refusal};
 pub use readers::{iptables, link, nft, tc};
 pub use ruleset::PORTMAP_TABLE;
+pub use stubs::{IPTABLES_RESTORES, IPTABLES_SAVES, cut_saves, killed_while_restoring, stubs};
 pub use suite::{Sample, Subject};
-pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, stubs, tool};
+pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, tool};
 pub use traffic::{Asker, Reply, TcpFlow, Transport, UdpFlow};
 
 /// The host's address on its outside link.

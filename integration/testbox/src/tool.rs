@@ -116,19 +116,6 @@ fn succeeded(what: &str, output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Puts a script in front of programs of `/usr/sbin`, for calls with the `PATH` that is returned. The
-/// script knows the program that it stands for as `$real`.
-pub fn stubs(programs: &[&str], script: &str) -> String {
-    const DIRECTORY: &str = "/run/stubs";
-    std::fs::create_dir_all(DIRECTORY).expect("a directory on the box's own file system");
-    for program in programs {
-        let text = format!("#!/bin/sh\nreal=/usr/sbin/{program}\n{script}\n");
-        std::fs::write(format!("{DIRECTORY}/{program}"), text).expect("write the script");
-    }
-    sh(&format!("chmod +x {DIRECTORY}/*"));
-    format!("{DIRECTORY}:/usr/sbin:/usr/bin:/sbin:/bin")
-}
-
 /// Takes iptables away, as if it had never been installed, until this is dropped.
 pub struct WithoutIptables(Vec<&'static str>);
 

@@ -1,11 +1,10 @@
 //! Programs of iptables that do not say all, do not do what they say, or take their time.
 
-use std::process::Stdio;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cni_testbox::{
-    HOST_V4, Implementation, Network, TestBox, Transport, both, cases, portmap, sh, stubs,
+    HOST_V4, IPTABLES_RESTORES, IPTABLES_SAVES, Implementation, Network, TestBox, Transport, both,
+    cases, cut_saves, killed_while_restoring, portmap, sh, stubs,
 };
 
 cases! {
@@ -17,38 +16,13 @@ cases! {
     a_restore_that_outlives_its_add_comes_before_del, iptables_only;
 }
 
-const RESTORES: [&str; 6] = [
-    "iptables-restore",
-    "ip6tables-restore",
-    "iptables-nft-restore",
-    "ip6tables-nft-restore",
-    "iptables-legacy-restore",
-    "ip6tables-legacy-restore",
-];
-const SAVES: [&str; 6] = [
-    "iptables-save",
-    "ip6tables-save",
-    "iptables-nft-save",
-    "ip6tables-nft-save",
-    "iptables-legacy-save",
-    "ip6tables-legacy-save",
-];
-
 fn a_table_that_is_not_whole_is_no_empty_table(b: &TestBox) {
     let network = Network::dual(1);
     let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
     b.map(&old, &both(8080, 80));
     let before = b.ruleset();
-    let cuts = [
-        "$real \"$@\" | grep -v COMMIT",
-        "$real \"$@\" | head -n 3",
-        "$real \"$@\" | head -c 200",
-        "echo \"# Table \\`nat' is incompatible, use 'nft' tool.\"",
-        "echo",
-        "true",
-    ];
-    for script in cuts {
-        let path = stubs(&SAVES, script);
+    for script in cut_saves("nat") {
+        let path = stubs(&IPTABLES_SAVES, &script);
         println!("{script}");
         let add = portmap("ADD", &new).mappings(&both(8081, 80)).env("PATH", &path).run(b);
         add.expect_error();
@@ -64,7 +38,7 @@ fn a_table_that_is_not_whole_is_no_empty_table(b: &TestBox) {
 
 fn a_restore_that_reads_nothing_is_no_success(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let path = stubs(&RESTORES, "exec <&-; exit 0");
+    let path = stubs(&IPTABLES_RESTORES, "exec <&-; exit 0");
     // More than a pipe holds: what the program does not read cannot be written.
     let many: Vec<_> = (1..=900).flat_map(|port| both(8000 + port, 80)).collect();
     let add = portmap("ADD", &web).mappings(&many).env("PATH", &path).run(b);
@@ -98,7 +72,7 @@ fn a_program_that_hangs_is_killed(b: &TestBox) {
     b.map(&old, &both(8080, 80));
     let before = b.ruleset();
     let late = ["strace", "-o", "/run/trace", "-e", "inject=poll,ppoll:retval=0"];
-    let path = stubs(&SAVES, "sleep 7 & wait; exec $real \"$@\"");
+    let path = stubs(&IPTABLES_SAVES, "sleep 7 & wait; exec $real \"$@\"");
     let calls = [
         portmap("ADD", &new).mappings(&both(8081, 80)),
         portmap("DEL", &old).mappings(&both(8080, 80)),
@@ -126,22 +100,10 @@ fn a_program_that_cannot_be_started_is_worth_another_try(b: &TestBox) {
     }
 }
 
-/// A runtime that loses patience kills the plugin, and nothing that the plugin started.
 fn a_restore_that_outlives_its_add_comes_before_del(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
-    let path = stubs(&RESTORES, "touch /run/begun; sleep 1; exec $real \"$@\"");
-    let add = portmap("ADD", &web).mappings(&both(8080, 80)).set("backend", "iptables");
-    let add = add.env("PATH", &path);
-    let mut process = add.process(&b.implementation.plugin("portmap"));
-    process.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = add.feed(process.spawn().expect("start it"));
-    while !std::fs::exists("/run/begun").expect("look") {
-        sleep(Duration::from_millis(5));
-    }
-    child.kill().expect("kill it");
-    child.wait().expect("wait for it");
-    b.unmap(&web, &both(8080, 80));
-    sleep(Duration::from_millis(1500));
+    let add = portmap("ADD", &web).mappings(&both(8080, 80));
+    killed_while_restoring(b, "portmap", add, || b.unmap(&web, &both(8080, 80)));
     let left = b.ruleset();
     assert!(!left.contains("CNI-DN-"), "{left}");
 }
