@@ -39,7 +39,8 @@ pub fn installed() -> Result<Vec<Installed>, CniError> {
         }));
     }
     let nft = nft.as_mut().map(|nft| nft as &mut dyn Nft);
-    for place in iptables::that_may_have(nft, &[iptables::TOP_CHAIN.to_owned()]) {
+    let places = iptables::that_may_have(nft, &[iptables::TOP_CHAIN.to_owned()]);
+    for place in places.map_err(|error| error.into_cni(READING))? {
         let found = iptables::installed(place).map_err(|error| error.into_cni(READING))?;
         all.extend(found.into_iter().map(|((mapping, owner), held_by)| Installed {
             mapping,

@@ -19,18 +19,15 @@ pub trait Failure: Sized {
 
 impl Failure for NftError {
     fn into_cni(self, doing: &str) -> CniError {
-        let code = match &self {
-            Self::Socket(error) => code_of(error, ErrorCode::Kernel),
-            error if error.is_transient() => ErrorCode::TryAgainLater,
-            _ => ErrorCode::Kernel,
-        };
-        CniError::new(code, format!("{doing}: {}", self.remedy())).with_details(self.to_string())
+        CniError::new(code_of_nft(&self), format!("{doing}: {}", self.remedy()))
+            .with_details(self.to_string())
     }
 }
 
 impl Failure for IptablesError {
     fn into_cni(self, doing: &str) -> CniError {
         let (code, remedy) = match &self {
+            Self::Nft(error) => (code_of_nft(error), error.remedy()),
             Self::Missing(_) => {
                 (ErrorCode::Kernel, "install iptables, or use the nftables backend")
             }
@@ -56,6 +53,14 @@ impl Failure for IptablesError {
 #[must_use]
 pub fn code_of(error: &io::Error, otherwise: ErrorCode) -> ErrorCode {
     if passes(error) { ErrorCode::TryAgainLater } else { otherwise }
+}
+
+fn code_of_nft(error: &NftError) -> ErrorCode {
+    match error {
+        NftError::Socket(error) => code_of(error, ErrorCode::Kernel),
+        error if error.is_transient() => ErrorCode::TryAgainLater,
+        _ => ErrorCode::Kernel,
+    }
 }
 
 fn passes(error: &io::Error) -> bool {

@@ -10,8 +10,7 @@ use std::fmt;
 use cni_common::cni::Failure as _;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Iptables, Variant};
-use cni_common::kernel::nft::NftError;
+use cni_common::kernel::iptables::{Iptables, IptablesError, Variant};
 
 use crate::config::{BackendName, Config, ForwardChain};
 use crate::host::Host;
@@ -67,7 +66,7 @@ pub(crate) fn choose(config: &Config, host: &mut Host<'_>) -> Result<Choice, Cni
     look(host).map_err(|error| error.into_cni("cannot look which firewall this host uses"))
 }
 
-fn look(host: &mut Host<'_>) -> Result<Choice, NftError> {
+fn look(host: &mut Host<'_>) -> Result<Choice, IptablesError> {
     let forwards = host.forwards()?;
     // One that drops is the better reason.
     let first = forwards.iter().find(|forward| forward.drops).or(forwards.first());

@@ -29,9 +29,9 @@ pub(crate) enum Scope {
 
 /// Compares the Go plugin's rules for the attachment with those that it makes. Each IP version
 /// counts for itself: a host may have one kind of iptables for IPv4 and the other for IPv6.
-pub(crate) fn check(host: &mut Host<'_>, plan: &Plan, scope: Scope) -> Finding {
-    // What cannot be looked at holds nothing that one could rely on.
-    let filters = host.filters().unwrap_or_default();
+pub(crate) fn check(host: &mut Host<'_>, plan: &Plan, scope: Scope) -> Result<Finding, CniError> {
+    let filters =
+        host.filters().map_err(|error| error.into_cni("cannot look for the Go plugin's rules"))?;
     let mut found = false;
     let mut mismatches = Vec::new();
     for version in plan.versions() {
@@ -47,7 +47,7 @@ pub(crate) fn check(host: &mut Host<'_>, plan: &Plan, scope: Scope) -> Finding {
         let nothing = || vec![format!("the Go plugin has no {version} rules of {}", plan.tag)];
         mismatches.extend(fewest.unwrap_or_else(nothing));
     }
-    if found { Finding::of(mismatches) } else { Finding::Absent }
+    Ok(if found { Finding::of(mismatches) } else { Finding::Absent })
 }
 
 /// Removes the rules that admit these addresses. Where the programs are gone, the removal of our

@@ -41,7 +41,7 @@ impl GoPlugin {
             return Ok(Finding::Absent);
         }
         if plan.isolation.is_some() {
-            match iptables::check(host, plan, Scope::Isolation) {
+            match iptables::check(host, plan, Scope::Isolation)? {
                 Finding::Sound => {}
                 Finding::Mismatches(more) => mismatches.extend(more),
                 Finding::Absent => mismatches
@@ -76,7 +76,7 @@ impl<'a> Holder<Host<'a>, Plan> for GoPlugin {
         if self.zone.is_in_use(host) {
             return self.check_zone(host, plan);
         }
-        Ok(iptables::check(host, plan, Scope::Everything))
+        iptables::check(host, plan, Scope::Everything)
     }
 
     /// Without known addresses nothing can be told to be the attachment's.

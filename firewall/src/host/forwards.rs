@@ -5,8 +5,8 @@ use std::fmt;
 
 use cni_common::cni::log::Log;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{TableDump, Variant, legacy_table_loaded};
-use cni_common::kernel::nft::{Family, Nft, NftError, Table};
+use cni_common::kernel::iptables::{IptablesError, TableDump, Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, Nft, Table};
 
 use super::tables::FilterTables;
 use crate::filter::{FORWARD, STAGE_1, TABLE};
@@ -53,7 +53,7 @@ pub(super) fn find(
     nft: Option<&mut dyn Nft>,
     filter: &mut FilterTables,
     log: &Log,
-) -> Result<Vec<Forward>, NftError> {
+) -> Result<Vec<Forward>, IptablesError> {
     let chains = IpVersion::ALL
         .map(|version| (Table::new(Family::of(version), TABLE), "FORWARD".to_owned()));
     let found = nft.map(|nft| nft.chains(&chains)).transpose()?.unwrap_or_default();
@@ -64,7 +64,7 @@ pub(super) fn find(
         {
             forwards.push(Forward { version, variant: Variant::Nft, drops: chain.drops });
         }
-        if legacy_table_loaded(version, TABLE) {
+        if legacy_table_loaded(version, TABLE)? {
             match filter.read(version, Variant::Legacy) {
                 Ok(dump) => forwards.extend(legacy(version, dump)),
                 Err(error) => log.warn(format!(

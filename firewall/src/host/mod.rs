@@ -11,8 +11,8 @@ use cni_common::cni::failure::unreachable_nft;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Variant, legacy_table_loaded};
-use cni_common::kernel::nft::{Family, NetlinkNft, Nft, NftError, Table, open_nft_if_any};
+use cni_common::kernel::iptables::{IptablesError, Variant, legacy_table_loaded};
+use cni_common::kernel::nft::{Family, NetlinkNft, Nft, Table, open_nft_if_any};
 
 pub(crate) use bus::{Bus, BusError};
 pub(crate) use forwards::Forward;
@@ -132,7 +132,7 @@ impl<'a> Host<'a> {
 
     /// Where there can be rules of ours or of the Go plugin in iptables, found without starting a
     /// program: each IP version in each of the two kernel interfaces.
-    pub(crate) fn filters(&mut self) -> Result<Vec<(IpVersion, Variant)>, NftError> {
+    pub(crate) fn filters(&mut self) -> Result<Vec<(IpVersion, Variant)>, IptablesError> {
         if let Some(known) = &self.filters {
             return Ok(known.clone());
         }
@@ -150,7 +150,7 @@ impl<'a> Host<'a> {
             {
                 filters.push((version, Variant::Nft));
             }
-            if legacy_table_loaded(version, TABLE) {
+            if legacy_table_loaded(version, TABLE)? {
                 filters.push((version, Variant::Legacy));
             }
         }
@@ -159,7 +159,7 @@ impl<'a> Host<'a> {
     }
 
     /// The FORWARD chains of iptables that decide about packets.
-    pub(crate) fn forwards(&mut self) -> Result<Vec<Forward>, NftError> {
+    pub(crate) fn forwards(&mut self) -> Result<Vec<Forward>, IptablesError> {
         if let Some(known) = &self.forwards {
             return Ok(known.clone());
         }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cni_testbox::{Network, TestBox, cases, fail_each, firewall, stubs};
+use cni_testbox::{Call, Network, TestBox, cases, fail_each, firewall, stubs};
 use serde_json::{Value, json};
 
 cases! {
@@ -14,6 +14,7 @@ cases! {
     a_lost_answer_is_asked_for_again, ours;
     what_cannot_be_looked_at_is_no_mismatch, ours;
     check_beside_others_changes_never_fails, ours;
+    what_cannot_be_opened_is_not_empty, iptables_only;
 }
 
 fn isolated() -> Value {
@@ -149,4 +150,23 @@ fn check_beside_others_changes_never_fails(b: &TestBox) {
         done.store(true, Ordering::Relaxed);
         assert!(failures.is_empty(), "{} failed: {}", failures.len(), failures[0]);
     });
+}
+
+/// Of what there is to remove, some is found by files: the kernel's list of legacy tables, for one.
+fn what_cannot_be_opened_is_not_empty(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let calls = [firewall("DEL", &web), Call::of_network("firewall", "GC", "net1").valid(&[])];
+    for call in &calls {
+        b.admit(&web, &json!({}));
+        for failure in ["error=EMFILE", "error=EACCES"] {
+            fail_each(b, call, "openat", failure, |nth, outcome| {
+                let left = b.ruleset();
+                if outcome.succeeded() {
+                    assert!(!left.contains("net1/web/eth0"), "{failure} {nth}: {left}");
+                    b.admit(&web, &json!({}));
+                }
+            });
+            b.admit(&web, &json!({}));
+        }
+    }
 }

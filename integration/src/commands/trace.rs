@@ -39,8 +39,9 @@ pub(super) fn trace(options: &TraceOptions) -> anyhow::Result<ExitCode> {
 /// Shows what becomes of real packets.
 fn live(port: u16, protocol: Option<L4Protocol>, span: Duration) -> anyhow::Result<ExitCode> {
     let seconds = span.as_secs();
-    let has_legacy =
-        |version| ["nat", "filter"].iter().any(|table| legacy_table_loaded(version, table));
+    let has_legacy = |version| {
+        ["nat", "filter"].iter().any(|table| legacy_table_loaded(version, table).unwrap_or(false))
+    };
     if IpVersion::ALL.into_iter().any(has_legacy) {
         say("\nRules of iptables-legacy are not among those that the kernel tells of.")?;
     }

@@ -58,7 +58,7 @@ fn places() -> Vec<(IpVersion, Variant)> {
         if chains.is_some_and(|chains| chains.iter().any(Option::is_some)) {
             places.push((version, Variant::Nft));
         }
-        if legacy_table_loaded(version, TABLE) {
+        if legacy_table_loaded(version, TABLE).unwrap_or(false) {
             places.push((version, Variant::Legacy));
         }
     }

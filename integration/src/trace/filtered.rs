@@ -108,7 +108,7 @@ const ACCEPT: &str = "the plugin firewall in the network's chain lets containers
 /// Legacy iptables has its own hooks, which `nf_tables` does not show.
 fn legacy(way: &Way<'_>) -> Option<Step> {
     let version = IpVersion::of(way.mapping.container);
-    if !legacy_table_loaded(version, "filter") {
+    if !legacy_table_loaded(version, "filter").unwrap_or(false) {
         return None;
     }
     let saved =

@@ -35,7 +35,7 @@ impl Holder<Host<'_>, Plan> for Go {
         for version in IpVersion::ALL {
             let Some(rules) = GoRules::new(plan, version) else { continue };
             // Rules left behind in one place do no harm to complete ones in another.
-            let places = missing_by_place(host, plan, version, &rules);
+            let places = missing_by_place(host, plan, version, &rules)?;
             is_absent &= places.is_empty();
             mismatches.extend(places.into_iter().min_by_key(Vec::len).unwrap_or_else(|| {
                 vec![format!("the Go plugin has no {version} rules of {}", plan.attachment.tag())]
@@ -99,7 +99,7 @@ fn missing_by_place(
     plan: &Plan,
     version: IpVersion,
     rules: &GoRules,
-) -> Vec<Vec<String>> {
+) -> Result<Vec<Vec<String>>, CniError> {
     let log = host.log;
     let in_table = in_table(host, plan, version).unwrap_or_else(|error| {
         log.warn(format!("cannot read the Go portmap's nftables rules: {error}"));
@@ -107,7 +107,8 @@ fn missing_by_place(
     });
     let mut missing = vec![in_table];
     let chain = std::slice::from_ref(&rules.names.go_chain);
-    let places = that_may_have(host.nft_if_any().ok().flatten(), chain);
+    let places = that_may_have(host.nft_if_any()?, chain)
+        .map_err(|error| error.into_cni("cannot look for the Go plugin's rules"))?;
     for place in places.into_iter().filter(|place| place.version == version) {
         missing.push(in_chains(place, rules).unwrap_or_else(|error| {
             if place.variant == Variant::Nft {
@@ -120,7 +121,7 @@ fn missing_by_place(
             None
         }));
     }
-    missing.into_iter().flatten().collect()
+    Ok(missing.into_iter().flatten().collect())
 }
 
 fn in_table(

@@ -28,6 +28,7 @@ cases! {
     what_cannot_be_looked_at_is_no_mismatch, ours;
     a_failed_family_changes_nothing_in_the_other, iptables_only;
     a_program_that_cannot_be_started_changes_nothing, iptables_only;
+    what_cannot_be_opened_is_not_empty, iptables_only;
 }
 
 /// A good mapping, then one whose port does not exist.
@@ -201,5 +202,27 @@ fn a_program_that_cannot_be_started_changes_nothing(b: &TestBox) {
             assert_eq!(rules(b), before, "is mapped: {is_mapped}, {nth}: {outcome}");
         });
         call("ADD", 8080).run(b).success();
+    }
+}
+
+/// Of what there is to remove, some is found by files: the kernel's list of legacy tables, for one.
+fn what_cannot_be_opened_is_not_empty(b: &TestBox) {
+    let web = b.web(&Network::dual(1), "web");
+    let calls = [
+        portmap("DEL", &web).mappings(&both(8080, 80)),
+        Call::of_network("portmap", "GC", "net1").valid(&[]),
+    ];
+    for call in &calls {
+        b.map(&web, &both(8080, 80));
+        for failure in ["error=EMFILE", "error=EACCES"] {
+            fail_each(b, call, "openat", failure, |nth, outcome| {
+                let left = b.ruleset();
+                if outcome.succeeded() {
+                    assert!(!left.contains("CNI-DN-"), "{failure} {nth}: {left}");
+                    b.map(&web, &both(8080, 80));
+                }
+            });
+            b.map(&web, &both(8080, 80));
+        }
     }
 }

@@ -20,7 +20,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::flock::lock_within;
 use super::ip::IpVersion;
-use super::nft::{Family, NetlinkNft, Nft as _, Table};
+use super::nft::{Family, NetlinkNft, Nft as _, NftError, Table};
 use super::program::{Finished, run_within};
 use super::retry::{Again, Retry};
 use dump::{Saved, parse_tables};
@@ -95,9 +95,12 @@ pub enum IptablesError {
     /// What the program saved is not whole: what is wrong with it.
     #[error("what {0} printed cannot be used: {1}")]
     Garbled(String, String),
-    /// It could not be run.
-    #[error("cannot run {0}: {1}")]
+    /// It could not be run, or a file not be used.
+    #[error("cannot use {0}: {1}")]
     Io(String, io::Error),
+    /// What the kernel holds of iptables on top of `nf_tables` could not be read.
+    #[error(transparent)]
+    Nft(#[from] NftError),
 }
 
 impl Retry for IptablesError {
@@ -106,6 +109,7 @@ impl Retry for IptablesError {
     fn again(&self) -> Again {
         match self {
             Self::Failed { .. } | Self::Garbled(..) => Again::Perhaps,
+            Self::Nft(error) => error.again(),
             Self::Missing(_) | Self::Locked(_) | Self::Hung(..) | Self::Io(..) => Again::Never,
         }
     }
@@ -198,8 +202,8 @@ impl Iptables {
         let found = NetlinkNft::open().and_then(|mut nft| nft.chains(&chains));
         let in_nft = found.is_ok_and(|chains| chains.iter().any(Option::is_some));
         match (in_nft, legacy_table_loaded(self.version, table)) {
-            (false, false) => false,
-            (true, true) => true,
+            (false, Ok(false)) => false,
+            (true, Ok(true)) | (_, Err(_)) => true,
             // Only here it is worth a program to find out which kind they are.
             (in_nft, _) => self.variant().map_or(true, |kind| (kind == Variant::Nft) == in_nft),
         }
@@ -263,14 +267,18 @@ impl Iptables {
     }
 }
 
-/// Whether the legacy implementation has this table loaded; without it, it has no rules there.
-#[must_use]
-pub fn legacy_table_loaded(version: IpVersion, table: &str) -> bool {
+/// Whether the legacy implementation has this table loaded; without it, it has no rules there. That the
+/// kernel's list cannot be read is no proof of that.
+pub fn legacy_table_loaded(version: IpVersion, table: &str) -> Result<bool, IptablesError> {
     let path = match version {
         IpVersion::V4 => "/proc/net/ip_tables_names",
         IpVersion::V6 => "/proc/net/ip6_tables_names",
     };
-    std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == table))
+    match std::fs::read_to_string(path) {
+        Ok(names) => Ok(names.lines().any(|name| name == table)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(IptablesError::Io(path.to_owned(), error)),
+    }
 }
 
 /// Held while a table is read and changed. The programs that are started meanwhile hold it as well: one

@@ -16,7 +16,6 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
-use cni_common::kernel::nft::NftError;
 
 use crate::filter::{FORWARD, Filter, FilterRule, MEMBERS, TABLE};
 use crate::held::Held;
@@ -122,7 +121,7 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
 
 /// The tables that a plan's rules go into: an accept counts where the drop is, and where several
 /// FORWARD chains drop, in each of them. Where none does, the host's own iptables is as good as any.
-fn entered(host: &mut Host<'_>, plan: &Plan) -> Result<Vec<(IpVersion, Variant)>, NftError> {
+fn entered(host: &mut Host<'_>, plan: &Plan) -> Result<Vec<(IpVersion, Variant)>, IptablesError> {
     let forwards = host.forwards()?;
     let mut entered = Vec::new();
     for version in plan.versions() {
@@ -199,7 +198,7 @@ fn leave_others(
     entered: &[(IpVersion, Variant)],
     removal: &Removal<'_>,
 ) -> Result<(), IptablesError> {
-    for (version, variant) in host.filters().unwrap_or_default() {
+    for (version, variant) in host.filters()? {
         // The host's own is one of the two.
         let is_entered =
             entered.contains(&(version, variant)) || entered.contains(&(version, Variant::Default));

@@ -22,7 +22,7 @@ pub(crate) fn stands(
     look: Look,
     seen: Option<bool>,
 ) -> Result<bool, IptablesError> {
-    for place in places::with_guard(nft) {
+    for place in places::with_guard(nft)? {
         let is_there = match (place.variant, look, seen) {
             (Variant::Nft, Look::Quick, _) => true,
             (Variant::Legacy, _, Some(seen)) => seen,

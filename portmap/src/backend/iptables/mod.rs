@@ -70,7 +70,7 @@ impl Iptables {
         chains: impl Fn(&TableDump) -> Vec<String>,
     ) -> Result<(), CniError> {
         settle()?;
-        let places = places::of_attachment(host.nft_if_any().ok().flatten(), names);
+        let places = places::of_attachment(host.nft_if_any()?, names).map_err(not_found)?;
         on_all(&places, |place| {
             let spared = self.spares(*place, &places, known);
             if spared.map_err(|error| error.into_cni("cannot tell one iptables from the other"))? {
@@ -115,8 +115,8 @@ impl Holder<Host<'_>, Plan> for Iptables {
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
         settle()?;
         let shared = rules::SHARED_CHAINS.map(str::to_owned);
-        let places = that_may_have(host.nft_if_any().ok().flatten(), &shared);
-        let guarded = places::with_guard(host.nft_if_any().ok().flatten());
+        let places = that_may_have(host.nft_if_any()?, &shared).map_err(not_found)?;
+        let guarded = places::with_guard(host.nft_if_any()?).map_err(not_found)?;
         let outcome = on_all(places, |place| {
             let removed = remove::collect_garbage(place, stale);
             host.removed.extend(unless_out_of_reach(host.log, place, removed)?);
@@ -133,6 +133,10 @@ impl Holder<Host<'_>, Plan> for Iptables {
         }
         outcome
     }
+}
+
+fn not_found(error: IptablesError) -> CniError {
+    error.into_cni("cannot look which iptables has port mappings")
 }
 
 /// A removal must not come before what it is to remove: the program of a killed ADD may still be at
@@ -175,7 +179,7 @@ impl<'a> super::Place<'a> for Iptables {
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {
         let top = [TOP_CHAIN.to_owned()];
         let mut held = Vec::new();
-        for place in that_may_have(host.nft_if_any().ok().flatten(), &top) {
+        for place in that_may_have(host.nft_if_any()?, &top).map_err(not_found)? {
             let found = installed(place).map_err(|error| error.into_cni(READING))?;
             held.extend(found.into_iter().map(|(held, _)| held));
         }

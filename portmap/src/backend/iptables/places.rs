@@ -36,7 +36,10 @@ impl Place {
 }
 
 /// The places that may have one of these chains in table nat.
-pub(crate) fn that_may_have(nft: Option<&mut dyn Nft>, chains: &[String]) -> Vec<Place> {
+pub(crate) fn that_may_have(
+    nft: Option<&mut dyn Nft>,
+    chains: &[String],
+) -> Result<Vec<Place>, IptablesError> {
     in_table(nft, TABLE, &IpVersion::ALL, |nft, table| has_any(nft, table, chains))
 }
 
@@ -45,7 +48,7 @@ pub(crate) fn that_may_have(nft: Option<&mut dyn Nft>, chains: &[String]) -> Vec
 pub(super) fn of_attachment<'a>(
     nft: Option<&mut dyn Nft>,
     names: impl Fn() -> &'a Names,
-) -> Vec<Place> {
+) -> Result<Vec<Place>, IptablesError> {
     in_table(nft, TABLE, &IpVersion::ALL, |nft, table| {
         let names = names();
         // In one question; the shared chain is the last.
@@ -65,7 +68,7 @@ pub(super) fn of_attachment<'a>(
 }
 
 /// The places that may have the guard.
-pub(super) fn with_guard(nft: Option<&mut dyn Nft>) -> Vec<Place> {
+pub(super) fn with_guard(nft: Option<&mut dyn Nft>) -> Result<Vec<Place>, IptablesError> {
     let guard = [GUARD_CHAIN.to_owned()];
     in_table(nft, GUARD_TABLE, &[IpVersion::V4], |nft, table| has_any(nft, table, &guard))
 }
@@ -79,7 +82,7 @@ fn in_table(
     table: &'static str,
     versions: &[IpVersion],
     may_hold: impl Fn(&mut dyn Nft, &Table) -> Result<bool, NftError>,
-) -> Vec<Place> {
+) -> Result<Vec<Place>, IptablesError> {
     let mut places = Vec::new();
     let tables: Vec<Table> =
         versions.iter().map(|version| Table::new(Family::of(*version), table)).collect();
@@ -93,9 +96,9 @@ fn in_table(
         {
             places.push(Place { version, variant: Variant::Nft });
         }
-        if legacy_table_loaded(version, table) {
+        if legacy_table_loaded(version, table)? {
             places.push(Place { version, variant: Variant::Legacy });
         }
     }
-    places
+    Ok(places)
 }
