@@ -4,6 +4,7 @@
 mod command;
 mod four_plugins;
 mod nft_kernel;
+mod readme;
 mod restore;
 mod trace;
 mod upgrade;
