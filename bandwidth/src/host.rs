@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::{Link, LinkChange, Links};
-use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, Tc};
+use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc, Tc};
 
 /// The socket. Its methods name the object in the error of a refused request.
 #[derive(Debug)]
@@ -68,21 +68,46 @@ impl Host {
             .map_err(refused(|| format!("list the filters of {}", link.name)))
     }
 
-    pub(crate) fn delete_filters<'a>(
+    /// Changes what is at the hooks of a link at once. A clsact qdisc that somebody else has made
+    /// meanwhile is no error; whether ours was made is returned.
+    pub(crate) fn change_hooks(
         &mut self,
         link: &Link,
-        hook: Hook,
-        filters: impl Iterator<Item = &'a InstalledFilter>,
-    ) -> Result<(), CniError> {
-        let mut priorities: Vec<u16> = filters.map(|filter| filter.priority).collect();
-        priorities.dedup();
-        for priority in priorities {
-            self.tc
-                .delete_filters(link.index, hook, priority)
-                .map_err(refused(|| format!("remove the redirect of {}", link.name)))?;
+        changes: &[HookChange],
+    ) -> Result<bool, CniError> {
+        let name = &link.name;
+        let outcomes = self
+            .tc
+            .change_hooks(link.index, changes)
+            .map_err(refused(|| format!("change the redirect of {name}")))?;
+        let mut made = false;
+        for (outcome, change) in outcomes.into_iter().zip(changes) {
+            match (change, outcome) {
+                (HookChange::AddClsact, Err(error)) if error.is_exists() => {}
+                (HookChange::AddClsact, outcome) => {
+                    outcome.map_err(refused(|| format!("add a clsact qdisc to {name}")))?;
+                    made = true;
+                }
+                (HookChange::AddFilter(..), outcome) => {
+                    outcome.map_err(refused(|| format!("redirect the traffic of {name}")))?;
+                }
+                (HookChange::DeleteClsact(_) | HookChange::DeleteFilters(..), outcome) => {
+                    outcome.map_err(refused(|| format!("remove the redirect of {name}")))?;
+                }
+            }
         }
-        Ok(())
+        Ok(made)
     }
+}
+
+/// What removes filters of a hook: all of a priority at once.
+pub(crate) fn deletions<'a>(
+    hook: Hook,
+    filters: impl Iterator<Item = &'a InstalledFilter>,
+) -> Vec<HookChange> {
+    let mut priorities: Vec<u16> = filters.map(|filter| filter.priority).collect();
+    priorities.dedup();
+    priorities.into_iter().map(|priority| HookChange::DeleteFilters(hook, priority)).collect()
 }
 
 /// An error of the kernel's, with what was to be done and what may help.

@@ -68,12 +68,6 @@ impl HostEnd {
         if hook == Hook::Ingress { ingress } else { egress }
     }
 
-    /// Forgets the clsact qdisc and the filters that went with it.
-    pub(crate) fn lose_clsact(&mut self) {
-        self.clsact = None;
-        self.filters = [Vec::new(), Vec::new()];
-    }
-
     /// Whether its alias names this owner.
     pub(crate) fn names(&self, owner: &OwnerTag) -> bool {
         self.link.alias.as_deref().is_some_and(|alias| owner.is_same_attachment(alias))

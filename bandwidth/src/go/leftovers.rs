@@ -6,12 +6,12 @@
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::link::Link;
-use cni_common::kernel::tc::{Action, Hook, InstalledFilter, Qdisc, QdiscKind};
+use cni_common::kernel::tc::{Action, Hook, HookChange, InstalledFilter, Qdisc, QdiscKind};
 use cni_common::kernel::veth::VETH;
 
 use super::form::{ifb_name, is_filter_of_go, is_ifb_of_go, is_tbf_of_go};
 use crate::config::Config;
-use crate::host::Host;
+use crate::host::{Host, deletions};
 use crate::host_end::HostEnd;
 
 /// What was found.
@@ -90,13 +90,10 @@ impl Leftovers {
         is_tbf_of_go(root) && (self.redirect || self.rate == Some(tbf.rate.0))
     }
 
-    /// Removes the redirect and leaves the qdisc that it hangs on.
-    pub(crate) fn remove_redirect(&self, host: &mut Host, end: &HostEnd) -> Result<(), CniError> {
-        if !self.redirect {
-            return Ok(());
-        }
+    /// What removes the redirect and leaves the qdisc that it hangs on.
+    pub(crate) fn redirect_deletions(&self, end: &HostEnd) -> Vec<HookChange> {
         let theirs = end.filters(Hook::Ingress).iter().filter(|filter| self.owns(filter));
-        host.delete_filters(&end.link, Hook::Ingress, theirs)
+        if self.redirect { deletions(Hook::Ingress, theirs) } else { Vec::new() }
     }
 
     /// Deletes the IFB, to which nothing may lead any more.

@@ -11,7 +11,7 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use crate::kernel::attributes::{Attributes, word};
 use crate::kernel::netns::Netns;
-use crate::kernel::rtnetlink::{Rtnetlink, RtnetlinkError};
+use crate::kernel::rtnetlink::{Bundle, Rtnetlink, RtnetlinkError};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -184,15 +184,26 @@ impl Links {
         self.rtnetlink.request(RTM_NEWLINK, NLM_F_ACK, message, |_| {})
     }
 
-    /// Makes an IFB; the error says so if the name is taken.
-    pub fn create_ifb(&mut self, name: &str, change: &LinkChange) -> Result<(), RtnetlinkError> {
+    /// Makes an IFB with an alias. Linux takes none when it makes an interface, so it follows in
+    /// the same datagram, by the name: look first whether that is taken.
+    pub fn create_ifb(
+        &mut self,
+        name: &str,
+        change: &LinkChange,
+        alias: &str,
+    ) -> Result<(), RtnetlinkError> {
         let mut message = LinkMessage::default();
         message.header.link_layer_type = LinkLayerType::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
         apply(&mut message, change);
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        self.rtnetlink.request(RTM_NEWLINK, flags, message, |_| {})
+        let mut bundle = Bundle::default();
+        bundle.add(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        bundle.add(RTM_SETLINK, 0, &message);
+        self.rtnetlink.request_all(bundle)?.into_iter().collect()
     }
 
     /// Deletes an interface; one that is gone is no error.

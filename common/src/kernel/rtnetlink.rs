@@ -14,7 +14,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
 use super::retry::{Again, Retry, retry};
-use crate::kernel::netlink::{Connection, Dump, append};
+use crate::kernel::netlink::{Connection, Dump, Status, append};
 
 /// rtnetlink in the network namespace of the thread that opened it. A clone uses the same socket.
 #[derive(Clone, Debug)]
@@ -67,6 +67,21 @@ impl RtnetlinkError {
     }
 }
 
+/// Requests that go to the kernel in one datagram. It handles all of them within one system call, so
+/// who is killed has made all of them or none; one that is refused does not keep it from the next.
+#[derive(Debug, Default)]
+pub(crate) struct Bundle {
+    requests: Vec<(u16, u16, Raw)>,
+}
+
+impl Bundle {
+    pub(crate) fn add<T: Emitable>(&mut self, kind: u16, flags: u16, body: &T) {
+        let mut bytes = vec![0; body.buffer_len()];
+        body.emit(&mut bytes);
+        self.requests.push((kind, flags | NLM_F_REQUEST | NLM_F_ACK, Raw(bytes)));
+    }
+}
+
 impl Rtnetlink {
     pub(crate) fn open() -> io::Result<Self> {
         let connection = Connection::open(NETLINK_ROUTE)?;
@@ -91,6 +106,28 @@ impl Rtnetlink {
             None => Ok(()),
             Some(status) => Err(RtnetlinkError { errno: status.errno, message: status.message }),
         }
+    }
+
+    /// Sends all of a bundle. What became of each is returned in its order.
+    pub(crate) fn request_all(
+        &mut self,
+        bundle: Bundle,
+    ) -> Result<Vec<Result<(), RtnetlinkError>>, RtnetlinkError> {
+        let mut connection = self.connection.borrow_mut();
+        let (mut datagram, count) = (Vec::with_capacity(1024), bundle.requests.len());
+        for (kind, flags, body) in bundle.requests {
+            append_request(&mut datagram, connection.next_sequence(), kind, flags, body);
+        }
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        connection.send(&datagram)?;
+        let statuses = connection.receive_count(count, |_| {})?;
+        let outcome = |status: Status| match status.errno {
+            0 => Ok(()),
+            errno => Err(RtnetlinkError { errno, message: status.message }),
+        };
+        Ok(statuses.into_iter().map(outcome).collect())
     }
 
     /// Runs a dump until it shows one state.
@@ -119,14 +156,38 @@ fn send<T: Emitable>(
     flags: u16,
     body: T,
 ) -> io::Result<u32> {
+    let sequence = connection.next_sequence();
+    let mut request = Vec::with_capacity(256);
+    append_request(&mut request, sequence, kind, flags, body);
+    connection.send(&request)?;
+    Ok(sequence)
+}
+
+fn append_request<T: Emitable>(
+    datagram: &mut Vec<u8>,
+    sequence: u32,
+    kind: u16,
+    flags: u16,
+    body: T,
+) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
-    header.sequence_number = connection.next_sequence();
+    header.sequence_number = sequence;
     let payload = NetlinkPayload::InnerMessage(Body { kind, body });
-    let mut request = Vec::with_capacity(256);
-    append(&mut request, NetlinkMessage::new(header, payload));
-    connection.send(&request)?;
-    Ok(header.sequence_number)
+    append(datagram, NetlinkMessage::new(header, payload));
+}
+
+/// A body that was put into bytes.
+#[derive(Debug)]
+struct Raw(Vec<u8>);
+
+impl Emitable for Raw {
+    fn buffer_len(&self) -> usize {
+        self.0.len()
+    }
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer[..self.0.len()].copy_from_slice(&self.0);
+    }
 }
 
 #[derive(Debug)]

@@ -1,30 +1,32 @@
 //! ADD: makes what is there that of a plan. A first ADD and a change of limits are the same walk;
 //! what is right already is left alone.
 
-use cni_common::cni::OwnerTag;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::Link;
-use cni_common::kernel::tc::{Hook, Qdisc, QdiscKind};
+use cni_common::kernel::tc::{Filter, Hook, HookChange, InstalledFilter, Qdisc, QdiscKind};
 
-use super::layout::{HANDLE, Redirect, is_our_tbf, our_filters, redirect, root};
-use super::{clsact, ifb, removal};
+use super::before::Before;
+use super::clsact::{self, Hooks};
+use super::layout::{CLSACT_IS_FOREIGN, HANDLE, is_our_tbf, our_filters, redirect, root};
+use super::{ifb, removal};
 use crate::go::{self, Leftovers};
-use crate::host::{Host, refused};
+use crate::host::{Host, deletions, refused};
 use crate::host_end::HostEnd;
 use crate::plan::Plan;
 
-/// Makes everything as planned, in place of the Go plugin's, or nothing. The IFBs are returned
-/// with egress's last.
+/// Makes everything as planned, in place of the Go plugin's, or leaves what was there. The IFBs are
+/// returned with egress's last.
 pub(crate) fn add(
     host: &mut Host,
-    mut end: HostEnd,
+    end: HostEnd,
     plan: &Plan,
     go: &Leftovers,
 ) -> Result<Vec<Link>, CniError> {
     require_replaceable_root(&end, plan)?;
-    let class_minor = clsact::prepare(host, &mut end, plan, go)?;
-    build(host, &end, plan, class_minor, go)
-        .map_err(|error| roll_back(host, &end.link, &plan.tag, class_minor, error))
+    let hooks = clsact::prepare(&end, plan, go)?;
+    let before = Before::look(host, end, &plan.tag)?;
+    build(host, &before.end, plan, &hooks, go)
+        .map_err(|error| before.put_back(host, &plan.tag, hooks.class_minor, error))
 }
 
 /// A TBF may take the place of the kernel's own choice, of our TBF, or of the Go plugin's.
@@ -60,89 +62,83 @@ fn build(
     host: &mut Host,
     end: &HostEnd,
     plan: &Plan,
-    class_minor: u16,
+    hooks: &Hooks,
     go: &Leftovers,
 ) -> Result<Vec<Link>, CniError> {
-    let mut ifbs = Vec::new();
-    for hook in [Hook::Egress, Hook::Ingress] {
-        match redirect(plan, hook) {
-            Some(wanted) => ifbs.push(install(host, end, &plan.tag, hook, &wanted, class_minor)?),
-            // An IFB that nothing leads to waits for DEL.
-            None if our_filters(end, hook).next().is_some() => {
-                host.delete_filters(&end.link, hook, our_filters(end, hook))?;
-                if let Some(ifb) = ifb::find(host, &plan.tag, hook)? {
-                    host.delete_link(&ifb)?;
-                }
-            }
-            None => {}
-        }
-    }
     let link = &end.link;
+    let (ifbs, idle) = redirect_all(host, end, plan, hooks)?;
     if let Some(tbf) = root(plan) {
-        host.tc
-            .set_tbf(link.index, HANDLE, tbf)
-            .map_err(refused(|| format!("limit what goes to {}", link.name)))?;
-        // With an IFB, that one names the owner, and its redirect leads here.
+        // With an IFB, that one names the owner, and its redirect leads here. The name comes first: GC
+        // does not see a TBF without.
         if ifbs.is_empty() && (link.alias.is_none() || end.names(&plan.tag)) {
             host.set_alias(link, plan.tag.as_str())?;
         }
+        host.tc
+            .set_tbf(link.index, HANDLE, tbf)
+            .map_err(refused(|| format!("limit what goes to {}", link.name)))?;
     } else {
         removal::delete_tbf(host, end, go)?;
         removal::clear_alias(host, end, &plan.tag)?;
     }
-    go.remove_redirect(host, end)?;
+    host.change_hooks(link, &go.redirect_deletions(end))?;
     go.delete_ifb(host)?;
     if ifbs.is_empty() {
-        clsact::remove_idle(host, link, class_minor)?;
+        clsact::remove_idle(host, link, hooks.class_minor)?;
+    }
+    for ifb in idle {
+        // Nothing leads to it any more: it does nothing, and DEL knows its name.
+        let _ = host.delete_link(&ifb);
     }
     Ok(ifbs)
 }
 
-/// Makes an IFB with its TBF, and the filters that lead to it.
-fn install(
+/// Makes the IFBs with their TBFs, and then, in one datagram, the filters that lead to them. What comes
+/// second are IFBs that nothing leads to any more.
+fn redirect_all(
     host: &mut Host,
     end: &HostEnd,
-    tag: &OwnerTag,
-    hook: Hook,
-    redirect: &Redirect<'_>,
-    class_minor: u16,
-) -> Result<Link, CniError> {
-    let link = &end.link;
-    let ifb = ifb::ensure(host, link, tag, hook)?;
-    host.tc
-        .set_tbf(ifb.index, HANDLE, redirect.tbf)
-        .map_err(refused(|| format!("limit {}", ifb.name)))?;
-    let ours: Vec<_> = our_filters(end, hook).collect();
-    let wanted = redirect.filters(ifb.index, class_minor);
-    let same = ours.len() == wanted.len()
-        && wanted.iter().all(|filter| ours.iter().any(|found| found.is(filter)));
-    if !same {
-        host.delete_filters(link, hook, ours.into_iter())?;
-        for filter in &wanted {
-            host.tc.add_filter(link.index, hook, filter).map_err(refused(|| {
-                format!("redirect the traffic of {} to {}", link.name, ifb.name)
-            }))?;
+    plan: &Plan,
+    hooks: &Hooks,
+) -> Result<(Vec<Link>, Vec<Link>), CniError> {
+    let (mut ifbs, mut idle) = (Vec::new(), Vec::new());
+    let mut changes = hooks.first.clone();
+    for hook in [Hook::Egress, Hook::Ingress] {
+        let mut ours: Vec<&InstalledFilter> = our_filters(end, hook).collect();
+        if let Some(wanted) = redirect(plan, hook) {
+            let ifb = ifb::ensure(host, &end.link, &plan.tag, hook)?;
+            host.tc
+                .set_tbf(ifb.index, HANDLE, wanted.tbf)
+                .map_err(refused(|| format!("limit {}", ifb.name)))?;
+            if hooks.lose_filters() {
+                ours.clear();
+            }
+            let wanted = wanted.filters(ifb.index, hooks.class_minor);
+            changes.extend(replacements(hook, &ours, &wanted));
+            ifbs.push(ifb);
+        } else if !ours.is_empty() {
+            changes.extend(deletions(hook, ours.into_iter()));
+            idle.extend(ifb::find(host, &plan.tag, hook)?);
         }
     }
-    Ok(ifb)
+    let made = host.change_hooks(&end.link, &changes)?;
+    if changes.contains(&HookChange::AddClsact) && !made {
+        // Somebody else was faster: the filters must not say that it is ours.
+        let found = HostEnd::look(host, end.link.clone())?;
+        let class_minor = CLSACT_IS_FOREIGN;
+        let hooks = Hooks { class_minor, first: Vec::new() };
+        return redirect_all(host, &found, plan, &hooks);
+    }
+    Ok((ifbs, idle))
 }
 
-/// Takes back what `build` made before its error.
-fn roll_back(
-    host: &mut Host,
-    link: &Link,
-    tag: &OwnerTag,
-    class_minor: u16,
-    error: CniError,
-) -> CniError {
-    let removed = HostEnd::look(host, link.clone())
-        .and_then(|end| removal::remove(host, Some(&end), tag, &Leftovers::default()));
-    let outcomes = [removed, clsact::remove_idle(host, link, class_minor)];
-    match outcomes.into_iter().find_map(Result::err) {
-        None => error,
-        Some(left) => {
-            let details = format!("{}; and some of it stays: {left}", error.details);
-            error.with_details(details)
-        }
+/// What makes these filters those that are wanted; nothing if they are.
+fn replacements(hook: Hook, ours: &[&InstalledFilter], wanted: &[Filter]) -> Vec<HookChange> {
+    let is_there = |filter: &Filter| {
+        ours.iter().any(|found| found.is(filter) && found.class_minor == filter.class_minor)
+    };
+    if ours.len() == wanted.len() && wanted.iter().all(is_there) {
+        return Vec::new();
     }
+    let add = |filter: &Filter| HookChange::AddFilter(hook, filter.into());
+    deletions(hook, ours.iter().copied()).into_iter().chain(wanted.iter().map(add)).collect()
 }

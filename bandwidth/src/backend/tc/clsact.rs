@@ -3,29 +3,41 @@
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::Link;
-use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, QdiscKind};
+use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc, QdiscKind};
 
 use super::layout::{
     CLSACT_IS_FOREIGN, CLSACT_IS_OURS, clsact_is, is_our_filter, our_filters, redirect,
 };
 use crate::go::Leftovers;
-use crate::host::{Host, refused};
+use crate::host::{Host, deletions};
 use crate::host_end::{HOOKS, HostEnd};
 use crate::plan::Plan;
 
-/// Sees to it that the host's end has the hooks that the plan needs. Whether the clsact qdisc is
-/// ours is returned as the minor number for our filters.
-pub(super) fn prepare(
-    host: &mut Host,
-    end: &mut HostEnd,
-    plan: &Plan,
-    go: &Leftovers,
-) -> Result<u16, CniError> {
-    let (name, index) = (end.link.name.clone(), end.link.index);
+/// How the host's end gets the hooks that a plan needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hooks {
+    /// Whether the clsact qdisc is ours, as the minor number of our filters.
+    pub(super) class_minor: u16,
+    /// What comes before the filters, in the same datagram: a clsact qdisc that is killed without a
+    /// filter is nobody's.
+    pub(super) first: Vec<HookChange>,
+}
+
+impl Hooks {
+    /// Whether the filters that are there go with the qdisc that they are on.
+    pub(super) fn lose_filters(&self) -> bool {
+        matches!(self.first.first(), Some(HookChange::DeleteClsact(_)))
+    }
+}
+
+/// Finds out what the host's end lacks.
+pub(super) fn prepare(end: &HostEnd, plan: &Plan, go: &Leftovers) -> Result<Hooks, CniError> {
+    let name = &end.link.name;
+    let mut first = Vec::new();
     if let Some(found) = &end.clsact {
         if redirect(plan, Hook::Egress).is_none() || found.kind != QdiscKind::Ingress {
             let inherited = if go.redirect { CLSACT_IS_OURS } else { CLSACT_IS_FOREIGN };
-            return Ok(clsact_is(end).unwrap_or(inherited));
+            return Ok(Hooks { class_minor: clsact_is(end).unwrap_or(inherited), first });
         }
         // `ingress` has no hook for what goes out.
         let foreign =
@@ -39,21 +51,13 @@ pub(super) fn prepare(
                 ),
             ));
         }
-        host.tc
-            .delete_clsact(index, &found.kind)
-            .map_err(refused(|| format!("replace the ingress qdisc of {name}")))?;
-        end.lose_clsact();
+        first.push(HookChange::DeleteClsact(found.kind.clone()));
     }
     if HOOKS.into_iter().all(|hook| redirect(plan, hook).is_none()) {
-        return Ok(CLSACT_IS_FOREIGN);
+        return Ok(Hooks { class_minor: CLSACT_IS_FOREIGN, first });
     }
-    match host.tc.add_clsact(index) {
-        // Somebody else was faster.
-        Err(error) if error.is_exists() => Ok(CLSACT_IS_FOREIGN),
-        outcome => outcome
-            .map_err(refused(|| format!("add a clsact qdisc to {name}")))
-            .map(|()| CLSACT_IS_OURS),
-    }
+    first.push(HookChange::AddClsact);
+    Ok(Hooks { class_minor: CLSACT_IS_OURS, first })
 }
 
 /// Removes our filters and the Go plugin's, with the clsact qdisc if it was made for them and
@@ -68,17 +72,13 @@ pub(super) fn remove_redirects(
     let foreign = HOOKS.into_iter().any(|hook| {
         end.filters(hook).iter().any(|filter| !is_our_filter(hook, filter) && !go.owns(filter))
     });
-    if class_minor == Some(CLSACT_IS_OURS) && !foreign {
-        let name = &end.link.name;
-        return host
-            .tc
-            .delete_clsact(end.link.index, &clsact.kind)
-            .map_err(refused(|| format!("remove the redirect of {name}")));
-    }
-    for hook in HOOKS {
-        host.delete_filters(&end.link, hook, our_filters(end, hook))?;
-    }
-    go.remove_redirect(host, end)
+    let changes = if class_minor == Some(CLSACT_IS_OURS) && !foreign {
+        vec![HookChange::DeleteClsact(clsact.kind.clone())]
+    } else {
+        let ours = HOOKS.into_iter().flat_map(|hook| deletions(hook, our_filters(end, hook)));
+        ours.chain(go.redirect_deletions(end)).collect()
+    };
+    host.change_hooks(&end.link, &changes).map(|_| ())
 }
 
 /// Removes a clsact qdisc that was made for us and that nobody else came to use.
@@ -91,10 +91,9 @@ pub(super) fn remove_idle(host: &mut Host, link: &Link, class_minor: u16) -> Res
         return Ok(());
     }
     match found.clsact {
-        Some(Qdisc { kind: kind @ (QdiscKind::Clsact | QdiscKind::Ingress), .. }) => host
-            .tc
-            .delete_clsact(link.index, &kind)
-            .map_err(refused(|| format!("remove the idle clsact qdisc of {}", link.name))),
+        Some(Qdisc { kind: kind @ (QdiscKind::Clsact | QdiscKind::Ingress), .. }) => {
+            host.change_hooks(link, &[HookChange::DeleteClsact(kind)]).map(|_| ())
+        }
         _ => Ok(()),
     }
 }

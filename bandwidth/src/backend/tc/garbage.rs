@@ -32,10 +32,15 @@ pub(crate) fn collect_garbage(
     let ifbs: Vec<&Link> = stale_links(IFB).collect();
     if !ifbs.is_empty() {
         let indexes: Vec<u32> = ifbs.iter().map(|ifb| ifb.index).collect();
-        outcomes.push(clear_ends_that_lead_to(host, &indexes));
-        for ifb in ifbs {
-            outcomes.push(host.delete_link(ifb));
-            removed.push(ifb.name.clone());
+        match clear_ends_that_lead_to(host, &indexes) {
+            Ok(()) => {
+                for ifb in ifbs {
+                    outcomes.push(host.delete_link(ifb));
+                    removed.push(ifb.name.clone());
+                }
+            }
+            // The next GC needs them, and a redirect to one that is gone drops everything.
+            failed => outcomes.push(failed),
         }
     }
     for end in stale_links(VETH) {

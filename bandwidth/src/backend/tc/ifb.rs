@@ -9,7 +9,7 @@ use super::layout::{IFB, ifb_name};
 use crate::host::{Host, refused};
 
 /// Whether an interface of the right name is the attachment's. One without an alias was left by
-/// an ADD that was killed.
+/// an older version's ADD that was killed.
 fn is_owned_by(link: &Link, tag: &OwnerTag) -> bool {
     link.kind.as_deref() == Some(IFB)
         && link.alias.as_deref().is_none_or(|alias| tag.is_same_attachment(alias))
@@ -35,16 +35,22 @@ pub(super) fn ensure(
         tx_queue_len: Some(0),
         ..LinkChange::default()
     };
-    // Usually there is none yet, so the first look is the attempt to make it.
-    match host.links.create_ifb(&name, &wanted) {
-        Err(error) if !error.is_exists() => {
-            return Err(refused(|| format!("create the IFB {name}"))(error));
+    let found = host.link(&name)?;
+    if found.is_none() {
+        match host.links.create_ifb(&name, &wanted, tag.as_str()) {
+            Err(error) if !error.is_exists() => {
+                return Err(refused(|| format!("create the IFB {name}"))(error));
+            }
+            _ => {}
         }
-        _ => {}
     }
-    let ifb = host.link(&name)?.ok_or_else(|| {
+    let gone = || {
         CniError::new(ErrorCode::Kernel, format!("{name} is gone: does another program remove it?"))
-    })?;
+    };
+    let ifb = match found {
+        Some(found) => found,
+        None => host.link(&name)?.ok_or_else(gone)?,
+    };
     if !is_owned_by(&ifb, tag) {
         let owner = ifb.alias.unwrap_or_else(|| "nobody that it names".to_owned());
         return Err(CniError::new(
@@ -58,7 +64,7 @@ pub(super) fn ensure(
         host.links.change(ifb.index, &wanted).map_err(refused(|| format!("set up {name}")))?;
     }
     if ifb.alias.as_deref() != Some(tag.as_str()) {
-        // Linux takes no alias when it makes an interface.
+        // The network has another name than it had, or an older version was killed.
         host.set_alias(&ifb, tag.as_str())?;
     }
     Ok(ifb)

@@ -5,6 +5,7 @@
 //! IFB that has the TBF.
 
 mod add;
+mod before;
 mod check;
 mod clsact;
 mod garbage;

@@ -1,5 +1,6 @@
-//! DEL: first the filters, then the IFB, since a redirect to an interface that is gone drops
-//! everything; the TBF and the alias of the host's end last.
+//! DEL: the filters before the IFB, since a redirect to an interface that is gone drops everything; and
+//! what tells the owner last, the alias of the IFB or of the host's end, so that GC finds what a DEL that
+//! was killed has left. The TBF of a host's end, which says nothing itself, goes first.
 
 use cni_common::cni::OwnerTag;
 use cni_common::cni::holder::on_all;
@@ -22,6 +23,9 @@ pub(crate) fn remove(
     go: &Leftovers,
 ) -> Result<(), CniError> {
     let mut outcomes = Vec::new();
+    if let Some(end) = end {
+        outcomes.push(delete_tbf(host, end, go));
+    }
     match end.map_or(Ok(()), |end| clsact::remove_redirects(host, end, go)) {
         Ok(()) => {
             for hook in HOOKS {
@@ -32,7 +36,6 @@ pub(crate) fn remove(
         failed => outcomes.push(failed),
     }
     if let Some(end) = end {
-        outcomes.push(delete_tbf(host, end, go));
         outcomes.push(clear_alias(host, end, tag));
     }
     on_all(outcomes, |outcome| outcome)
@@ -85,9 +88,9 @@ pub(super) fn clear_ends_that_lead_to(host: &mut Host, ifbs: &[u32]) -> Result<(
     Ok(())
 }
 
-/// Removes our redirects and our TBF from a host's end.
+/// Removes our TBF and our redirects from a host's end.
 pub(super) fn clear_end(host: &mut Host, end: &HostEnd) -> Result<(), CniError> {
     let nothing_of_go = Leftovers::default();
-    clsact::remove_redirects(host, end, &nothing_of_go)?;
-    delete_tbf(host, end, &nothing_of_go)
+    delete_tbf(host, end, &nothing_of_go)?;
+    clsact::remove_redirects(host, end, &nothing_of_go)
 }

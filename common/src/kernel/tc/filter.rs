@@ -190,6 +190,17 @@ impl InstalledFilter {
             && self.action == Some(filter.action)
     }
 
+    /// As the kernel takes it, if it is u32.
+    pub(super) fn options(&self) -> Vec<TcFilterU32Option> {
+        let class = TcHandle { major: 1, minor: self.class_minor };
+        let mut options = vec![TcFilterU32Option::ClassId(class)];
+        if let Some(Action::Redirect(target)) = self.action {
+            options.push(TcFilterU32Option::Action(vec![redirect(target)]));
+        }
+        options.push(TcFilterU32Option::Selector(selector(&self.words)));
+        options
+    }
+
     /// None for the hash tables and the classifier that u32 lists among its filters.
     pub(super) fn parse(info: u32, kind: String, options: Option<Attributes<'_>>) -> Option<Self> {
         if kind == U32 && options.as_ref()?.get(TCA_U32_SEL).is_none() {
@@ -213,16 +224,16 @@ impl InstalledFilter {
     }
 }
 
-impl Filter {
-    /// As the kernel takes it.
-    pub(super) fn options(&self) -> Vec<TcFilterU32Option> {
-        let class = TcHandle { major: 1, minor: self.class_minor };
-        let mut options = vec![TcFilterU32Option::ClassId(class)];
-        if let Action::Redirect(target) = self.action {
-            options.push(TcFilterU32Option::Action(vec![redirect(target)]));
+impl From<&Filter> for InstalledFilter {
+    fn from(filter: &Filter) -> Self {
+        Self {
+            priority: filter.priority,
+            protocol: filter.matches.protocol(),
+            kind: U32.to_owned(),
+            words: filter.matches.words(),
+            action: Some(filter.action),
+            class_minor: filter.class_minor,
         }
-        options.push(TcFilterU32Option::Selector(selector(&self.matches.words())));
-        options
     }
 }
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::kernel::attributes::{Attributes, word};
 use crate::kernel::link::Links;
-use crate::kernel::rtnetlink::{Rtnetlink, RtnetlinkError};
+use crate::kernel::rtnetlink::{Bundle, Rtnetlink, RtnetlinkError};
 use filter::U32;
 
 pub use filter::{Action, ETH_P_8021AD, ETH_P_8021Q, Filter, InstalledFilter, Match, Side, Word};
@@ -63,6 +63,36 @@ pub enum Hook {
     Egress,
 }
 
+/// A change of what is at the hooks of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookChange {
+    /// Gives the link a clsact qdisc: a hook for what comes in, and one for what goes out.
+    AddClsact,
+    /// Takes the clsact or ingress qdisc away, with all its filters.
+    DeleteClsact(QdiscKind),
+    /// Adds a u32 filter behind those of its priority.
+    AddFilter(Hook, InstalledFilter),
+    /// Removes every filter of one priority.
+    DeleteFilters(Hook, u16),
+}
+
+impl HookChange {
+    fn request(&self, link: u32) -> Request {
+        match self {
+            Self::AddClsact => {
+                Request { flags: CREATE, ..clsact_request(RTM_NEWQDISC, link, CLSACT) }
+            }
+            Self::DeleteClsact(kind) => delete_clsact_request(link, kind),
+            Self::AddFilter(hook, filter) => filter_request(link, *hook, filter),
+            Self::DeleteFilters(hook, priority) => delete_filters_request(link, *hook, *priority),
+        }
+    }
+
+    fn is_removal(&self) -> bool {
+        matches!(self, Self::DeleteClsact(_) | Self::DeleteFilters(..))
+    }
+}
+
 /// Traffic control in the calling thread's network namespace.
 #[derive(Debug)]
 pub struct Tc {
@@ -106,15 +136,9 @@ impl Tc {
         self.send(tbf_request(link, handle, tbf))
     }
 
-    /// Gives a link a clsact qdisc: a hook for what comes in, and one for what goes out.
-    pub fn add_clsact(&mut self, link: u32) -> Result<(), RtnetlinkError> {
-        self.send(Request { flags: CREATE, ..clsact_request(RTM_NEWQDISC, link, CLSACT) })
-    }
-
     /// Takes the clsact or ingress qdisc away, with all its filters.
     pub fn delete_clsact(&mut self, link: u32, kind: &QdiscKind) -> Result<(), RtnetlinkError> {
-        let name = if *kind == QdiscKind::Clsact { CLSACT } else { INGRESS };
-        unless_missing(self.send(clsact_request(RTM_DELQDISC, link, name)))
+        unless_missing(self.send(delete_clsact_request(link, kind)))
     }
 
     /// Gives a link back the root qdisc that the kernel chooses.
@@ -137,14 +161,28 @@ impl Tc {
         }
     }
 
-    /// Adds a filter.
-    pub fn add_filter(
+    /// Changes one thing at the hooks of a link.
+    pub fn change_hook(&mut self, link: u32, change: HookChange) -> Result<(), RtnetlinkError> {
+        self.change_hooks(link, &[change])?.into_iter().collect()
+    }
+
+    /// Changes what is at the hooks of a link, all in one datagram: who is killed has made all of it
+    /// or nothing. What became of each is returned in its order.
+    pub fn change_hooks(
         &mut self,
         link: u32,
-        hook: Hook,
-        filter: &Filter,
-    ) -> Result<(), RtnetlinkError> {
-        self.send(filter_request(link, hook, filter))
+        changes: &[HookChange],
+    ) -> Result<Vec<Result<(), RtnetlinkError>>, RtnetlinkError> {
+        let mut bundle = Bundle::default();
+        for change in changes {
+            let Request { kind, flags, message } = change.request(link);
+            bundle.add(kind, flags, &message);
+        }
+        let outcomes = self.rtnetlink.request_all(bundle)?.into_iter();
+        let forgive = |(outcome, change): (_, &HookChange)| {
+            if change.is_removal() { unless_missing(outcome) } else { outcome }
+        };
+        Ok(outcomes.zip(changes).map(forgive).collect())
     }
 
     /// Removes every filter of one priority; none is no error.
@@ -219,6 +257,11 @@ fn clsact_request(kind: u16, link: u32, name: &str) -> Request {
     Request { kind, flags: 0, message }
 }
 
+fn delete_clsact_request(link: u32, kind: &QdiscKind) -> Request {
+    let name = if *kind == QdiscKind::Clsact { CLSACT } else { INGRESS };
+    clsact_request(RTM_DELQDISC, link, name)
+}
+
 fn delete_root_request(link: u32) -> Request {
     let message = message(link, TcHandle::UNSPEC, TcHandle::ROOT);
     Request { kind: RTM_DELQDISC, flags: 0, message }
@@ -235,9 +278,9 @@ fn filters_message(link: u32, hook: Hook, priority: u16) -> TcMessage {
     message
 }
 
-fn filter_request(link: u32, hook: Hook, filter: &Filter) -> Request {
+fn filter_request(link: u32, hook: Hook, filter: &InstalledFilter) -> Request {
     let mut message = filters_message(link, hook, filter.priority);
-    message.header.info |= u32::from(filter.matches.protocol().to_be());
+    message.header.info |= u32::from(filter.protocol.to_be());
     message.attributes = vec![
         TcAttribute::Kind(U32.to_owned()),
         TcAttribute::Options(filter.options().into_iter().map(TcOption::U32).collect()),

@@ -77,6 +77,19 @@ impl Tbf {
 }
 
 impl InstalledTbf {
+    /// The smallest bucket that the kernel would report so.
+    #[must_use]
+    pub fn made_by(self) -> Tbf {
+        let nanoseconds = u128::from(self.burst_ticks) << TICK_SHIFT;
+        let about = nanoseconds * u128::from(self.rate.0) / 1_000_000_000;
+        let mut tbf = Tbf { rate: self.rate, burst: Bytes(0), limit: self.limit };
+        tbf.burst = Bytes(u32::try_from(about).unwrap_or(u32::MAX));
+        while tbf.burst_ticks() < u128::from(self.burst_ticks) && tbf.burst.0 < u32::MAX {
+            tbf.burst.0 += 1;
+        }
+        tbf
+    }
+
     pub(super) fn parse(options: &Attributes<'_>) -> Option<Self> {
         let parameters = options.get(TCA_TBF_PARMS)?;
         let rate64 = options.get(TCA_TBF_RATE64).and_then(|bytes| bytes.try_into().ok());

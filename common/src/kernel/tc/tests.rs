@@ -167,7 +167,7 @@ fn filters_are_sent_as_by_tc() {
         ),
     ] {
         let filter = Filter { priority, matches, action, class_minor: 1 };
-        assert_same(&filter_request(V0, hook, &filter), &sent_by_tc(command));
+        assert_same(&filter_request(V0, hook, &(&filter).into()), &sent_by_tc(command));
     }
     let tc = sent_by_tc("filter del dev v0 ingress prio 48385");
     assert_same(&delete_filters_request(V0, Hook::Ingress, 48385), &tc);
@@ -194,7 +194,7 @@ fn a_filter_survives_the_way_to_the_kernel_and_back() {
         (Match::EtherType(ETH_P_8021AD), Action::Redirect(9)),
     ] {
         let filter = Filter { priority: 7, matches, action, class_minor: 2 };
-        let mut request = filter_request(V0, Hook::Ingress, &filter).message;
+        let mut request = filter_request(V0, Hook::Ingress, &(&filter).into()).message;
         request.header.handle = TcHandle { major: 0x8000, minor: 0x0800 };
         let installed = parse_filter(&body(&request)).expect("a filter");
         assert!(installed.is(&filter), "{installed:?}");
@@ -246,6 +246,17 @@ proptest! {
         let faster = InstalledTbf { rate: BytesPerSecond(rate ^ 1), ..installed };
         prop_assert!(!tbf.is(longer));
         prop_assert!(!tbf.is(faster));
+    }
+
+    #[test]
+    fn a_bucket_can_be_made_again(rate in 1..=1_u64 << 40, burst: u32) {
+        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(7) };
+        if let Ok(burst_ticks) = u32::try_from(tbf.burst_ticks()) {
+            let installed = InstalledTbf { rate: tbf.rate, burst_ticks, limit: tbf.limit };
+            let again = installed.made_by();
+            prop_assert_eq!(again.burst_ticks(), tbf.burst_ticks());
+            prop_assert!(again.burst <= tbf.burst);
+        }
     }
 
     #[test]

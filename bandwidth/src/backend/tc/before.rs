@@ -1,0 +1,116 @@
+//! What an ADD found, and the way back to it: an ADD that fails leaves the limits that were there.
+
+use cni_common::cni::OwnerTag;
+use cni_common::cni::protocol::CniError;
+use cni_common::kernel::link::Link;
+use cni_common::kernel::tc::{HookChange, InstalledFilter, Qdisc, QdiscKind};
+
+use super::layout::{HANDLE, is_our_tbf, our_filters};
+use super::{clsact, ifb, removal};
+use crate::go::Leftovers;
+use crate::host::{Host, deletions, refused};
+use crate::host_end::{HOOKS, HostEnd};
+
+/// The host's end and the IFBs of an attachment before ADD.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) end: HostEnd,
+    /// In the order of [`HOOKS`]; with the root qdisc.
+    ifbs: [Option<(Link, Option<Qdisc>)>; 2],
+    /// Whether anything of the attachment was there.
+    live: bool,
+}
+
+impl Before {
+    /// Looks at what an ADD over these limits changes. Usually there are none.
+    pub(super) fn look(host: &mut Host, end: HostEnd, tag: &OwnerTag) -> Result<Self, CniError> {
+        let has_filters = HOOKS.into_iter().any(|hook| our_filters(&end, hook).next().is_some());
+        let live = has_filters || end.root.as_ref().is_some_and(is_our_tbf);
+        let mut ifbs = [None, None];
+        if has_filters {
+            for (hook, found) in HOOKS.into_iter().zip(&mut ifbs) {
+                if let Some(ifb) = ifb::find(host, tag, hook)? {
+                    let root = host.root_qdisc(&ifb)?;
+                    *found = Some((ifb, root));
+                }
+            }
+        }
+        Ok(Self { end, ifbs, live })
+    }
+
+    /// Takes back what an ADD did before its error, which is returned.
+    pub(super) fn put_back(
+        &self,
+        host: &mut Host,
+        tag: &OwnerTag,
+        class_minor: u16,
+        error: CniError,
+    ) -> CniError {
+        let outcome = if self.live {
+            self.restore(host, tag)
+        } else {
+            HostEnd::look(host, self.end.link.clone())
+                .and_then(|end| removal::remove(host, Some(&end), tag, &Leftovers::default()))
+        };
+        let idle = clsact::remove_idle(host, &self.end.link, class_minor);
+        match [outcome, idle].into_iter().find_map(Result::err) {
+            None => error,
+            Some(left) => {
+                let details = format!("{}; and some of it stays: {left}", error.details);
+                error.with_details(details)
+            }
+        }
+    }
+
+    fn restore(&self, host: &mut Host, tag: &OwnerTag) -> Result<(), CniError> {
+        let Some(link) = host.link_by_index(self.end.link.index)? else { return Ok(()) };
+        let now = HostEnd::look(host, link)?;
+        // What they lead to first.
+        for (ifb, root) in self.ifbs.iter().flatten() {
+            restore_tbf(host, ifb, root.as_ref())?;
+        }
+        host.change_hooks(&now.link, &self.way_back(&now))?;
+        for (hook, before) in HOOKS.into_iter().zip(&self.ifbs) {
+            if before.is_none()
+                && let Some(ifb) = ifb::find(host, tag, hook)?
+            {
+                host.delete_link(&ifb)?;
+            }
+        }
+        if self.end.root.as_ref().is_some_and(is_our_tbf) {
+            restore_tbf(host, &now.link, self.end.root.as_ref())?;
+        } else {
+            removal::delete_tbf(host, &now, &Leftovers::default())?;
+        }
+        if now.link.alias != self.end.link.alias {
+            host.set_alias(&now.link, self.end.link.alias.as_deref().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// From our filters of now to those of before.
+    fn way_back(&self, now: &HostEnd) -> Vec<HookChange> {
+        let ours =
+            |end: &HostEnd, hook| our_filters(end, hook).cloned().collect::<Vec<InstalledFilter>>();
+        let mut changes = Vec::new();
+        if self.end.clsact.is_some() && now.clsact.is_none() {
+            changes.push(HookChange::AddClsact);
+        }
+        for hook in HOOKS {
+            let (before, now) = (ours(&self.end, hook), ours(now, hook));
+            if before != now {
+                changes.extend(deletions(hook, now.iter()));
+                let add = |filter| HookChange::AddFilter(hook, filter);
+                changes.extend(before.into_iter().map(add));
+            }
+        }
+        changes
+    }
+}
+
+fn restore_tbf(host: &mut Host, link: &Link, root: Option<&Qdisc>) -> Result<(), CniError> {
+    let Some(Qdisc { kind: QdiscKind::Tbf(tbf), .. }) = root else { return Ok(()) };
+    host.tc
+        .set_tbf(link.index, HANDLE, tbf.made_by())
+        .map_err(refused(|| format!("limit {} as before", link.name)))
+}
