@@ -241,6 +241,17 @@ impl Call {
         outcome
     }
 
+    /// The same without a word, and without a judgement.
+    pub(crate) fn run_quietly(&self, implementation: Implementation) -> Outcome {
+        let binary = implementation.plugin(&self.plugin);
+        let mut process = self.process(&binary);
+        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = process.spawn().unwrap_or_else(|error| panic!("{process:?}: {error}"));
+        let output = self.feed(child).wait_with_output().expect("wait for the plugin");
+        let what = format!("{} {}", binary.display(), self.command_name());
+        Outcome::new(what, &self.input(), output)
+    }
+
     /// Runs this binary as the plugin.
     #[track_caller]
     pub fn run_binary(&self, binary: &Path) -> Outcome {

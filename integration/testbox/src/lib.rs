@@ -66,6 +66,8 @@ pub mod bench;
 mod bridge;
 mod call;
 mod container;
+#[cfg(target_arch = "x86_64")]
+pub mod faults;
 mod firewalld;
 mod implementation;
 mod injection;

@@ -63,6 +63,31 @@ impl Outcome {
         }
     }
 
+    /// What a plugin that may do anything tells, which must be a result, an error object, or nothing: the
+    /// code of the error.
+    pub(crate) fn tells_how_it_ended(&self, command: &str) -> Result<Option<u64>, String> {
+        let json = serde_json::from_str::<Value>(&self.stdout);
+        match (self.status, json) {
+            (Some(0), Ok(result)) if command == "ADD" && result["cniVersion"].is_string() => {
+                Ok(None)
+            }
+            (Some(0), _) if command != "ADD" && self.stdout.is_empty() => Ok(None),
+            (Some(1), Ok(error)) if error["msg"].as_str().is_some_and(|msg| !msg.is_empty()) => {
+                let code = error["code"].as_u64().ok_or("the error has no code\n")?;
+                Ok(Some(code))
+            }
+            (Some(status), _) => Err(format!("it exits with {status}, and not as CNI has it\n")),
+            (None, _) => Err("a signal ended it\n".to_owned()),
+        }
+    }
+
+    /// The last of what it printed, in one line.
+    pub(crate) fn said(&self) -> String {
+        let text = format!("{:?} {} {}", self.status, self.stderr, self.stdout);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.join(" ").chars().take(400).collect()
+    }
+
     /// Whether the plugin says that it succeeded.
     pub fn succeeded(&self) -> bool {
         self.status == Some(0)
