@@ -87,11 +87,15 @@ impl Attachment {
         self.address(IpAddr::is_ipv6)
     }
 
-    fn address(&self, family: fn(&IpAddr) -> bool) -> String {
+    /// All of the container's addresses here.
+    pub fn addresses(&self) -> Vec<IpAddr> {
         let addresses = self.result["ips"].as_array().into_iter().flatten();
-        let mut bare = addresses.filter_map(|ip| ip["address"].as_str()?.split('/').next());
-        bare.find(|text| text.parse().is_ok_and(|ip| family(&ip)))
-            .unwrap_or_else(|| panic!("{} has no such address", self.container.id))
-            .to_owned()
+        let bare = addresses.filter_map(|ip| ip["address"].as_str()?.split('/').next());
+        bare.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    fn address(&self, family: fn(&IpAddr) -> bool) -> String {
+        let found = self.addresses().into_iter().find(family);
+        found.unwrap_or_else(|| panic!("{} has no such address", self.container.id)).to_string()
     }
 }

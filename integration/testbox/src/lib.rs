@@ -86,7 +86,7 @@ pub mod suite;
 mod tool;
 mod traffic;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub use call::{Call, bandwidth, firewall, portmap, tuning};
@@ -233,5 +233,17 @@ impl TestBox {
         let attachment = self.container(id).join(network, "eth0");
         attachment.container.netns.serve(id, 80);
         attachment
+    }
+
+    /// The container `web` on two networks, as `eth0` and `eth1`, serving on port 80 of each address by
+    /// itself: a wildcard UDP socket would answer from the address of the default route.
+    pub fn web_on(&self, first: &Network, second: &Network) -> (Attachment, Attachment) {
+        let container = self.container("web");
+        let first = container.join(first, "eth0");
+        let second = container.join(&second.clone().second(), "eth1");
+        for address in first.addresses().into_iter().chain(second.addresses()) {
+            container.netns.serve_at("web", SocketAddr::new(address, 80));
+        }
+        (first, second)
     }
 }

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use crate::{HOST_V4, HOST_V6};
 use crate::{Namespace, ip};
 
 /// How long an answer may take on a busy machine.
@@ -84,6 +85,27 @@ impl Namespace {
     #[track_caller]
     pub fn cannot_reach(&self, transport: Transport, address: &str, port: u16) {
         self.asker().cannot_reach(transport, address, port);
+    }
+
+    /// A host port must be answered by this server, on the host's address of either family and by both
+    /// transports.
+    #[track_caller]
+    pub fn is_served(&self, port: u16, server: &str) {
+        for transport in Transport::ALL {
+            for host in [HOST_V4, HOST_V6] {
+                self.reach(transport, host, port).by(server);
+            }
+        }
+    }
+
+    /// Nobody may answer there.
+    #[track_caller]
+    pub fn is_not_served(&self, port: u16) {
+        for transport in Transport::ALL {
+            for host in [HOST_V4, HOST_V6] {
+                self.cannot_reach(transport, host, port);
+            }
+        }
     }
 
     /// A client in this namespace, source address chosen by the kernel.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::takeover::{by_go, by_go_on_legacy, go_maps_with_nftables, served};
+use crate::takeover::{by_go, by_go_on_legacy, go_maps_with_nftables};
 use cni_testbox::{
     Attachment, HOST_V4, HOST_V6, HOST2_V4, Implementation, Mapping, Network, TestBox, at, both,
     cases, portmap,
@@ -27,12 +27,12 @@ fn refused(b: &TestBox, old: &Attachment, new: &Attachment, ports: &[Vec<Mapping
         add.expect_error_with(102, &["8080", owner]);
         assert_eq!(b.ruleset(), before);
     }
-    served(b, 8080, "old");
+    b.out.is_served(8080, "old");
     b.map(new, &both(8090, 80));
-    served(b, 8090, "new");
+    b.out.is_served(8090, "new");
     // The holder's own is no conflict, nor is another network of its container.
     b.map(old, &both(8080, 80));
-    served(b, 8080, "old");
+    b.out.is_served(8080, "old");
     portmap("CHECK", old).mappings(&both(8080, 80)).run(b).expect_silence();
 }
 

@@ -27,22 +27,6 @@ cases! {
     go_nftables_rules_of_the_attachment_go, ours;
 }
 
-pub(crate) fn served(b: &TestBox, port: u16, server: &str) {
-    for transport in Transport::ALL {
-        for host in [HOST_V4, HOST_V6] {
-            b.out.reach(transport, host, port).by(server);
-        }
-    }
-}
-
-fn not_served(b: &TestBox, port: u16) {
-    for transport in Transport::ALL {
-        for host in [HOST_V4, HOST_V6] {
-            b.out.cannot_reach(transport, host, port);
-        }
-    }
-}
-
 pub(crate) fn by_go(command: &str, web: &Attachment, port: u16) {
     let call = portmap(command, web).mappings(&both(port, 80));
     call.run_as(Implementation::Go).expect_success();
@@ -70,10 +54,10 @@ fn del_removes_what_the_go_plugin_left(b: &TestBox) {
     by_go("ADD", &other, 8081);
     let before = cni_rules();
     by_go("ADD", &web, 8080);
-    served(b, 8080, "web");
+    b.out.is_served(8080, "web");
     b.unmap(&web, &both(8080, 80));
-    not_served(b, 8080);
-    served(b, 8081, "other");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "other");
     assert_eq!(cni_rules(), before, "nothing else of the Go plugin's is touched");
 }
 
@@ -82,9 +66,9 @@ fn add_replaces_what_the_go_plugin_left(b: &TestBox) {
     web.container.netns.serve("second", 81);
     by_go("ADD", &web, 8080);
     b.map(&web, &both(8080, 81));
-    served(b, 8080, "second");
+    b.out.is_served(8080, "second");
     b.unmap(&web, &both(8080, 81));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
     assert!(cni_rules().iter().all(|line| !line.contains("CNI-DN-")));
 }
 
@@ -97,11 +81,11 @@ fn rules_of_other_go_attachments_stay(b: &TestBox) {
     b.map(&web, &both(8080, 80));
     b.unmap(&web, &both(8080, 80));
     gc(b, &network.name, &[&other]);
-    served(b, 8081, "other");
-    served(b, 8082, "elsewhere");
+    b.out.is_served(8081, "other");
+    b.out.is_served(8082, "elsewhere");
     gc(b, &network.name, &[]);
-    not_served(b, 8081);
-    served(b, 8082, "elsewhere");
+    b.out.is_not_served(8081);
+    b.out.is_served(8082, "elsewhere");
 }
 
 /// The configuration names another backend than the one that ADD used.
@@ -114,13 +98,13 @@ fn a_host_that_changes_its_backend(b: &TestBox) {
     for (first, second) in [("nftables", "iptables"), ("iptables", "nftables")] {
         with("ADD", first, 8080);
         with("ADD", second, 8081);
-        not_served(b, 8080);
-        served(b, 8081, "web");
+        b.out.is_not_served(8080);
+        b.out.is_served(8081, "web");
         with("CHECK", second, 8081);
         with("ADD", first, 8080);
         with("DEL", second, 8081);
-        not_served(b, 8080);
-        not_served(b, 8081);
+        b.out.is_not_served(8080);
+        b.out.is_not_served(8081);
         assert!(b.portmap_elements().is_empty());
         assert!(cni_rules().iter().all(|line| !line.contains("CNI-DN-")));
     }
@@ -264,7 +248,7 @@ fn conditions_in_the_words_of_iptables(b: &TestBox) {
     let web = b.web(&Network::dual(1).with(conditions), "web");
     let pod = b.web(&Network::dual(2), "pod");
     b.map(&web, &both(8080, 80));
-    served(b, 8080, "web");
+    b.out.is_served(8080, "web");
     for transport in Transport::ALL {
         pod.container.netns.cannot_reach(transport, HOST_V4, 8080);
         pod.container.netns.cannot_reach(transport, HOST_V6, 8080);
@@ -380,7 +364,7 @@ fn add_on_iptables_leaves_nothing_elsewhere(b: &TestBox) {
         by_go_on_legacy(&web, 8080);
     }
     b.map(&web, &both(8080, 81));
-    served(b, 8080, "second");
+    b.out.is_served(8080, "second");
     portmap("CHECK", &web).mappings(&both(8080, 81)).run(b).expect_silence();
     let table = run(tool("nft").args(["list", "ruleset"]));
     assert!(!table.contains("comment \"web\""), "{table}");
@@ -391,7 +375,7 @@ fn add_on_iptables_leaves_nothing_elsewhere(b: &TestBox) {
         }
     }
     b.unmap(&web, &both(8080, 81));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
 }
 
 /// 127.0.0.0/8 is guarded as long as an interface could let packets for it in.
@@ -433,7 +417,7 @@ fn a_host_that_lost_iptables_says_what_it_cannot_reach(b: &TestBox) {
         let legacy_too = ["iptables-legacy-save", "ip6tables-legacy-save"];
         said(&add.stderr, &[nft, legacy_too].concat());
         call("CHECK", &web, 8080).expect_silence();
-        served(b, 8080, "web");
+        b.out.is_served(8080, "web");
         let del = call("DEL", &web, 8080);
         del.expect_silence();
         said(&del.stderr, &[nft, legacy_too].concat());
@@ -443,11 +427,11 @@ fn a_host_that_lost_iptables_says_what_it_cannot_reach(b: &TestBox) {
         said(&del.stderr, &legacy_too);
         gc(b, "net1", &[]);
     }
-    served(b, 8080, "web");
-    served(b, 8081, "legacy");
+    b.out.is_served(8080, "web");
+    b.out.is_served(8081, "legacy");
     gc(b, "net1", &[]);
-    not_served(b, 8080);
-    not_served(b, 8081);
+    b.out.is_not_served(8080);
+    b.out.is_not_served(8081);
     for program in
         ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"]
     {

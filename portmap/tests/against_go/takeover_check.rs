@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::takeover::{
-    GoOptions, by_go, by_go_on_legacy, gc, go_maps_with_nftables, go_maps_with_options, served,
+    GoOptions, by_go, by_go_on_legacy, gc, go_maps_with_nftables, go_maps_with_options,
 };
 use cni_testbox::{
     Attachment, HOST_V4, HOST_V6, Implementation, Network, TestBox, Transport, at, both, cases,
@@ -96,7 +96,7 @@ fn restore(program: &str, lines: &[&str]) {
 fn check_looks_into_the_other_iptables(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     by_go_on_legacy(&web, 8080);
-    served(b, 8080, "web");
+    b.out.is_served(8080, "web");
     let call = || portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
     call().expect_success();
     assert!(call().stderr.contains(STILL_GO));
@@ -134,7 +134,7 @@ fn check_passes_with_the_go_plugins_nftables_rules(b: &TestBox) {
     for v4 in [true, false] {
         go_maps_with_nftables(b, &web, 8080, v4);
     }
-    served(b, 8080, "web");
+    b.out.is_served(8080, "web");
     passes_by_go(b, &web, 8080);
     for (family, words) in [("ip", 2 + 2), ("ip6", 2 + 1)] {
         let listed = run(tool("nft").args(["-a", "list", "table", family, "cni_hostport"]));

@@ -1,13 +1,11 @@
 //! More than one attachment wants a port, or has had an address: the newest is served, whoever lost
 //! comes back, and nothing leads to somebody who did not ask for it.
 
-use std::net::SocketAddr;
-
 use serde_json::json;
 
 use cni_testbox::{
     Attachment, Call, HOST_V4, HOST_V6, HOST2_V4, HOST2_V6, Implementation, Mapping, Network,
-    TestBox, Transport, at, both, cases, ip, portmap,
+    TestBox, Transport, at, both, cases, portmap,
 };
 
 cases! {
@@ -24,37 +22,21 @@ cases! {
     on_conflict_fail_sees_the_other_backend, ours;
 }
 
-fn served_by(b: &TestBox, port: u16, server: &str) {
-    for transport in Transport::ALL {
-        for host in [HOST_V4, HOST_V6] {
-            b.out.reach(transport, host, port).by(server);
-        }
-    }
-}
-
-fn not_served(b: &TestBox, port: u16) {
-    for transport in Transport::ALL {
-        for host in [HOST_V4, HOST_V6] {
-            b.out.cannot_reach(transport, host, port);
-        }
-    }
-}
-
 fn a_port_comes_back_when_its_newest_owner_is_deleted(b: &TestBox) {
     let network = Network::dual(1);
     let [first, second, third] = ["first", "second", "third"].map(|id| b.web(&network, id));
     for web in [&first, &second, &third] {
         b.map(web, &both(8080, 80));
-        served_by(b, 8080, &web.container.id);
+        b.out.is_served(8080, &web.container.id);
     }
     b.unmap(&third, &both(8080, 80));
-    served_by(b, 8080, "second");
+    b.out.is_served(8080, "second");
     // Without any knowledge of what it had.
     portmap("DEL", &second).without("prevResult").without("runtimeConfig").run(b).expect_silence();
-    served_by(b, 8080, "first");
+    b.out.is_served(8080, "first");
     portmap("CHECK", &first).mappings(&both(8080, 80)).run(b).expect_silence();
     b.unmap(&first, &both(8080, 80));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
 }
 
 fn a_port_comes_back_when_its_newest_owner_is_garbage(b: &TestBox) {
@@ -65,7 +47,7 @@ fn a_port_comes_back_when_its_newest_owner_is_garbage(b: &TestBox) {
     let valid = json!([{ "containerID": "old", "ifname": "eth0" }]);
     let gc = Call::of_network("portmap", "GC", "net1").set("cni.dev/valid-attachments", valid);
     gc.run(b).expect_silence();
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
 }
 
 /// `podman run -p` of a port that is in use: ADD, the bind fails, DEL.
@@ -74,42 +56,20 @@ fn a_port_comes_back_after_an_add_that_the_runtime_takes_back(b: &TestBox) {
     let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
     b.map(&old, &at(both(8080, 80), HOST_V4));
     b.map(&old, &[at(both(8080, 80), HOST_V4), at(both(8080, 80), HOST_V6)].concat());
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
     let taken = [at(both(8080, 80), HOST_V4), at(both(8080, 80), HOST_V6)].concat();
     b.map(&new, &taken);
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
     b.unmap(&new, &taken);
     new.leave();
-    served_by(b, 8080, "old");
-}
-
-/// One container on two networks, serving on each address by itself.
-fn two_interfaces(b: &TestBox, first: &Network, second: &Network) -> (Attachment, Attachment) {
-    let container = b.container("web");
-    let first = container.join(first, "eth0");
-    let second = container.join(&second.clone().second(), "eth1");
-    for attachment in [&first, &second] {
-        for address in addresses(attachment) {
-            container.netns.serve_at("web", SocketAddr::new(ip(&address), 80));
-        }
-    }
-    (first, second)
-}
-
-fn addresses(attachment: &Attachment) -> Vec<String> {
-    let ips = attachment.result["ips"].as_array().expect("addresses");
-    let bare = |ip: &serde_json::Value| {
-        let address = ip["address"].as_str().expect("an address");
-        address.split('/').next().expect("an address").to_owned()
-    };
-    ips.iter().map(bare).collect()
+    b.out.is_served(8080, "old");
 }
 
 fn the_second_network_serves_when_the_first_is_disconnected(b: &TestBox) {
-    let (first, second) = two_interfaces(b, &Network::dual(1), &Network::dual(2));
+    let (first, second) = b.web_on(&Network::dual(1), &Network::dual(2));
     b.map(&first, &both(8080, 80));
     b.map(&second, &both(8080, 80));
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
     b.unmap(&first, &both(8080, 80));
     // From the neighbourhood of the second, where the way back is no question of default routes.
     let neighbour = b.web(&Network::dual(2), "neighbour");
@@ -120,11 +80,11 @@ fn the_second_network_serves_when_the_first_is_disconnected(b: &TestBox) {
     }
     portmap("CHECK", &second).mappings(&both(8080, 80)).run(b).expect_silence();
     b.unmap(&second, &both(8080, 80));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
 }
 
 fn the_second_network_serves_the_family_that_the_first_has_not(b: &TestBox) {
-    let (first, second) = two_interfaces(b, &Network::v4(1), &Network::dual(2));
+    let (first, second) = b.web_on(&Network::v4(1), &Network::dual(2));
     b.map(&first, &both(8080, 80));
     b.map(&second, &both(8080, 80));
     let neighbour = b.web(&Network::dual(2), "neighbour");
@@ -159,7 +119,7 @@ fn status_says_which_ports_wait(b: &TestBox) {
         let lines = text.lines().filter(|line| line.contains("wait"));
         lines.map(str::to_owned).collect()
     };
-    let (first, second) = two_interfaces(b, &Network::dual(1), &Network::dual(2));
+    let (first, second) = b.web_on(&Network::dual(1), &Network::dual(2));
     b.map(&first, &both(8070, 80));
     b.map(&second, &both(8070, 80));
     assert_eq!(waits(&status()), [""; 0]);
@@ -183,18 +143,18 @@ fn an_address_whose_del_was_lost_is_its_next_owners(b: &TestBox) {
     let network = Network::dual(1).single_address();
     let old = b.web(&network, "old");
     b.map(&old, &[both(8080, 80), both(8090, 80)].concat());
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
     old.leave();
     let new = b.web(&network, "new");
     assert_eq!((old.v4(), old.v6()), (new.v4(), new.v6()), "host-local gives the only address");
     b.forget_neighbours();
     b.map(&new, &both(8081, 80));
-    served_by(b, 8081, "new");
-    not_served(b, 8080);
-    not_served(b, 8090);
+    b.out.is_served(8081, "new");
+    b.out.is_not_served(8080);
+    b.out.is_not_served(8090);
     portmap("CHECK", &new).mappings(&both(8081, 80)).run(b).expect_silence();
     b.unmap(&old, &both(8080, 80));
-    served_by(b, 8081, "new");
+    b.out.is_served(8081, "new");
 }
 
 fn a_network_renamed_before_del_leaves_nothing(b: &TestBox) {
@@ -203,14 +163,14 @@ fn a_network_renamed_before_del_leaves_nothing(b: &TestBox) {
     b.map(&other, &both(8081, 80));
     let before = b.ruleset();
     b.map(&web, &both(8080, 80));
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
     let mut renamed = web.clone();
     renamed.network = network.named("renamed");
     portmap("CHECK", &renamed).mappings(&both(8080, 80)).run(b).expect_silence();
     b.unmap(&renamed, &both(8080, 80));
     assert_eq!(b.ruleset(), before);
-    not_served(b, 8080);
-    served_by(b, 8081, "other");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "other");
     // Without any knowledge of what it had, and whatever GC is told of either name.
     b.map(&web, &both(8080, 80));
     let with = b.ruleset();
@@ -221,14 +181,14 @@ fn a_network_renamed_before_del_leaves_nothing(b: &TestBox) {
     let del = portmap("DEL", &renamed).without("prevResult").without("runtimeConfig");
     del.env("CNI_NETNS", "").run(b).expect_silence();
     assert_eq!(b.ruleset(), before);
-    served_by(b, 8081, "other");
+    b.out.is_served(8081, "other");
     // Added under one name and again under another, it is mapped once.
     b.map(&web, &both(8080, 80));
     b.map(&renamed, &both(8082, 80));
-    not_served(b, 8080);
-    served_by(b, 8082, "web");
+    b.out.is_not_served(8080);
+    b.out.is_served(8082, "web");
     Call::of_network("portmap", "GC", "net1").valid(&[&other]).run(b).expect_silence();
-    served_by(b, 8082, "web");
+    b.out.is_served(8082, "web");
     b.unmap(&web, &both(8082, 80));
     assert_eq!(b.ruleset(), before);
 }
@@ -271,10 +231,10 @@ fn on_conflict_fail_sees_the_other_backend(b: &TestBox) {
         let before = b.ruleset();
         call("ADD", &new, second).expect_error_with(102, &["8080", "net1/old/eth0"]);
         assert_eq!(b.ruleset(), before);
-        served_by(b, 8080, "old");
+        b.out.is_served(8080, "old");
         // One's own is no conflict.
         call("ADD", &old, second).expect_result();
         call("DEL", &old, second).expect_silence();
-        not_served(b, 8080);
+        b.out.is_not_served(8080);
     }
 }

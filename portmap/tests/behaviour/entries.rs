@@ -4,8 +4,7 @@
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Implementation, Namespace, Network, OUT_V4, OUT_V6,
-    TestBox, Transport, both, cases, portmap,
+    Attachment, Call, Implementation, Network, OUT_V4, OUT_V6, TestBox, both, cases, portmap,
 };
 
 cases! {
@@ -42,22 +41,6 @@ fn outside_and_neighbours(b: &TestBox, web: &Attachment) -> [Attachment; 2] {
     [entry(web, from(b, OUT_V4, OUT_V6)), entry(web, from(b, "10.88.2.0/24", "fd88:2::/64"))]
 }
 
-fn served(client: &Namespace, port: u16, server: &str) {
-    for transport in Transport::ALL {
-        for host in [HOST_V4, HOST_V6] {
-            client.reach(transport, host, port).by(server);
-        }
-    }
-}
-
-fn not_served(client: &Namespace, port: u16) {
-    for transport in Transport::ALL {
-        for host in [HOST_V4, HOST_V6] {
-            client.cannot_reach(transport, host, port);
-        }
-    }
-}
-
 fn check(b: &TestBox, entry: &Attachment) {
     portmap("CHECK", entry).mappings(&both(8080, 80)).run(b).expect_silence();
 }
@@ -68,14 +51,14 @@ fn two_entries_with_other_conditions_both_serve(b: &TestBox) {
     let [outside, neighbours] = outside_and_neighbours(b, &web);
     b.map(&outside, &both(8080, 80));
     b.map(&neighbours, &both(8080, 80));
-    served(&b.out, 8080, "web");
-    served(&near.container.netns, 8080, "web");
-    not_served(&far.container.netns, 8080);
+    b.out.is_served(8080, "web");
+    near.container.netns.is_served(8080, "web");
+    far.container.netns.is_not_served(8080);
     // A runtime deletes in the other order.
     b.unmap(&neighbours, &both(8080, 80));
     b.unmap(&outside, &both(8080, 80));
-    not_served(&b.out, 8080);
-    not_served(&near.container.netns, 8080);
+    b.out.is_not_served(8080);
+    near.container.netns.is_not_served(8080);
 }
 
 fn an_entry_with_conditions_and_one_without_both_serve(b: &TestBox) {
@@ -86,13 +69,13 @@ fn an_entry_with_conditions_and_one_without_both_serve(b: &TestBox) {
         for entry in entries {
             b.map(entry, &both(8080, 80));
         }
-        served(&b.out, 8080, "web");
-        served(&near.container.netns, 8080, "web");
+        b.out.is_served(8080, "web");
+        near.container.netns.is_served(8080, "web");
         for entry in entries {
             b.unmap(entry, &both(8080, 80));
         }
-        not_served(&b.out, 8080);
-        not_served(&near.container.netns, 8080);
+        b.out.is_not_served(8080);
+        near.container.netns.is_not_served(8080);
     }
 }
 
@@ -118,9 +101,9 @@ fn each_entry_is_added_again_and_checked_by_itself(b: &TestBox) {
     assert_eq!(sorted(&b.ruleset()), before, "ADD again is ADD once");
     // Other ports replace those of the same entry alone.
     b.map(&outside, &both(8090, 80));
-    served(&b.out, 8090, "web");
-    not_served(&near.container.netns, 8090);
-    served(&near.container.netns, 8080, "web");
+    b.out.is_served(8090, "web");
+    near.container.netns.is_not_served(8090);
+    near.container.netns.is_served(8080, "web");
     check(b, &neighbours);
     check(b, &web);
     let other_ports = portmap("CHECK", &outside).mappings(&both(8080, 80)).run(b);
@@ -148,14 +131,14 @@ fn entries_on_two_backends_leave_each_other_alone(b: &TestBox) {
         for entry in entries {
             b.map(entry, &both(8080, 80));
         }
-        served(&b.out, 8080, "web");
-        served(&near.container.netns, 8080, "web");
+        b.out.is_served(8080, "web");
+        near.container.netns.is_served(8080, "web");
         for entry in entries {
             check(b, entry);
         }
         b.unmap(&outside, &both(8080, 80));
-        not_served(&b.out, 8080);
-        not_served(&near.container.netns, 8080);
+        b.out.is_not_served(8080);
+        near.container.netns.is_not_served(8080);
         assert!(!b.ruleset().contains("web/eth0") && !b.ruleset().contains("\"web\\"));
     }
 }
@@ -179,10 +162,10 @@ fn an_entry_without_mappings_removes_nothing_of_another(b: &TestBox) {
         portmap("ADD", other).mappings(&[]).run(b).expect_result();
         assert_eq!(b.ruleset(), before);
         portmap("CHECK", other).mappings(&[]).run(b).expect_silence();
-        served(&b.out, 8080, "web");
+        b.out.is_served(8080, "web");
         check(b, first);
         b.unmap(first, &both(8080, 80));
-        not_served(&b.out, 8080);
+        b.out.is_not_served(8080);
     }
 }
 
@@ -194,8 +177,8 @@ fn a_second_add_of_an_entry_that_maps_nothing_any_more_says_so(b: &TestBox) {
     let said = portmap("ADD", &web).mappings(&[]).run(b);
     said.expect_result();
     assert!(said.stderr.contains("8080") && said.stderr.contains("removed"), "{}", said.stderr);
-    served(&b.out, 8080, "web");
-    not_served(&b.web(&Network::dual(2), "near").container.netns, 8080);
+    b.out.is_served(8080, "web");
+    b.web(&Network::dual(2), "near").container.netns.is_not_served(8080);
     check(b, &gated);
 }
 
@@ -211,8 +194,8 @@ fn gc_takes_all_entries_of_who_is_gone(b: &TestBox) {
         }
     }
     Call::of_network("portmap", "GC", "net1").valid(&[&other]).run(b).expect_silence();
-    not_served(&b.out, 8080);
-    served(&b.out, 8081, "other");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "other");
     assert!(!b.ruleset().contains("web/eth0") && !b.ruleset().contains("\"web\\"));
     for entry in all(&other) {
         portmap("CHECK", &entry).mappings(&both(8081, 80)).run(b).expect_silence();
@@ -226,14 +209,14 @@ fn each_attachment_keeps_the_conditions_of_its_add(b: &TestBox) {
     let second = entry(&second, from(b, OUT_V4, OUT_V6));
     b.map(&first, &both(8080, 80));
     b.map(&second, &both(8081, 80));
-    not_served(&b.out, 8080);
-    served(&b.out, 8081, "second");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "second");
     check(b, &first);
     // GC takes chains that nothing is mapped behind any more.
     b.unmap(&first, &both(8080, 80));
     Call::of_network("portmap", "GC", "net1").valid(&[&second]).run(b).expect_silence();
     assert!(!b.ruleset().contains("192.0.2.1"), "{}", b.ruleset());
-    served(&b.out, 8081, "second");
+    b.out.is_served(8081, "second");
 }
 
 fn a_port_that_both_entries_lost_comes_back_to_both(b: &TestBox) {
@@ -245,18 +228,18 @@ fn a_port_that_both_entries_lost_comes_back_to_both(b: &TestBox) {
     for entry in of_web.iter().chain(&of_new) {
         b.map(entry, &both(8080, 80));
     }
-    served(&b.out, 8080, "new");
-    served(&near.container.netns, 8080, "new");
+    b.out.is_served(8080, "new");
+    near.container.netns.is_served(8080, "new");
     let lost = portmap("CHECK", &of_web[0]).mappings(&both(8080, 80)).run(b);
     lost.expect_error_with(100, &["8080", "net3/new/eth0"]);
     // ADD of one's own entry again takes its port back, and leaves the other waiting.
     b.map(&of_web[0], &both(8080, 80));
-    served(&b.out, 8080, "web");
-    served(&near.container.netns, 8080, "new");
+    b.out.is_served(8080, "web");
+    near.container.netns.is_served(8080, "new");
     check(b, &of_web[0]);
     b.unmap(&of_new[1], &both(8080, 80));
-    served(&b.out, 8080, "web");
-    served(&near.container.netns, 8080, "web");
+    b.out.is_served(8080, "web");
+    near.container.netns.is_served(8080, "web");
     for entry in &of_web {
         check(b, entry);
     }
@@ -271,8 +254,8 @@ fn the_same_port_under_other_conditions_is_no_conflict(b: &TestBox) {
     for entry in [&outside, &neighbours] {
         b.map(entry, &both(8080, 80));
     }
-    served(&b.out, 8080, "one");
-    served(&near.container.netns, 8080, "other");
+    b.out.is_served(8080, "one");
+    near.container.netns.is_served(8080, "other");
     for entry in [&outside, &neighbours] {
         check(b, entry);
     }

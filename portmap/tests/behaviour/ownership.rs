@@ -1,13 +1,11 @@
 //! Whose a mapping is: two attachments never touch each other's, DEL removes exactly its own, and
 //! the kernel holds what the last call asked for.
 
-use std::net::SocketAddr;
-
 use serde_json::json;
 
 use cni_testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Network, TestBox, Transport, at,
-    both, cases, ip, portmap, tcp, udp,
+    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Network, TestBox, at, both, cases,
+    portmap, tcp, udp,
 };
 
 cases! {
@@ -61,61 +59,29 @@ cases! {
     );
 }
 
-const HOSTS: [&str; 2] = [HOST_V4, HOST_V6];
-
-fn served_by(b: &TestBox, port: u16, server: &str) {
-    for transport in Transport::ALL {
-        for host in HOSTS {
-            b.out.reach(transport, host, port).by(server);
-        }
-    }
-}
-
-fn not_served(b: &TestBox, port: u16) {
-    for transport in Transport::ALL {
-        for host in HOSTS {
-            b.out.cannot_reach(transport, host, port);
-        }
-    }
-}
-
-/// A container on net1 and once more, serving on each address by itself: a wildcard UDP socket
-/// would answer from the address of the default route.
-fn two_interfaces(b: &TestBox, network: &Network) -> (Attachment, Attachment) {
-    let container = b.container("web");
-    let first = container.join(&Network::dual(1), "eth0");
-    let second = container.join(&network.clone().second(), "eth1");
-    for attachment in [&first, &second] {
-        for address in [attachment.v4(), attachment.v6()] {
-            container.netns.serve_at("web", SocketAddr::new(ip(&address), 80));
-        }
-    }
-    (first, second)
-}
-
 fn one_container_on_two_networks(b: &TestBox) {
-    let (first, second) = two_interfaces(b, &Network::dual(2));
+    let (first, second) = b.web_on(&Network::dual(1), &Network::dual(2));
     b.map(&first, &both(8080, 80));
     b.map(&second, &both(8081, 80));
-    served_by(b, 8080, "web");
-    served_by(b, 8081, "web");
+    b.out.is_served(8080, "web");
+    b.out.is_served(8081, "web");
     b.unmap(&first, &both(8080, 80));
-    not_served(b, 8080);
-    served_by(b, 8081, "web");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "web");
     b.unmap(&second, &both(8081, 80));
-    not_served(b, 8081);
+    b.out.is_not_served(8081);
 }
 
 /// What podman does. Answers leave by the default route, so a host that checks reverse paths
 /// serves the port through the first network only.
 fn one_container_on_two_networks_with_the_same_ports(b: &TestBox) {
-    let (first, second) = two_interfaces(b, &Network::dual(2));
+    let (first, second) = b.web_on(&Network::dual(1), &Network::dual(2));
     b.map(&first, &both(8080, 80));
     b.map(&second, &both(8080, 80));
     for network in [&first.network, &second.network] {
         b.host.write_sysctl(&format!("ipv4/conf/{}/rp_filter", network.bridge()), "1");
     }
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
     if b.implementation == Implementation::Ours {
         for attachment in [&first, &second] {
             portmap("CHECK", attachment).mappings(&both(8080, 80)).run(b).expect_silence();
@@ -125,18 +91,18 @@ fn one_container_on_two_networks_with_the_same_ports(b: &TestBox) {
         assert_eq!(b.ruleset(), once);
     }
     b.unmap(&second, &both(8080, 80));
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
     b.unmap(&first, &both(8080, 80));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
 }
 
 fn one_container_twice_on_one_network(b: &TestBox) {
-    let (first, second) = two_interfaces(b, &Network::dual(1));
+    let (first, second) = b.web_on(&Network::dual(1), &Network::dual(1));
     b.map(&first, &both(8080, 80));
     b.map(&second, &both(8081, 80));
     b.unmap(&second, &both(8081, 80));
-    not_served(b, 8081);
-    served_by(b, 8080, "web");
+    b.out.is_not_served(8081);
+    b.out.is_served(8080, "web");
 }
 
 fn two_networks_whose_names_and_ids_run_together(b: &TestBox) {
@@ -145,8 +111,8 @@ fn two_networks_whose_names_and_ids_run_together(b: &TestBox) {
     b.map(&one, &both(8080, 80));
     b.map(&two, &both(8081, 80));
     b.unmap(&two, &both(8081, 80));
-    not_served(b, 8081);
-    served_by(b, 8080, "c");
+    b.out.is_not_served(8081);
+    b.out.is_served(8080, "c");
 }
 
 fn old_and_new(b: &TestBox) -> (Attachment, Attachment) {
@@ -157,9 +123,9 @@ fn old_and_new(b: &TestBox) -> (Attachment, Attachment) {
 fn the_newest_owner_of_a_port_is_served(b: &TestBox) {
     let (old, new) = old_and_new(b);
     b.map(&old, &both(8080, 80));
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
     b.map(&new, &both(8080, 80));
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
 }
 
 fn a_late_del_leaves_the_port_to_its_new_owner(b: &TestBox) {
@@ -167,11 +133,11 @@ fn a_late_del_leaves_the_port_to_its_new_owner(b: &TestBox) {
     b.map(&old, &both(8080, 80));
     b.map(&new, &both(8080, 80));
     b.unmap(&old, &both(8080, 80));
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
     b.unmap(&old, &both(8080, 80));
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
     b.unmap(&new, &both(8080, 80));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
 }
 
 fn del_of_the_new_owner_does_not_serve_it_any_more(b: &TestBox) {
@@ -181,9 +147,9 @@ fn del_of_the_new_owner_does_not_serve_it_any_more(b: &TestBox) {
     b.unmap(&new, &both(8080, 80));
     new.leave();
     b.unmap(&old, &both(8080, 80));
-    not_served(b, 8080);
+    b.out.is_not_served(8080);
     b.map(&old, &both(8080, 80));
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
 }
 
 /// The old container's address went to the new one before the old one's DEL came.
@@ -191,7 +157,7 @@ fn re_used_address(b: &TestBox) -> (Attachment, Attachment) {
     let network = Network::dual(1).single_address();
     let old = b.web(&network, "old");
     b.map(&old, &both(8080, 80));
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
     old.leave();
     let new = b.web(&network, "new");
     assert_eq!((old.v4(), old.v6()), (new.v4(), new.v6()), "host-local gives the only address");
@@ -202,9 +168,9 @@ fn re_used_address(b: &TestBox) -> (Attachment, Attachment) {
 
 fn a_late_del_spares_a_new_owner_with_the_same_address(b: &TestBox) {
     let (old, _new) = re_used_address(b);
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
     b.unmap(&old, &both(8080, 80));
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
 }
 
 fn a_late_del_spares_a_new_owner_by_tag(b: &TestBox) {
@@ -265,7 +231,7 @@ fn add_twice_is_add_once(b: &TestBox) {
     let twice = b.map(&web, &both(8080, 80));
     assert_eq!(once, twice);
     assert_eq!(b.ruleset(), ruleset);
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
 }
 
 fn add_again_with_other_ports_replaces_them(b: &TestBox) {
@@ -273,19 +239,19 @@ fn add_again_with_other_ports_replaces_them(b: &TestBox) {
     web.container.netns.serve("second", 81);
     b.map(&web, &[both(8080, 80), both(8081, 80)].concat());
     b.map(&web, &[both(8081, 81), both(8082, 80)].concat());
-    not_served(b, 8080);
-    served_by(b, 8081, "second");
-    served_by(b, 8082, "web");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "second");
+    b.out.is_served(8082, "web");
 }
 
 fn add_again_with_another_address_replaces_it(b: &TestBox) {
     let (mut web, other) = old_and_new(b);
     b.map(&web, &both(8080, 80));
-    served_by(b, 8080, "old");
+    b.out.is_served(8080, "old");
     // As after a restore: the same attachment, with the address the other one has.
     web.result = other.result.clone();
     b.map(&web, &both(8080, 80));
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
 }
 
 /// Some DEL of a mapped container removes its mapping and leaves another's.
@@ -295,11 +261,11 @@ fn del_removes_its_own(b: &TestBox, del: impl FnOnce(&Attachment) -> Call) {
     b.map(&other, &both(8081, 80));
     let before = b.ruleset();
     b.map(&web, &both(8080, 80));
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
     del(&web).run(b).expect_silence();
     assert_eq!(b.ruleset(), before);
-    not_served(b, 8080);
-    served_by(b, 8081, "other");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "other");
 }
 
 fn del(web: &Attachment) -> Call {
@@ -343,7 +309,7 @@ fn del_before_any_add(b: &TestBox) {
     let before = b.ruleset();
     b.unmap(&web, &both(8080, 80));
     assert_eq!(b.ruleset(), before);
-    served_by(b, 8080, "other");
+    b.out.is_served(8080, "other");
 }
 
 fn del_ten_times_at_once(b: &TestBox) {
@@ -358,7 +324,7 @@ fn del_ten_times_at_once(b: &TestBox) {
         }
     });
     assert_eq!(b.ruleset(), before);
-    served_by(b, 8081, "other");
+    b.out.is_served(8081, "other");
 }
 
 /// Containers `a`, `b` on net1 at ports 8080, 8081 and `c` on net2 at 8082.
@@ -384,9 +350,9 @@ fn gc(b: &TestBox, network: &str, keys: &[(&str, serde_json::Value)]) {
 fn gc_removes_what_is_not_valid(b: &TestBox) {
     three_containers(b);
     gc(b, "net1", &[("cni.dev/valid-attachments", valid(&["b"]))]);
-    not_served(b, 8080);
-    served_by(b, 8081, "b");
-    served_by(b, 8082, "c");
+    b.out.is_not_served(8080);
+    b.out.is_served(8081, "b");
+    b.out.is_served(8082, "c");
     if b.implementation != Implementation::Ours {
         // Comments of the Go plugin's shape know no interface.
         return;
@@ -394,32 +360,32 @@ fn gc_removes_what_is_not_valid(b: &TestBox) {
     // Identity is container and interface: the same container on another interface is stale.
     let elsewhere = json!([{ "containerID": "b", "ifname": "eth7" }]);
     gc(b, "net1", &[("cni.dev/valid-attachments", elsewhere)]);
-    not_served(b, 8081);
-    served_by(b, 8082, "c");
+    b.out.is_not_served(8081);
+    b.out.is_served(8082, "c");
 }
 
 fn gc_with_an_empty_list_removes_all_of_the_network(b: &TestBox) {
     three_containers(b);
     gc(b, "net1", &[("cni.dev/valid-attachments", json!([]))]);
-    not_served(b, 8080);
-    not_served(b, 8081);
-    served_by(b, 8082, "c");
+    b.out.is_not_served(8080);
+    b.out.is_not_served(8081);
+    b.out.is_served(8082, "c");
 }
 
 /// A Go runtime's empty list.
 fn gc_with_null_is_gc_with_an_empty_list(b: &TestBox) {
     three_containers(b);
     gc(b, "net1", &[("cni.dev/valid-attachments", json!(null))]);
-    not_served(b, 8080);
-    not_served(b, 8081);
-    served_by(b, 8082, "c");
+    b.out.is_not_served(8080);
+    b.out.is_not_served(8081);
+    b.out.is_served(8082, "c");
 }
 
 fn gc_understands_the_earlier_spelling(b: &TestBox) {
     three_containers(b);
     gc(b, "net1", &[("cni.dev/attachments", valid(&["a"]))]);
-    served_by(b, 8080, "a");
-    not_served(b, 8081);
+    b.out.is_served(8080, "a");
+    b.out.is_not_served(8081);
 }
 
 fn gc_of_another_network_removes_nothing(b: &TestBox) {
@@ -437,7 +403,7 @@ fn gc_without_a_list_removes_nothing(b: &TestBox) {
     let before = b.ruleset();
     gc(b, "net1", &[]);
     assert_eq!(b.ruleset(), before);
-    served_by(b, 8080, "a");
+    b.out.is_served(8080, "a");
 }
 
 fn gc_before_any_add(b: &TestBox) {
@@ -460,18 +426,18 @@ fn on_conflict_fail_refuses_and_names_the_owner(b: &TestBox) {
         .run(b)
         .expect_error_with(102, &["8080", "net1/old/eth0"]);
     assert_eq!(b.ruleset(), before);
-    not_served(b, 8090);
-    served_by(b, 8080, "old");
+    b.out.is_not_served(8090);
+    b.out.is_served(8080, "old");
     b.unmap(&old, &both(8080, 80));
     b.map(&new, &both(8080, 80));
-    served_by(b, 8080, "new");
+    b.out.is_served(8080, "new");
 }
 
 fn on_conflict_fail_lets_the_owner_add_again(b: &TestBox) {
     let web = b.web(&careful(), "web");
     b.map(&web, &both(8080, 80));
     b.map(&web, &both(8080, 80));
-    served_by(b, 8080, "web");
+    b.out.is_served(8080, "web");
 }
 
 /// The conflict is in IPv6 only; both families stay as they are.
@@ -486,7 +452,7 @@ fn on_conflict_fail_leaves_what_an_earlier_add_made(b: &TestBox) {
         .run(b)
         .expect_error_with(102, &["8080", "net1/old/eth0"]);
     assert_eq!(b.ruleset(), before);
-    served_by(b, 8090, "web");
+    b.out.is_served(8090, "web");
 }
 
 fn twenty_containers_at_once(b: &TestBox) {
@@ -506,7 +472,7 @@ fn twenty_containers_at_once(b: &TestBox) {
         scope.spawn(|| b.map(&first, &ports(0)));
     });
     for (web, i) in all() {
-        served_by(b, 8100 + i, &web.container.id);
+        b.out.is_served(8100 + i, &web.container.id);
     }
     std::thread::scope(|scope| {
         for (web, i) in all() {
@@ -514,5 +480,5 @@ fn twenty_containers_at_once(b: &TestBox) {
         }
     });
     assert_eq!(b.ruleset(), skeleton, "as if the twenty had never been");
-    served_by(b, 8100, "first");
+    b.out.is_served(8100, "first");
 }
