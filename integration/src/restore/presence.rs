@@ -139,18 +139,11 @@ pub(crate) fn addresses(result: &CniResult, ifname: &str) -> Vec<IpAddr> {
 
 /// What ADD returned about the interface.
 fn remembered(result: &CniResult, ifname: &str) -> Identity {
-    let is_it = |index: usize| {
-        let interface = result.interfaces.get(index);
-        interface.is_none_or(|interface| interface.name == ifname && interface.sandbox.is_some())
-    };
-    let belongs =
-        |index: Option<i64>| index.and_then(|index| usize::try_from(index).ok()).is_none_or(is_it);
-    let mac = (0..result.interfaces.len())
-        .find(|index| is_it(*index))
-        .and_then(|index| result.interfaces[index].mac.as_ref())
-        .map(|mac| mac.to_ascii_lowercase());
-    let ips = result.ips.iter().filter(|ip| belongs(ip.interface));
-    Identity { mac, addresses: ips.map(|ip| ip.address.addr()).collect() }
+    let mut interfaces = result.interfaces.iter();
+    let own = interfaces.find(|one| one.name == ifname && one.sandbox.is_some());
+    let mac = own.and_then(|own| own.mac.as_ref()).map(|mac| mac.to_ascii_lowercase());
+    let addresses = result.ips_of_interface(ifname).map(|ip| ip.address.addr()).collect();
+    Identity { mac, addresses }
 }
 
 /// Whether the interface can be the one that is remembered. One in common is enough: a container

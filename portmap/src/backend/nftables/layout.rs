@@ -15,7 +15,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::sets::{self, Scope, TABLE};
 use crate::plan::LOOPBACK;
 
-pub(super) const TABLE_COMMENT: &str = "cni-chain portmap";
+const TABLE_COMMENT: &str = "cni-chain portmap";
 
 /// Behind kube-proxy (`dstnat`): a Service must win over a host port (CVE-2019-9946).
 const AFTER_KUBE_PROXY: Priority = Priority(Priority::DSTNAT.0 + 5);
@@ -55,12 +55,7 @@ impl Layout {
 
     /// Makes the table, or makes it right.
     pub(super) fn build(&self, transaction: &mut Transaction) {
-        transaction.push(Verb::Add, &TABLE, Object::Table(Some(TABLE_COMMENT)));
-        for set in sets::shared() {
-            transaction.push(Verb::Add, &TABLE, Object::Set(set));
-        }
-        let (chain, rules) = guard();
-        transaction.chain_with_rules(&TABLE, chain, rules);
+        build_guarded(transaction);
         self.build_scope(transaction);
         for version in IpVersion::ALL {
             transaction.push(Verb::Add, &TABLE, Object::Set(self.scope.targets(version)));
@@ -211,6 +206,16 @@ impl Layout {
         let rules = IpVersion::ALL.map(unmark).to_vec();
         (base_chain(name, ChainKind::Nat, Hook::Postrouting, UNMARK), rules)
     }
+}
+
+/// Makes the table with its guard and the sets that GC knows it by, or makes them right.
+pub(super) fn build_guarded(transaction: &mut Transaction) {
+    transaction.push(Verb::Add, &TABLE, Object::Table(Some(TABLE_COMMENT)));
+    for set in sets::shared() {
+        transaction.push(Verb::Add, &TABLE, Object::Set(set));
+    }
+    let (chain, rules) = guard();
+    transaction.chain_with_rules(&TABLE, chain, rules);
 }
 
 /// Removes a scope's chains, so that nothing leads to one that goes.
