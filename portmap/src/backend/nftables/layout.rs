@@ -235,12 +235,13 @@ pub(super) fn guard() -> (Chain, Vec<Rule>) {
     let drop = |selector| Rule {
         chain: name.clone(),
         statements: vec![
+            // First, because every packet of the host comes by, and nearly none goes further.
+            Statement::Match { selector, negated: false, operand: Operand::Network(LOOPBACK) },
             Statement::Match {
                 selector: Selector::InputInterface,
                 negated: true,
                 operand: Operand::Interface("lo".to_owned()),
             },
-            Statement::Match { selector, negated: false, operand: Operand::Network(LOOPBACK) },
             Statement::Drop,
         ],
         comment: None,
