@@ -55,6 +55,8 @@ fn converse(child: &mut Child, mut input: &[u8], end: Instant) -> io::Result<Con
     let (mut stdin, mut stdout, mut stderr) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (mut out, mut err, mut fed) = (Vec::new(), Vec::new(), Ok(()));
+    // One for all of it: to clear it is most of what a short conversation costs.
+    let mut buffer = vec![0; 4 * CHUNK];
     while stdin.is_some() || stdout.is_some() || stderr.is_some() {
         let pipes = [
             stdin.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLOUT)),
@@ -69,10 +71,10 @@ fn converse(child: &mut Child, mut input: &[u8], end: Instant) -> io::Result<Con
             }
             stdin = stdin.filter(|_| !input.is_empty());
         }
-        if from_out && !read_some(&mut stdout, &mut out)? {
+        if from_out && !read_some(&mut stdout, &mut buffer, &mut out)? {
             stdout = None;
         }
-        if from_err && !read_some(&mut stderr, &mut err)? {
+        if from_err && !read_some(&mut stderr, &mut buffer, &mut err)? {
             stderr = None;
         }
     }
@@ -106,10 +108,13 @@ fn feed<'a>(pipe: &mut ChildStdin, input: &'a [u8]) -> io::Result<&'a [u8]> {
 }
 
 /// Whether there can be more.
-fn read_some(pipe: &mut Option<impl Read>, text: &mut Vec<u8>) -> io::Result<bool> {
+fn read_some(
+    pipe: &mut Option<impl Read>,
+    buffer: &mut [u8],
+    text: &mut Vec<u8>,
+) -> io::Result<bool> {
     let Some(pipe) = pipe else { return Ok(false) };
-    let mut buffer = [0; 4 * CHUNK];
-    let count = pipe.read(&mut buffer)?;
+    let count = pipe.read(buffer)?;
     text.extend_from_slice(&buffer[..count]);
     Ok(count > 0)
 }
