@@ -1,8 +1,10 @@
 //! What one call opens once, and what it finds out on its way.
 
+use cni_common::cni::Failure as _;
 use cni_common::cni::failure::unreachable_nft;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
+use cni_common::kernel::iptables::Lock;
 use cni_common::kernel::nft::{NetlinkNft, Nft, NftError};
 
 use crate::plan::Mapping;
@@ -19,6 +21,7 @@ pub(crate) struct Host<'a> {
     /// Whether legacy iptables holds the guard, if a program was run that tells.
     pub(crate) guarded: Option<bool>,
     nft: Option<NetlinkNft>,
+    is_settled: bool,
     /// Whether `nf_tables` has answered.
     answers: bool,
 }
@@ -33,8 +36,19 @@ impl<'a> Host<'a> {
             removed: Vec::new(),
             guarded: None,
             nft: None,
+            is_settled: false,
             answers: false,
         }
+    }
+
+    /// Lets our other processes finish with iptables, and what dead ones started: a removal must not come
+    /// before what it is to remove.
+    pub(crate) fn settle(&mut self) -> Result<(), CniError> {
+        if !self.is_settled {
+            Lock::settle().map_err(|error| error.into_cni("cannot wait for iptables"))?;
+            self.is_settled = true;
+        }
+        Ok(())
     }
 
     /// A socket to `nf_tables`; whether the kernel has it, the first answer tells.

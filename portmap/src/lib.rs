@@ -16,6 +16,7 @@ mod localnet;
 mod plan;
 mod status;
 
+use cni_common::cni::failure::not_available;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::say;
 use cni_common::cni::protocol::{CniError, CniResult, NetworkConfig};
@@ -76,6 +77,8 @@ impl Plugin for Portmap {
         if plan.on_conflict == OnConflict::Fail {
             backend::conflict::refuse(&plan, Go::mappings(&mut host, &request.attachment)?)?;
         }
+        // What can fail by itself fails before anything is changed.
+        host.settle()?;
         choice.add(&mut host, &plan)?;
         let outcome = localnet.apply().and_then(|()| {
             // Rules of an earlier ADD may come before these and lead elsewhere.
@@ -148,7 +151,7 @@ impl Plugin for Portmap {
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
         let mut host = Host::new(&request.log);
-        let choice = backend::choose(&config, &mut host).map_err(status::unless_for_a_while)?;
+        let choice = backend::choose(&config, &mut host).map_err(not_available)?;
         // STATUS has no place on stdout for it.
         say(&choice);
         choice.backend.status(&mut host, &status::sample(&config))?;

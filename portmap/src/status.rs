@@ -41,11 +41,3 @@ pub(crate) fn require_writable_sysctls() -> Result<(), CniError> {
         .with_details(error.to_string())
     })
 }
-
-/// What STATUS says of an error that ADD would end with.
-pub(crate) fn unless_for_a_while(error: CniError) -> CniError {
-    match error.code {
-        ErrorCode::TryAgainLater => error,
-        _ => CniError { code: ErrorCode::NotAvailable, ..error },
-    }
-}

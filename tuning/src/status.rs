@@ -1,7 +1,11 @@
 //! Whether ADD could be served.
 
+use std::io;
+
+use cni_common::cni::failure::{code_of, not_available};
 use cni_common::cni::protocol::{CniError, ErrorCode, NetworkConfig};
 use cni_common::cni::{Attachment, StatusRequest};
+use cni_common::kernel::sysctl::Sysctl;
 
 use crate::allowlist::Allowlist;
 use crate::backend::Store;
@@ -17,7 +21,7 @@ pub(crate) fn can_serve(request: &StatusRequest) -> Result<(), CniError> {
     let config = Config::read(&request.config, "", "eth0")?;
     let plan = Plan::new(&config);
     let judge = |needed: bool, outcome: Result<(), CniError>| match outcome {
-        Err(error) if needed => Err(CniError { code: ErrorCode::NotAvailable, ..error }),
+        Err(error) if needed => Err(not_available(error)),
         Err(error) => {
             request.log.warn(error.to_string());
             Ok(())
@@ -25,8 +29,23 @@ pub(crate) fn can_serve(request: &StatusRequest) -> Result<(), CniError> {
         Ok(()) => Ok(()),
     };
     judge(!plan.is_empty(), Sysctls::open().map(drop))?;
+    judge(!plan.sysctls.is_empty(), writable_sysctls())?;
     judge(!plan.sysctls.is_empty(), allowlist(&config))?;
     judge(!plan.is_empty(), data_dir(&request.config, &config))
+}
+
+/// A read-only `/proc/sys` is one in every network namespace.
+fn writable_sysctls() -> Result<(), CniError> {
+    let sysctl = Sysctl::ipv4_conf("lo", "forwarding");
+    match sysctl.open() {
+        // A host without IPv4 tells nothing here.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let what = "tuning cannot write /proc/sys: run it where /proc/sys is writable";
+            Err(CniError::new(code_of(&error, ErrorCode::Kernel), what)
+                .with_details(error.to_string()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn allowlist(config: &Config) -> Result<(), CniError> {

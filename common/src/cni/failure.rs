@@ -55,6 +55,15 @@ pub fn code_of(error: &io::Error, otherwise: ErrorCode) -> ErrorCode {
     if passes(error) { ErrorCode::TryAgainLater } else { otherwise }
 }
 
+/// What STATUS says of an error that ADD would end with: code 50, unless another try may help.
+#[must_use]
+pub fn not_available(error: CniError) -> CniError {
+    match error.code {
+        ErrorCode::TryAgainLater => error,
+        _ => CniError { code: ErrorCode::NotAvailable, ..error },
+    }
+}
+
 fn code_of_nft(error: &NftError) -> ErrorCode {
     match error {
         NftError::Socket(error) => code_of(error, ErrorCode::Kernel),

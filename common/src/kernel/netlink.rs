@@ -10,8 +10,10 @@ use netlink_packet_core::{
     NetlinkSerializable, NlasIterator,
 };
 use netlink_sys::Socket;
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
+const ENOENT: i32 = Errno::ENOENT as i32;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const MSG_DONTWAIT: i32 = 0x40;
@@ -121,8 +123,16 @@ impl Connection {
             count == 0
         };
         let mut statuses = Vec::new();
-        self.receive_until(is_last, each, &mut statuses)?;
-        Ok(statuses)
+        match self.receive_until(is_last, each, &mut statuses) {
+            // A datagram may be refused as a whole, for lack of privilege for one.
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    && statuses.iter().any(|status| !matches!(status.errno, 0 | ENOENT)) =>
+            {
+                Ok(statuses)
+            }
+            outcome => outcome.map(|()| statuses),
+        }
     }
 
     /// Reads the answers to one request that is no dump. With an acknowledgement asked for, that is

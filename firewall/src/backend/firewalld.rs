@@ -3,7 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::failure::not_available;
+use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Finding, Holder, Stale};
 
 use super::nftables::{self, Nftables};
@@ -84,6 +85,6 @@ impl<'a> Backend<Host<'a>, Plan> for Firewalld {
         const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         nftables::probe(host, sample)?;
         let outcome = self.zone.missing(host, &[NOBODY]);
-        outcome.map(|_| ()).map_err(|error| CniError { code: ErrorCode::NotAvailable, ..error })
+        outcome.map(|_| ()).map_err(not_available)
     }
 }

@@ -11,8 +11,9 @@ mod removal;
 
 use std::cell::{Cell, OnceCell};
 
+use cni_common::cni::failure::not_available;
 use cni_common::cni::holder::on_all;
-use cni_common::cni::protocol::{CniError, ErrorCode};
+use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
@@ -112,10 +113,8 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
     /// Can the table be read? A host without IPv6 may lack the other tool.
     fn status(&self, host: &mut Host<'a>, _sample: &Plan) -> Result<(), CniError> {
         let outcome = host.filter.read(IpVersion::V4, Variant::Default);
-        outcome.map(|_| ()).map_err(|error| CniError {
-            code: ErrorCode::NotAvailable,
-            ..error.into_cni("firewall cannot use iptables")
-        })
+        let cannot = |error: IptablesError| error.into_cni("firewall cannot use iptables");
+        outcome.map(|_| ()).map_err(|error| not_available(cannot(error)))
     }
 }
 

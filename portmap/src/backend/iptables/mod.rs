@@ -16,12 +16,13 @@ mod standing;
 
 use std::cell::LazyCell;
 
+use cni_common::cni::failure::not_available;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{self, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::iptables::{self, IptablesError, TableDump, Variant};
 
 use super::conflict::{self, Held};
 use crate::host::Host;
@@ -69,7 +70,7 @@ impl Iptables {
         known: Option<&Plan>,
         chains: impl Fn(&TableDump) -> Vec<String>,
     ) -> Result<(), CniError> {
-        settle()?;
+        host.settle()?;
         let places = places::of_attachment(host.nft_if_any()?, names).map_err(not_found)?;
         on_all(&places, |place| {
             let spared = self.spares(*place, &places, known);
@@ -113,7 +114,7 @@ impl Holder<Host<'_>, Plan> for Iptables {
     }
 
     fn collect_garbage(&self, host: &mut Host<'_>, stale: &Stale) -> Result<(), CniError> {
-        settle()?;
+        host.settle()?;
         let shared = rules::SHARED_CHAINS.map(str::to_owned);
         let places = that_may_have(host.nft_if_any()?, &shared).map_err(not_found)?;
         let guarded = places::with_guard(host.nft_if_any()?).map_err(not_found)?;
@@ -137,12 +138,6 @@ impl Holder<Host<'_>, Plan> for Iptables {
 
 fn not_found(error: IptablesError) -> CniError {
     error.into_cni("cannot look which iptables has port mappings")
-}
-
-/// A removal must not come before what it is to remove: the program of a killed ADD may still be at
-/// work.
-fn settle() -> Result<(), CniError> {
-    Lock::settle().map_err(|error| error.into_cni("cannot remove the port mappings"))
 }
 
 /// What was removed. Where the programs are gone, nothing will ever remove the rules: that is a warning,
@@ -198,14 +193,9 @@ impl Backend<Host<'_>, Plan> for Iptables {
     fn status(&self, host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
         let probe = iptables::Iptables::find(IpVersion::V4, Variant::Default)
             .and_then(|iptables| iptables.save(TABLE));
-        let dump = probe.map_err(|error| {
-            CniError::new(
-                ErrorCode::NotAvailable,
-                "portmap cannot use iptables: install it, run the plugin with CAP_NET_ADMIN, and load the \
-                 kernel's nat table",
-            )
-            .with_details(error.to_string())
-        })?;
+        let cannot = "portmap cannot use iptables: install it, run the plugin with CAP_NET_ADMIN, and load the \
+                      kernel's nat table";
+        let dump = probe.map_err(|error| not_available(error.into_cni(cannot)))?;
         conflict::tell_waiting(&standing::waiting(&dump), host.log);
         match &sample.set_mark_chain {
             Some(chain) if !dump.has_chain(chain) => Err(CniError::new(
