@@ -65,6 +65,7 @@ sweeps_of_go! {
 sweeps! {
     run of portmap_nftables: super::PORTMAP, Ours, [First Add Again Changed Check Del Gc];
     run of bandwidth: super::BANDWIDTH, Ours, [Add Again Changed Check Del Gc];
+    run of bandwidth_subnets: super::BANDWIDTH_OF_SUBNETS, Ours, [Add Again Changed Check Del Gc];
     run of tuning: super::TUNING, Ours, [Add Again Changed Check Del Gc];
     run of firewall_nftables: super::FIREWALL, Ours, [First Add Again Changed Check Del Gc];
     run of firewall_firewalld: super::FIREWALLD, Ours, [First Add Again Changed Check Del Gc];
@@ -118,6 +119,24 @@ const BANDWIDTH: Sweep = Sweep {
     collects: true,
     runs_programs: false,
     every: 1,
+};
+
+/// IFBs at both hooks and several filters each; a change takes one of the two away.
+const BANDWIDTH_OF_SUBNETS: Sweep = Sweep {
+    backend: "tc, subnets",
+    call: |command, attachment, wish| {
+        if command == "GC" {
+            return Call::of_network("bandwidth", "GC", &attachment.network.name);
+        }
+        let call = bandwidth(command, attachment).ingress(8_000_000, 800_000);
+        match wish {
+            Wish::Usual => call
+                .egress(8_000_000, 800_000)
+                .set("unshapedSubnets", json!(["10.0.0.0/8", "fd00::/8"])),
+            Wish::Changed => call.set("unshapedSubnets", json!(["10.0.0.0/8", "192.0.2.0/24"])),
+        }
+    },
+    ..BANDWIDTH
 };
 
 const TUNING: Sweep = Sweep {
