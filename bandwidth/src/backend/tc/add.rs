@@ -11,7 +11,7 @@ use super::layout::{CLSACT_IS_FOREIGN, HANDLE, is_our_tbf, our_filters, redirect
 use super::{ifb, removal};
 use crate::go::{self, Leftovers};
 use crate::host::{Host, deletions, refused};
-use crate::host_end::HostEnd;
+use crate::host_end::{HOOKS, HostEnd};
 use crate::plan::Plan;
 
 /// Makes everything as planned, in place of the Go plugin's, or leaves what was there. The IFBs are
@@ -25,7 +25,7 @@ pub(crate) fn add(
     require_replaceable_root(&end, plan)?;
     let hooks = clsact::prepare(&end, plan, go)?;
     let before = Before::look(host, end, &plan.tag)?;
-    build(host, &before.end, plan, &hooks, go)
+    build(host, &before, plan, &hooks, go)
         .map_err(|error| before.put_back(host, &plan.tag, hooks.class_minor, error))
 }
 
@@ -60,13 +60,14 @@ fn describe(qdisc: &Qdisc) -> String {
 
 fn build(
     host: &mut Host,
-    end: &HostEnd,
+    before: &Before,
     plan: &Plan,
     hooks: &Hooks,
     go: &Leftovers,
 ) -> Result<Vec<Link>, CniError> {
+    let end = &before.end;
     let link = &end.link;
-    let (ifbs, idle) = redirect_all(host, end, plan, hooks)?;
+    let ifbs = redirect_all(host, end, plan, hooks)?;
     if let Some(tbf) = root(plan) {
         // With an IFB, that one names the owner, and its redirect leads here. The name comes first: GC
         // does not see a TBF without.
@@ -85,22 +86,22 @@ fn build(
     if ifbs.is_empty() {
         clsact::remove_idle(host, link, hooks.class_minor)?;
     }
-    for ifb in idle {
-        // Nothing leads to it any more: it does nothing, and DEL knows its name.
-        let _ = host.delete_link(&ifb);
+    // Nothing leads to them any more, perhaps since an ADD that was killed.
+    let idle = HOOKS.into_iter().filter(|hook| redirect(plan, *hook).is_none());
+    for ifb in idle.filter_map(|hook| before.ifb(hook)) {
+        host.delete_link(ifb)?;
     }
     Ok(ifbs)
 }
 
-/// Makes the IFBs with their TBFs, and then, in one datagram, the filters that lead to them. What comes
-/// second are IFBs that nothing leads to any more.
+/// Makes the IFBs with their TBFs, and then, in one datagram, the filters that lead to them.
 fn redirect_all(
     host: &mut Host,
     end: &HostEnd,
     plan: &Plan,
     hooks: &Hooks,
-) -> Result<(Vec<Link>, Vec<Link>), CniError> {
-    let (mut ifbs, mut idle) = (Vec::new(), Vec::new());
+) -> Result<Vec<Link>, CniError> {
+    let mut ifbs = Vec::new();
     let mut changes = hooks.first.clone();
     for hook in [Hook::Egress, Hook::Ingress] {
         let mut ours: Vec<&InstalledFilter> = our_filters(end, hook).collect();
@@ -117,7 +118,6 @@ fn redirect_all(
             ifbs.push(ifb);
         } else if !ours.is_empty() {
             changes.extend(deletions(hook, ours.into_iter()));
-            idle.extend(ifb::find(host, &plan.tag, hook)?);
         }
     }
     let made = host.change_hooks(&end.link, &changes)?;
@@ -128,7 +128,7 @@ fn redirect_all(
         let hooks = Hooks { class_minor, first: Vec::new() };
         return redirect_all(host, &found, plan, &hooks);
     }
-    Ok((ifbs, idle))
+    Ok(ifbs)
 }
 
 /// What makes these filters those that are wanted; nothing if they are.

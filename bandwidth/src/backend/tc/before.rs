@@ -3,7 +3,7 @@
 use cni_common::cni::OwnerTag;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::link::Link;
-use cni_common::kernel::tc::{HookChange, InstalledFilter, Qdisc, QdiscKind};
+use cni_common::kernel::tc::{Action, Hook, HookChange, InstalledFilter, Qdisc, QdiscKind};
 
 use super::layout::{HANDLE, is_our_tbf, our_filters};
 use super::{clsact, ifb, removal};
@@ -27,7 +27,7 @@ impl Before {
         let has_filters = HOOKS.into_iter().any(|hook| our_filters(&end, hook).next().is_some());
         let live = has_filters || end.root.as_ref().is_some_and(is_our_tbf);
         let mut ifbs = [None, None];
-        if has_filters {
+        if live {
             for (hook, found) in HOOKS.into_iter().zip(&mut ifbs) {
                 if let Some(ifb) = ifb::find(host, tag, hook)? {
                     let root = host.root_qdisc(&ifb)?;
@@ -36,6 +36,13 @@ impl Before {
             }
         }
         Ok(Self { end, ifbs, live })
+    }
+
+    /// The IFB behind a hook.
+    pub(super) fn ifb(&self, hook: Hook) -> Option<&Link> {
+        let [ingress, egress] = &self.ifbs;
+        let found = if hook == Hook::Ingress { ingress } else { egress };
+        found.as_ref().map(|(ifb, _)| ifb)
     }
 
     /// Takes back what an ADD did before its error, which is returned.
@@ -66,10 +73,15 @@ impl Before {
         let Some(link) = host.link_by_index(self.end.link.index)? else { return Ok(()) };
         let now = HostEnd::look(host, link)?;
         // What they lead to first.
-        for (ifb, root) in self.ifbs.iter().flatten() {
-            restore_tbf(host, ifb, root.as_ref())?;
+        let mut moved = Vec::new();
+        for (hook, before) in HOOKS.into_iter().zip(&self.ifbs) {
+            if let Some((before, root)) = before {
+                let ifb = ifb::ensure(host, &now.link, tag, hook)?;
+                restore_tbf(host, &ifb, root.as_ref())?;
+                moved.push((before.index, ifb.index));
+            }
         }
-        host.change_hooks(&now.link, &self.way_back(&now))?;
+        host.change_hooks(&now.link, &self.way_back(&now, &moved))?;
         for (hook, before) in HOOKS.into_iter().zip(&self.ifbs) {
             if before.is_none()
                 && let Some(ifb) = ifb::find(host, tag, hook)?
@@ -88,16 +100,24 @@ impl Before {
         Ok(())
     }
 
-    /// From our filters of now to those of before.
-    fn way_back(&self, now: &HostEnd) -> Vec<HookChange> {
-        let ours =
-            |end: &HostEnd, hook| our_filters(end, hook).cloned().collect::<Vec<InstalledFilter>>();
+    /// From our filters of now to those of before, which lead to the IFBs' indexes of now.
+    fn way_back(&self, now: &HostEnd, moved: &[(u32, u32)]) -> Vec<HookChange> {
+        let target =
+            |to| moved.iter().find(|(before, _)| *before == to).map_or(to, |(_, now)| *now);
+        let lead_there = |filter: &InstalledFilter| {
+            let action = match filter.action {
+                Some(Action::Redirect(to)) => Some(Action::Redirect(target(to))),
+                other => other,
+            };
+            InstalledFilter { action, ..filter.clone() }
+        };
         let mut changes = Vec::new();
         if self.end.clsact.is_some() && now.clsact.is_none() {
             changes.push(HookChange::AddClsact);
         }
         for hook in HOOKS {
-            let (before, now) = (ours(&self.end, hook), ours(now, hook));
+            let before: Vec<_> = our_filters(&self.end, hook).map(lead_there).collect();
+            let now: Vec<_> = our_filters(now, hook).cloned().collect();
             if before != now {
                 changes.extend(deletions(hook, now.iter()));
                 let add = |filter| HookChange::AddFilter(hook, filter);

@@ -246,13 +246,13 @@ fn describe_traffic_control(lines: &mut Vec<String>) {
     }
 }
 
-/// A line of a filter without what the kernel or bandwidth count up: the number of an action, the class
-/// that tells the filters of two ADDs.
+/// A line of a filter without what the kernel or bandwidth count up: numbers of actions, filters and hash
+/// tables, the class that tells whose the qdisc is.
 fn without_counts(text: &str) -> String {
     let mut words = text.split(' ');
     let mut kept = Vec::new();
     while let Some(word) = words.next() {
-        if ["index", "fh", "order", "*flowid", "flowid"].contains(&word) {
+        if ["index", "fh", "ht", "order", "*flowid", "flowid"].contains(&word) {
             words.next();
         } else {
             kept.push(word);
