@@ -60,13 +60,17 @@ struct Bench {
 }
 
 fn config(container: &str, ports: impl Iterator<Item = u16>) -> Call {
+    config_at(CONTAINER, container, ports)
+}
+
+fn config_at(address: &str, container: &str, ports: impl Iterator<Item = u16>) -> Call {
     let mappings: Vec<String> = ports
         .map(|port| format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#))
         .collect();
     let stdin = format!(
         r#"{{"cniVersion":"1.0.0","name":"bench","type":"portmap","runtimeConfig":{{"portMappings":[{}]}},
         "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"br0"}},{{"name":"eth0","sandbox":"/run/netns/c1"}}],
-        "ips":[{{"address":"{CONTAINER}/24","interface":1}}]}}}}"#,
+        "ips":[{{"address":"{address}/24","interface":1}}]}}}}"#,
         mappings.join(",")
     );
     bench::call("portmap", container, &stdin)
@@ -129,11 +133,13 @@ impl Bench {
         }
     }
 
-    /// 10,000 mappings of a hundred containers.
+    /// 10,000 mappings of a hundred containers, each with an address of its own: an address is its
+    /// newest attachment's.
     fn fill() -> Vec<Call> {
         (0..100)
             .map(|index| {
-                config(
+                config_at(
+                    &format!("10.71.1.{index}"),
                     &format!("fill{index}"),
                     (0..100).map(move |port| 20_000 + index * 100 + port),
                 )
