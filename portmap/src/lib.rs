@@ -79,10 +79,11 @@ impl Plugin for Portmap {
         }
         // What can fail by itself fails before anything is changed.
         host.settle()?;
+        let others = choice.others_with(&mut host, &plan)?;
         choice.add(&mut host, &plan)?;
         let outcome = localnet.apply().and_then(|()| {
             // Rules of an earlier ADD may come before these and lead elsewhere.
-            on_all(&choice.others, |other| other.remove_entry(&mut host, &plan))?;
+            on_all(&others, |other| other.remove_entry(&mut host, &plan))?;
             Go.remove(&mut host, &request.attachment, Some(&plan))
         });
         if let Err(error) = outcome {

@@ -3,10 +3,6 @@
 use cni_testbox::faults::{Case, Known};
 
 pub(crate) const KNOWN: &[Known] = &[
-    known("portmap", "nftables", Case::Add, "after a failure", 2, LOCK),
-    known("portmap", "nftables", Case::First, "after a failure", 2, LOCK),
-    known("portmap", "iptables-nft", Case::Changed, "after a failure", 20, OTHERS),
-    known("portmap", "iptables-legacy", Case::Changed, "after a failure", 20, OTHERS),
     known("firewall", "firewalld", Case::Add, "success that is told", 12, REMEMBERED),
     known("firewall", "firewalld", Case::First, "success that is told", 12, REMEMBERED),
     known("firewall", "firewalld", Case::Again, "success that is told", 12, BUS),
@@ -20,9 +16,6 @@ pub(crate) const KNOWN: &[Known] = &[
     known("firewall", "firewalld", Case::Gc, "after the kill", 12, OWNER),
 ];
 
-const LOCK: &str =
-    "ADD fails where it cannot open the lock of iptables, after its mappings are in force";
-const OTHERS: &str = "an error that comes when the other places are looked at does not give back the mappings that ADD replaced";
 const REMEMBERED: &str =
     "ADD only warns where it cannot write the file that tells its sources from Go's";
 const BUS: &str = "an error on the way to the bus is taken for a host without firewalld, or comes after the change";

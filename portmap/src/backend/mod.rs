@@ -23,6 +23,9 @@ pub(crate) trait Place<'a>: Holder<Host<'a>, Plan> {
     /// Every mapping that is in force there, whose ever it is.
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError>;
 
+    /// Whether something of the entry may be there, as far as a look tells that is cheap.
+    fn may_hold(&self, host: &mut Host<'a>, plan: &Plan) -> Result<bool, CniError>;
+
     /// Removes what an earlier ADD of the same entry of the attachment's list made there.
     fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError>;
 }
@@ -31,7 +34,7 @@ pub(crate) trait Place<'a>: Holder<Host<'a>, Plan> {
 pub(crate) struct Choice<'a> {
     pub(crate) backend: &'a dyn Backend<Host<'a>, Plan>,
     /// Where else an earlier ADD may have made some.
-    pub(crate) others: Vec<&'a dyn Place<'a>>,
+    others: Vec<&'a dyn Place<'a>>,
     name: BackendName,
     reason: String,
 }
@@ -46,6 +49,22 @@ impl<'a> Choice<'a> {
             }
         }
         self.backend.add(host, plan)
+    }
+
+    /// Where else there may be something of the entry. Asked before anything is changed, so that a failure
+    /// to look is none of an ADD that is in force.
+    pub(crate) fn others_with(
+        &self,
+        host: &mut Host<'a>,
+        plan: &Plan,
+    ) -> Result<Vec<&'a dyn Place<'a>>, CniError> {
+        let mut found = Vec::new();
+        for other in &self.others {
+            if other.may_hold(host, plan)? {
+                found.push(*other);
+            }
+        }
+        Ok(found)
     }
 
     /// Removes what [`Choice::add`] made in the place of nothing.

@@ -160,6 +160,17 @@ fn unless_out_of_reach(
 }
 
 impl<'a> super::Place<'a> for Iptables {
+    fn may_hold(&self, host: &mut Host<'a>, plan: &Plan) -> Result<bool, CniError> {
+        let names = LazyCell::new(|| Names::of_entry(&plan.attachment, plan.gate()));
+        let places = places::of_attachment(host.nft_if_any()?, || &names).map_err(not_found)?;
+        for place in &places {
+            if !self.spares(*place, &places, Some(plan)).map_err(not_found)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
         let names = LazyCell::new(|| Names::of_entry(&plan.attachment, plan.gate()));
         let addresses = plan.addresses.bare();

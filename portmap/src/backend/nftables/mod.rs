@@ -68,6 +68,13 @@ impl Holder<Host<'_>, Plan> for Nftables {
 }
 
 impl<'a> super::Place<'a> for Nftables {
+    fn may_hold(&self, host: &mut Host<'a>, plan: &Plan) -> Result<bool, CniError> {
+        let Some(nft) = host.nft_if_any()? else { return Ok(false) };
+        let owned = owned::of(nft, &plan.attachment.tag(), None)
+            .map_err(|error| error.into_cni("cannot read the port mappings"))?;
+        Ok(owned.elements.iter().any(|(_, elements)| !elements.is_empty()))
+    }
+
     fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
         let log = host.log;
         let Some(nft) = host.nft_if_any()? else { return Ok(()) };
