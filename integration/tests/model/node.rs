@@ -53,6 +53,8 @@ pub(crate) struct Node<'a> {
     /// Their DEL was lost; only GC removes what they had.
     lost: BTreeSet<String>,
     claims: Claims,
+    /// Who waited for a port when the ruleset was flushed.
+    forgotten: BTreeSet<String>,
     made: u32,
     counts: BTreeMap<&'static str, usize>,
 }
@@ -79,6 +81,7 @@ impl<'a> Node<'a> {
             members: BTreeMap::new(),
             lost: BTreeSet::new(),
             claims: Claims::default(),
+            forgotten: BTreeSet::new(),
             made: 0,
             counts: BTreeMap::new(),
         }
@@ -266,6 +269,11 @@ impl<'a> Node<'a> {
             });
             return;
         }
+        // Restore gives it only what nobody newer has, so that after a flush its claim is not known; and a
+        // later one gives it what became free.
+        if self.forgotten.contains(&id) {
+            return;
+        }
         let error = self.ours.check(&self.list, &conf).expect_err("its port is another's");
         let text = error.to_string();
         if let Some(owner) = self.claims.owner(lost[0]) {
@@ -291,6 +299,10 @@ impl<'a> Node<'a> {
         for id in &self.lost {
             self.claims.remove(id);
         }
+        let has_lost = |(id, member): &(&String, &Member)| {
+            member.ports.iter().any(|port| self.claims.owner(*port) != Some(id))
+        };
+        self.forgotten = self.members.iter().filter(has_lost).map(|(id, _)| id.clone()).collect();
         self.claims.forget_waiting();
     }
 

@@ -164,7 +164,9 @@ impl<'a> super::Place<'a> for Iptables {
         let names = LazyCell::new(|| Names::of_entry(&plan.attachment, plan.gate()));
         let places = places::of_attachment(host.nft_if_any()?, || &names).map_err(not_found)?;
         for place in &places {
-            if !self.spares(*place, &places, Some(plan)).map_err(not_found)? {
+            // Before ADD the only place need not be ADD's.
+            let is_adds = self.spares_added && plan.container(place.version).is_some();
+            if !(is_adds && place.is_default().map_err(not_found)?) {
                 return Ok(true);
             }
         }
