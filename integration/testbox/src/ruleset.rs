@@ -78,7 +78,7 @@ pub(crate) fn without_counters(line: &str) -> Option<String> {
     let mut words = line.split(' ').peekable();
     let mut kept = Vec::new();
     while let Some(word) = words.next() {
-        if word == "counter" && words.peek() == Some(&"packets") {
+        if word.trim_start() == "counter" && words.peek() == Some(&"packets") {
             kept.push(word);
             // "packets N bytes N"
             words.by_ref().take(4).for_each(drop);
