@@ -302,7 +302,8 @@ impl<'a> Node<'a> {
         let has_lost = |(id, member): &(&String, &Member)| {
             member.ports.iter().any(|port| self.claims.owner(*port) != Some(id))
         };
-        self.forgotten = self.members.iter().filter(has_lost).map(|(id, _)| id.clone()).collect();
+        let forgotten = self.members.iter().filter(has_lost).map(|(id, _)| id.clone());
+        self.forgotten.extend(forgotten.collect::<Vec<_>>());
         self.claims.forget_waiting();
     }
 

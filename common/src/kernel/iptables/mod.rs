@@ -268,17 +268,23 @@ impl Iptables {
 }
 
 /// Whether the legacy implementation has this table loaded; without it, it has no rules there. That the
-/// kernel's list cannot be read is no proof of that.
+/// kernel's list cannot be read is no proof of that. It is asked twice: ADD looks here when its mappings are
+/// in force, where a failure that passes by itself is to be none of ADD.
 pub fn legacy_table_loaded(version: IpVersion, table: &str) -> Result<bool, IptablesError> {
     let path = match version {
         IpVersion::V4 => "/proc/net/ip_tables_names",
         IpVersion::V6 => "/proc/net/ip6_tables_names",
     };
-    match std::fs::read_to_string(path) {
+    let names = || std::fs::read_to_string(path);
+    match names().or_else(|error| if is_missing(&error) { Err(error) } else { names() }) {
         Ok(names) => Ok(names.lines().any(|name| name == table)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(IptablesError::Io(path.to_owned(), error)),
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// Held while a table is read and changed. The programs that are started meanwhile hold it as well: one

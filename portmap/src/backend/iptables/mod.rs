@@ -163,14 +163,8 @@ impl<'a> super::Place<'a> for Iptables {
     fn may_hold(&self, host: &mut Host<'a>, plan: &Plan) -> Result<bool, CniError> {
         let names = LazyCell::new(|| Names::of_entry(&plan.attachment, plan.gate()));
         let places = places::of_attachment(host.nft_if_any()?, || &names).map_err(not_found)?;
-        for place in &places {
-            // Before ADD the only place need not be ADD's.
-            let is_adds = self.spares_added && plan.container(place.version).is_some();
-            if !(is_adds && place.is_default().map_err(not_found)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        // Which of them is the one that ADD writes to is seen without a program only behind it.
+        Ok(!places.is_empty())
     }
 
     fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
