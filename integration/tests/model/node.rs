@@ -53,7 +53,7 @@ pub(crate) struct Node<'a> {
     /// Their DEL was lost; only GC removes what they had.
     lost: BTreeSet<String>,
     claims: Claims,
-    /// Who waited for a port when the ruleset was flushed.
+    /// Who waited for a port when `restore` ran.
     forgotten: BTreeSet<String>,
     made: u32,
     counts: BTreeMap<&'static str, usize>,
@@ -295,10 +295,16 @@ impl<'a> Node<'a> {
             sh("nft flush ruleset");
         }
         self.restore(true);
-        // What nobody has any more is gone with the flush, and who waited is not known any more.
-        for id in &self.lost {
-            self.claims.remove(id);
+    }
+
+    fn restore(&mut self, is_flushed: bool) {
+        self.count("restore");
+        self.ask_for_restore(is_flushed);
+        if is_flushed {
+            // What nobody has any more is gone.
+            self.lost.iter().for_each(|id| self.claims.remove(id));
         }
+        // A loser is restored without the ports that it waits for.
         let has_lost = |(id, member): &(&String, &Member)| {
             member.ports.iter().any(|port| self.claims.owner(*port) != Some(id))
         };
@@ -307,8 +313,7 @@ impl<'a> Node<'a> {
         self.claims.forget_waiting();
     }
 
-    fn restore(&mut self, is_flushed: bool) {
-        self.count("restore");
+    fn ask_for_restore(&mut self, is_flushed: bool) {
         let directories = std::env::join_paths(&self.ours.plugin_dirs).expect("no colons");
         let mut outcome = (false, String::new());
         for _ in 0..TRIES {
