@@ -29,12 +29,15 @@ cases! {
 const MOST: usize = 300;
 /// How long a run in CI takes, in seconds; a run of each backend comes to two minutes.
 const SECONDS: u64 = 40;
+/// CI tries the same every time, as far as time lets it: what it fails on is the change's. `./dev model`
+/// tries others.
+const SEED: u64 = 1_883_153_470_622_227;
 /// Steps from one look at everything to the next.
 const STEPS: usize = 25;
 
 fn a_node_lives(b: &TestBox) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed = number("MODEL_SEED").unwrap_or_else(|| u64::from(std::process::id()) ^ clock());
+    let seed = number("MODEL_SEED").unwrap_or(SEED);
     let span = Duration::from_secs(number("MODEL_SECONDS").unwrap_or(SECONDS));
     println!("MODEL_SEED={seed}");
     let mut chance = Chance::new(seed);
@@ -50,9 +53,4 @@ fn a_node_lives(b: &TestBox) {
     neighbours.move_out();
     println!("{}", node.summary());
     node.end();
-}
-
-fn clock() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs() << 20 ^ u64::from(since.subsec_nanos()))
 }
