@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod demo;
 mod lint;
+mod notification;
 mod purge;
 pub mod restore;
 mod runner;

@@ -101,6 +101,12 @@ impl<'a> Attributes<'a> {
         Some(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
     }
 
+    /// A 32-bit word in network byte order, as netfilter's subsystems have them.
+    #[must_use]
+    pub fn be32(&self, kind: u16) -> Option<u32> {
+        be32(self.get(kind)?)
+    }
+
     /// A 32-bit word in the machine's byte order.
     #[must_use]
     pub fn word(&self, kind: u16) -> Option<u32> {
@@ -112,4 +118,9 @@ impl<'a> Attributes<'a> {
 #[must_use]
 pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The 32-bit word in network byte order that these bytes are.
+pub(crate) fn be32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }

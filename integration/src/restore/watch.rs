@@ -11,12 +11,15 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cni_common::kernel::attributes::Attributes;
 use cni_common::kernel::bus::{self, FIREWALLD, FIREWALLD_OBJECT};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use tokio::time::{Instant, sleep_until, timeout};
 use zbus::export::futures_core::Stream as _;
 use zbus::{Connection, MessageStream};
+
+use crate::notification::{self, Notification};
 
 const BUS: &str = "org.freedesktop.DBus";
 
@@ -271,111 +274,49 @@ impl Tables {
 /// The first thing that a notification says about what may cut containers off. firewalld's own tables
 /// are none of ours, and a sign of what the bus will tell in time.
 fn kernel_event(datagram: &[u8]) -> Option<Event> {
-    /// `NFNL_SUBSYS_NFTABLES`, with `NFT_MSG_DELTABLE` and `NFT_MSG_NEWCHAIN`.
-    const DELETED_TABLE: u16 = 10 << 8 | 2;
-    const NEW_CHAIN: u16 = 10 << 8 | 3;
-    const NETLINK_HEADER: usize = 16;
-    const FAMILY_HEADER: usize = 4;
-    let mut rest = datagram;
-    while let Some(header) = rest.get(..NETLINK_HEADER) {
-        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
-        let kind = u16::from_ne_bytes(header[4..6].try_into().ok()?);
-        let message = rest.get(NETLINK_HEADER..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        if ![DELETED_TABLE, NEW_CHAIN].contains(&kind) {
+    const NFT_MSG_DELTABLE: u16 = 2;
+    const NFT_MSG_NEWCHAIN: u16 = 3;
+    // NFTA_TABLE_NAME and NFTA_CHAIN_TABLE
+    const TABLE: u16 = 1;
+    for Notification { kind, family, attributes } in notification::read(datagram) {
+        if ![NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN].contains(&kind) {
             continue;
         }
-        let attributes = Attributes::of(message.get(FAMILY_HEADER..)?);
-        let table = attributes.text(1)?;
+        let table = attributes.text(TABLE)?;
         if table.starts_with("firewalld") {
             continue;
         }
-        let table = format!("{} {table}", family(message[0]));
-        if kind == DELETED_TABLE {
+        let table = format!("{family} {table}");
+        if kind == NFT_MSG_DELTABLE {
             return Some(Event::Deleted(table));
         }
-        if let Some(chain) = attributes.dropping_forward_chain() {
+        if let Some(chain) = dropping_forward_chain(&attributes) {
             return Some(Event::Drops(format!("{table} {chain}")));
         }
     }
     None
 }
 
-/// Attributes of a notification, by their kinds.
-struct Attributes<'a>(Vec<(u16, &'a [u8])>);
-
-impl<'a> Attributes<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        const NESTED: u16 = 1 << 15;
-        let mut list = Vec::new();
-        let mut rest = bytes;
-        while let Some(header) = rest.get(..4) {
-            let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-            let kind = u16::from_ne_bytes([header[2], header[3]]) & !NESTED;
-            let Some(value) = rest.get(4..length) else { break };
-            list.push((kind, value));
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Self(list)
-    }
-
-    fn get(&self, kind: u16) -> Option<&'a [u8]> {
-        self.0.iter().find(|(known, _)| *known == kind).map(|(_, value)| *value)
-    }
-
-    fn text(&self, kind: u16) -> Option<String> {
-        let text = String::from_utf8_lossy(self.get(kind)?);
-        Some(text.trim_end_matches('\0').to_owned())
-    }
-
-    fn number(&self, kind: u16) -> Option<u32> {
-        Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
-    }
-
-    /// The name of a base chain of hook forward with policy drop.
-    fn dropping_forward_chain(&self) -> Option<String> {
-        // enum nft_chain_attributes, nft_hook_attributes, nf_inet_hooks
-        const NAME: u16 = 3;
-        const HOOK: u16 = 4;
-        const POLICY: u16 = 5;
-        const HOOK_NUMBER: u16 = 1;
-        const FORWARD: u32 = 2;
-        const DROP: u32 = 0;
-        let hook = Attributes::of(self.get(HOOK)?).number(HOOK_NUMBER)?;
-        (hook == FORWARD && self.number(POLICY)? == DROP).then(|| self.text(NAME)).flatten()
-    }
-}
-
-fn family(number: u8) -> &'static str {
-    match number {
-        1 => "inet",
-        2 => "ip",
-        3 => "arp",
-        5 => "netdev",
-        7 => "bridge",
-        10 => "ip6",
-        _ => "unknown",
-    }
+/// The name of a base chain of hook forward with policy drop.
+fn dropping_forward_chain(chain: &Attributes<'_>) -> Option<String> {
+    // enum nft_chain_attributes, nft_hook_attributes, nf_inet_hooks
+    const NAME: u16 = 3;
+    const HOOK: u16 = 4;
+    const POLICY: u16 = 5;
+    const HOOK_NUMBER: u16 = 1;
+    const FORWARD: u32 = 2;
+    const DROP: u32 = 0;
+    let hook = chain.nested(HOOK)?.be32(HOOK_NUMBER)?;
+    (hook == FORWARD && chain.be32(POLICY)? == DROP).then(|| chain.text(NAME)).flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notification::made::{attribute, message};
 
     fn notification(kind: u16, family: u8, name: &str) -> Vec<u8> {
-        let mut attribute = name.as_bytes().to_vec();
-        attribute.push(0);
-        let attribute_length = u16::try_from(attribute.len() + 4).expect("short");
-        attribute.resize(attribute.len().next_multiple_of(4), 0);
-        let length = u32::try_from(16 + 4 + 4 + attribute.len()).expect("short");
-        let mut message = length.to_ne_bytes().to_vec();
-        message.extend(kind.to_ne_bytes());
-        message.extend([0; 10]);
-        message.extend([family, 0, 0, 0]);
-        message.extend(attribute_length.to_ne_bytes());
-        message.extend(1u16.to_ne_bytes());
-        message.extend(attribute);
-        message
+        message(kind, family, &[attribute(1, &[name.as_bytes(), b"\0"].concat())])
     }
 
     #[test]
@@ -394,14 +335,6 @@ mod tests {
         for cut in 0..several.len() {
             let _ = kernel_event(&several[..cut]);
         }
-    }
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(value.len() + 4).expect("short");
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
     }
 
     /// A chain of table `ip filter`, as the kernel tells of it.

@@ -150,16 +150,12 @@ fn listener(way: &Way<'_>, found: &[Listener]) -> Step {
 
 /// Rules that the container, or a service mesh, has made for itself.
 fn filters(way: &Way<'_>) -> Option<Step> {
-    let mapping = way.mapping;
     let packet = Packet {
-        source: way.source(),
-        destination: mapping.container,
-        protocol: mapping.protocol,
-        destination_port: mapping.container_port,
         input: Some(way.owner.ifname.clone()),
         output: None,
         is_dnat: false,
         is_local: true,
+        ..way.led_on()
     };
     let is_filter = |_: &Table, base: BaseChain| base.kind == ChainKind::Filter;
     let mut rules = Rules::read().ok()?;

@@ -39,34 +39,12 @@ pub(super) fn all(way: &Way<'_>, rules: &mut Rules) -> Vec<Step> {
 
 /// The connection's first packet where filters see it: as it came, and with its new destination.
 fn hooks(way: &Way<'_>) -> Vec<(Hook, Packet)> {
-    let mapping = way.mapping;
-    let led_on = Packet {
-        source: way.source(),
-        destination: mapping.container,
-        protocol: mapping.protocol,
-        destination_port: mapping.container_port,
-        input: if way.origin == Origin::Container {
-            way.towards.clone()
-        } else {
-            way.arrival.clone()
-        },
-        output: way.towards.clone(),
-        is_dnat: true,
-        is_local: false,
-    };
-    let as_it_came = way.to.map(|to| Packet {
-        destination: to,
-        destination_port: mapping.host_port,
-        output: None,
-        is_dnat: false,
-        is_local: true,
-        ..led_on.clone()
-    });
+    let led_on = way.led_on();
     let mut hooks = Vec::new();
     if way.origin == Origin::Host {
         hooks.push((Hook::Output, Packet { input: None, ..led_on.clone() }));
     } else {
-        hooks.extend(as_it_came.map(|packet| (Hook::Prerouting, packet)));
+        hooks.extend(way.as_it_came().map(|packet| (Hook::Prerouting, packet)));
         hooks.push((Hook::Forward, led_on.clone()));
     }
     hooks.push((Hook::Postrouting, Packet { input: None, ..led_on }));

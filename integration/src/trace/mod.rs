@@ -16,9 +16,11 @@ mod report;
 mod rules;
 mod step;
 mod translated;
+mod verdict;
 mod way;
 
 use cni_common::kernel::netns::Netns;
+use cni_common::kernel::nft::NftError;
 
 use crate::runner::Cache;
 use crate::show::{Attached, Container, Listener, Mapped, Survey, listeners_on};
@@ -46,7 +48,9 @@ pub(crate) fn follow(cache: &Cache, question: &Question) -> anyhow::Result<Vec<T
             steps,
         }]);
     }
-    mappings.into_iter().map(|mapped| one(question, mapped, &survey, &listeners)).collect()
+    let mut rules = Rules::read();
+    let trace = |mapped| one(question, mapped, &survey, &listeners, &mut rules);
+    mappings.into_iter().map(trace).collect()
 }
 
 fn one(
@@ -54,22 +58,23 @@ fn one(
     mapped: &Mapped,
     survey: &Survey,
     listeners: &[Listener],
+    rules: &mut Result<Rules, NftError>,
 ) -> anyhow::Result<Trace> {
     let way = Way::find(mapped, question.to, question.from)?;
     let attached = survey.attachments.iter().find(|attached| attached.owner == mapped.owner);
     let netns = attached.and_then(namespace);
 
     let mut steps = vec![mapped::mapping(mapped, &survey.ports), host::address(&way)];
-    match Rules::read() {
-        Err(error) => steps.push(Step::unknown("rules", &error)),
-        Ok(mut rules) => {
-            steps.push(translated::first(&way, &mut rules));
+    match rules {
+        Err(error) => steps.push(Step::unknown("rules", error)),
+        Ok(rules) => {
+            steps.push(translated::first(&way, rules));
             steps.extend(host::loopback(&way));
             steps.extend(host::reverse_path(&way));
             steps.extend(host::forwarding(&way));
             steps.extend(path::links(&way, netns.as_ref()));
             steps.push(path::route(&way));
-            steps.extend(filtered::all(&way, &mut rules));
+            steps.extend(filtered::all(&way, rules));
         }
     }
     steps.push(container::presence(attached));

@@ -22,17 +22,9 @@ pub(super) fn first(way: &Way<'_>, rules: &mut Rules) -> Step {
 }
 
 fn of_nft(way: &Way<'_>, rules: &mut Rules) -> Result<Option<Step>, NftError> {
-    let Some(to) = way.to else { return Ok(None) };
-    let packet = Packet {
-        source: way.source(),
-        destination: to,
-        protocol: way.mapping.protocol,
-        destination_port: way.mapping.host_port,
-        input: if way.origin == Origin::Host { None } else { way.arrival.clone() },
-        output: None,
-        is_dnat: false,
-        is_local: true,
-    };
+    let Some(came) = way.as_it_came() else { return Ok(None) };
+    let input = if way.origin == Origin::Host { None } else { way.arrival.clone() };
+    let packet = Packet { input, ..came };
     let hook = if way.origin == Origin::Host { Hook::Output } else { Hook::Prerouting };
     let is_nat = |_: &Table, base: BaseChain| base.kind == ChainKind::Nat;
     let decisions = rules.at(hook, &packet, &is_nat)?;

@@ -9,6 +9,7 @@ use cni_common::kernel::route::{Route, Routes, interface_name};
 use cni_portmap::Mapping;
 use nix::ifaddrs::getifaddrs;
 
+use super::rules::Packet;
 use crate::show::{Mapped, Owner};
 
 /// Somebody outside, where nobody is named: addresses for documentation (RFC 5737, RFC 3849).
@@ -91,6 +92,33 @@ impl<'a> Way<'a> {
             Origin::Host => self.from.or(self.to),
             _ => Some(self.peer()),
         }
+    }
+
+    /// The first packet as the host sends it on.
+    pub(super) fn led_on(&self) -> Packet {
+        let input = if self.origin == Origin::Container { &self.towards } else { &self.arrival };
+        Packet {
+            source: self.source(),
+            destination: self.mapping.container,
+            protocol: self.mapping.protocol,
+            destination_port: self.mapping.container_port,
+            input: input.clone(),
+            output: self.towards.clone(),
+            is_dnat: true,
+            is_local: false,
+        }
+    }
+
+    /// The same as it came.
+    pub(super) fn as_it_came(&self) -> Option<Packet> {
+        Some(Packet {
+            destination: self.to?,
+            destination_port: self.mapping.host_port,
+            output: None,
+            is_dnat: false,
+            is_local: true,
+            ..self.led_on()
+        })
     }
 
     /// The peer in words.

@@ -10,7 +10,7 @@ use super::object::{
 };
 use super::transaction::{Object, Operation};
 use super::userdata::read_comment;
-use crate::kernel::attributes::{by_kind, find, walk};
+use crate::kernel::attributes::{be32, by_kind, find, walk};
 
 /// The netfilter header (`struct nfgenmsg`) before the attributes.
 const NFGENMSG: usize = 4;
@@ -23,10 +23,6 @@ fn body<const N: usize>(payload: &[u8]) -> Option<[Option<&[u8]>; N]> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
-}
-
-fn be32(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
 pub(crate) fn generation(payload: &[u8]) -> Option<u32> {

@@ -5,7 +5,7 @@
 //! adds defaults that nobody sent. So comparisons are broken down into single bytes, and everything
 //! else is compared attribute by attribute.
 
-use crate::kernel::attributes::{Attributes, find, walk};
+use crate::kernel::attributes::{Attributes, be32, find, walk};
 
 // enum nft_list_attributes, nft_expr_attributes, nft_data_attributes
 const EXPR_NAME: u16 = 1;
@@ -213,10 +213,6 @@ fn compare<'a>(loads: &mut Vec<Load<'a>>, parts: &Attributes<'a>) -> Option<Vec<
 fn flush<'a>(loads: &mut Vec<Load<'a>>, steps: &mut Vec<Step<'a>>) {
     let raw = loads.drain(..).flat_map(|load| load.raw);
     steps.extend(raw.map(|(name, data)| Step::Other(name, data)));
-}
-
-fn be32(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
 
 impl Step<'_> {

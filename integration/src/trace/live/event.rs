@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cni_common::kernel::attributes::Attributes;
 
+use crate::notification::{self, Notification};
+use crate::trace::verdict::Verdict;
+
 /// What the kernel tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
@@ -32,39 +35,13 @@ pub(super) enum Kind {
     Policy,
 }
 
-/// What it decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Accept,
-    Drop,
-    Continue,
-    Return,
-    Jump(String),
-    Goto(String),
-    Other,
-}
-
-/// `NFNL_SUBSYS_NFTABLES` (10) and `NFT_MSG_TRACE` (17).
-const TRACE: u16 = 0x0a11;
-
 /// The traces in a datagram; what is anything else is passed over.
 pub(super) fn read(datagram: &[u8]) -> Vec<Event> {
-    const HEADER: usize = 16;
-    let mut events = Vec::new();
-    let mut rest = datagram;
-    while let Some(length) = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes) as usize) {
-        if length < HEADER || length > rest.len() {
-            break;
-        }
-        events.extend(message(&rest[..length]));
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    events
+    notification::read(datagram).iter().filter_map(event).collect()
 }
 
-fn message(bytes: &[u8]) -> Option<Event> {
-    const NFGENMSG: usize = 16;
-    const ATTRIBUTES: usize = 20;
+fn event(told: &Notification<'_>) -> Option<Event> {
+    const NFT_MSG_TRACE: u16 = 17;
     // enum nft_trace_attributes
     const TABLE: u16 = 1;
     const CHAIN: u16 = 2;
@@ -75,49 +52,29 @@ fn message(bytes: &[u8]) -> Option<Event> {
     const IIF: u16 = 10;
     const OIF: u16 = 12;
     const POLICY: u16 = 16;
-    if u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?) != TRACE {
+    if told.kind != NFT_MSG_TRACE {
         return None;
     }
-    let parts = Attributes::parse(bytes.get(ATTRIBUTES..)?)?;
-    let (kind, verdict) = match be32(parts.get(TYPE)?)? {
-        1 => (Kind::Policy, decision(be32(parts.get(POLICY)?)?, None)),
+    let parts = &told.attributes;
+    let (kind, verdict) = match parts.be32(TYPE)? {
+        1 => (Kind::Policy, Verdict::of(parts.be32(POLICY)?, None)),
         2 => (Kind::Return, Verdict::Return),
         3 => {
             let handle = u64::from_be_bytes(parts.get(RULE_HANDLE)?.try_into().ok()?);
-            (Kind::Rule(handle), verdict(&parts.nested(VERDICT)?)?)
+            (Kind::Rule(handle), Verdict::read(&parts.nested(VERDICT)?)?)
         }
         _ => return None,
     };
     Some(Event {
-        packet: be32(parts.get(ID)?)?,
-        table: (family(*bytes.get(NFGENMSG)?), parts.text(TABLE)?),
+        packet: parts.be32(ID)?,
+        table: (told.family, parts.text(TABLE)?),
         chain: parts.text(CHAIN)?,
         kind,
         verdict,
-        ends: ends(&parts),
-        input: parts.get(IIF).and_then(be32),
-        output: parts.get(OIF).and_then(be32),
+        ends: ends(parts),
+        input: parts.be32(IIF),
+        output: parts.be32(OIF),
     })
-}
-
-fn verdict(parts: &Attributes<'_>) -> Option<Verdict> {
-    // enum nft_verdict_attributes
-    const CODE: u16 = 1;
-    const CHAIN: u16 = 2;
-    Some(decision(be32(parts.get(CODE)?)?, parts.text(CHAIN)))
-}
-
-/// enum `nft_verdicts`, and `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`.
-fn decision(code: u32, chain: Option<String>) -> Verdict {
-    match (code.cast_signed(), chain) {
-        (0, _) => Verdict::Drop,
-        (1, _) => Verdict::Accept,
-        (-1, _) => Verdict::Continue,
-        (-3, Some(chain)) => Verdict::Jump(chain),
-        (-4, Some(chain)) => Verdict::Goto(chain),
-        (-5, _) => Verdict::Return,
-        _ => Verdict::Other,
-    }
 }
 
 /// Source and destination by the headers of RFC 791, RFC 8200, and the ports before all else of TCP,
@@ -143,43 +100,15 @@ fn ends(parts: &Attributes<'_>) -> Option<(SocketAddr, SocketAddr)> {
     Some((SocketAddr::new(source, port(0)?), SocketAddr::new(destination, port(2)?)))
 }
 
-/// `NFPROTO_*` of `<linux/netfilter.h>`.
-fn family(number: u8) -> &'static str {
-    match number {
-        1 => "inet",
-        2 => "ip",
-        10 => "ip6",
-        7 => "bridge",
-        5 => "netdev",
-        _ => "unknown",
-    }
-}
-
-fn be32(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notification::made::{attribute, message};
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(value.len() + 4).expect("short");
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    const TRACE: u16 = 0x0a11;
 
     fn datagram(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
-        let body = attributes.concat();
-        let length = u32::try_from(20 + body.len()).expect("short");
-        let mut bytes = length.to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.resize(16, 0);
-        bytes.extend([1, 0, 0, 0]);
-        bytes.extend(body);
-        bytes
+        message(kind, 1, attributes)
     }
 
     fn start(kind: u32) -> Vec<Vec<u8>> {

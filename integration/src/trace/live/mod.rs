@@ -22,7 +22,6 @@ use netlink_sys::{Socket, SocketAddr};
 use event::Event;
 use packet::Packets;
 
-pub(crate) use event::Verdict;
 pub(crate) use packet::Packet;
 
 /// The table with our rule. Its owner is our socket: the kernel removes it however we end.

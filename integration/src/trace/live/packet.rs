@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::TABLE;
-use super::event::{Event, Kind, Verdict};
+use super::event::{Event, Kind};
 use super::words::Words;
+use crate::trace::verdict::Verdict;
 
 /// A packet that has gone its way.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use cni_common::kernel::nft::Found;
 use super::packet::{Packet, STATE_NEW, STATUS_DST_NAT};
 use super::registers::Registers;
 use super::xtables;
+use crate::trace::verdict;
 
 /// What a rule does with a packet that is as its conditions want it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +115,7 @@ impl Run<'_> {
             "nat" => {
                 const TYPE: u16 = 1;
                 const DNAT: u32 = 1;
-                let is_dnat = be32(data.get(TYPE)?)? == DNAT;
+                let is_dnat = data.be32(TYPE)? == DNAT;
                 Some(if is_dnat { Effect::Decides(Verdict::Translate) } else { Effect::Goes })
             }
             "redir" | "tproxy" => Some(Effect::Decides(Verdict::Translate)),
@@ -133,9 +134,9 @@ impl Run<'_> {
         const NETWORK: u32 = 1;
         const TRANSPORT: u32 = 2;
         // Without a destination it writes into the packet.
-        let register = be32(data.get(DESTINATION)?)?;
-        let (base, offset) = (be32(data.get(BASE)?)?, be32(data.get(OFFSET)?)? as usize);
-        let places = offset..offset + be32(data.get(LEN)?)? as usize;
+        let register = data.be32(DESTINATION)?;
+        let (base, offset) = (data.be32(BASE)?, data.be32(OFFSET)? as usize);
+        let places = offset..offset + data.be32(LEN)? as usize;
         let byte = |at| match base {
             NETWORK => self.packet.network_byte(at),
             TRANSPORT => self.packet.transport_byte(at),
@@ -164,7 +165,7 @@ impl Run<'_> {
             return Some(Effect::Goes);
         }
         let is_v4 = self.packet.version().is_v4();
-        let bytes: Vec<Option<u8>> = match be32(data.get(KEY)?)? {
+        let bytes: Vec<Option<u8>> = match data.be32(KEY)? {
             PROTOCOL => known(if is_v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] }),
             NFPROTO => known(&[if is_v4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 }]),
             L4PROTO => known(&[self.packet.protocol.number()]),
@@ -172,7 +173,7 @@ impl Run<'_> {
             OIFNAME => name(self.packet.output.as_deref()),
             _ => vec![None; 16],
         };
-        self.registers.set(be32(data.get(DESTINATION)?)?, &bytes);
+        self.registers.set(data.be32(DESTINATION)?, &bytes);
         Some(Effect::Goes)
     }
 
@@ -187,12 +188,12 @@ impl Run<'_> {
             return Some(Effect::Goes);
         }
         let status = if self.packet.is_dnat { STATUS_DST_NAT } else { 0 };
-        let bytes = match be32(data.get(KEY)?)? {
+        let bytes = match data.be32(KEY)? {
             STATE => known(&STATE_NEW.to_ne_bytes()),
             STATUS => known(&status.to_ne_bytes()),
             _ => vec![None; 16],
         };
-        self.registers.set(be32(data.get(DESTINATION)?)?, &bytes);
+        self.registers.set(data.be32(DESTINATION)?, &bytes);
         Some(Effect::Goes)
     }
 
@@ -204,7 +205,7 @@ impl Run<'_> {
         const ADDRTYPE: u32 = 3;
         const BY_DESTINATION: u32 = 2;
         const RTN_LOCAL: u32 = 2;
-        let asks = (be32(data.get(RESULT)?)?, be32(data.get(FLAGS)?)?);
+        let asks = (data.be32(RESULT)?, data.be32(FLAGS)?);
         let bytes = if asks == (ADDRTYPE, BY_DESTINATION) && self.packet.is_local {
             known(&RTN_LOCAL.to_ne_bytes())
         } else if asks == (ADDRTYPE, BY_DESTINATION) {
@@ -213,7 +214,7 @@ impl Run<'_> {
         } else {
             vec![None; 16]
         };
-        self.registers.set(be32(data.get(DESTINATION)?)?, &bytes);
+        self.registers.set(data.be32(DESTINATION)?, &bytes);
         Some(Effect::Goes)
     }
 
@@ -224,8 +225,8 @@ impl Run<'_> {
         const LEN: u16 = 3;
         const MASK: u16 = 4;
         const XOR: u16 = 5;
-        let (source, destination) = (be32(data.get(SOURCE)?)?, be32(data.get(DESTINATION)?)?);
-        let len = be32(data.get(LEN)?)? as usize;
+        let (source, destination) = (data.be32(SOURCE)?, data.be32(DESTINATION)?);
+        let len = data.be32(LEN)? as usize;
         let constant = |kind| data.nested(kind)?.get(DATA_VALUE);
         let bytes = match (constant(MASK), constant(XOR)) {
             (Some(mask), Some(xor)) => {
@@ -250,8 +251,8 @@ impl Run<'_> {
         const DATA: u16 = 3;
         let constants = data.nested(DATA)?;
         let constant = constants.get(DATA_VALUE)?;
-        let source = be32(data.get(SOURCE)?)?;
-        let operator = be32(data.get(OPERATOR)?)?;
+        let source = data.be32(SOURCE)?;
+        let operator = data.be32(OPERATOR)?;
         let bytes = self.registers.get(source, constant.len());
         // One byte that is known to differ is enough.
         let differs =
@@ -281,9 +282,9 @@ impl Run<'_> {
         const DESTINATION: u16 = 3;
         const FLAGS: u16 = 5;
         let set = data.text(SET)?;
-        let inverted = data.get(FLAGS).and_then(be32).unwrap_or_default() & 1 != 0;
-        let found = self.find(be32(data.get(SOURCE)?)?, &set, lookup).ok()?;
-        let destination = data.get(DESTINATION).and_then(be32);
+        let inverted = data.be32(FLAGS).unwrap_or_default() & 1 != 0;
+        let found = self.find(data.be32(SOURCE)?, &set, lookup).ok()?;
+        let destination = data.be32(DESTINATION);
         match (found, destination) {
             (Some(Found::Verdict(verdict)), _) => Some(decision(&Attributes::parse(&verdict)?)?)
                 .map(|verdict| match verdict {
@@ -325,23 +326,21 @@ impl Run<'_> {
             return Some(Effect::of_verdict(decision(&verdict)?));
         }
         let value = known(constant.get(DATA_VALUE)?);
-        self.registers.set(be32(data.get(DESTINATION)?)?, &value);
+        self.registers.set(data.be32(DESTINATION)?, &value);
         Some(Effect::Goes)
     }
 }
 
-/// enum `nft_verdicts`, and `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`.
-fn decision(verdict: &Attributes<'_>) -> Option<Verdict> {
-    const CODE: u16 = 1;
-    const CHAIN: u16 = 2;
-    Some(match be32(verdict.get(CODE)?)?.cast_signed() {
-        0 => Verdict::Drop,
-        1 => Verdict::Accept,
-        -1 => Verdict::Next,
-        -3 => Verdict::Jump(verdict.text(CHAIN)?),
-        -4 => Verdict::Goto(verdict.text(CHAIN)?),
-        -5 => Verdict::Return,
-        _ => return None,
+/// A verdict that can be followed.
+fn decision(parts: &Attributes<'_>) -> Option<Verdict> {
+    Some(match verdict::Verdict::read(parts)? {
+        verdict::Verdict::Accept => Verdict::Accept,
+        verdict::Verdict::Drop => Verdict::Drop,
+        verdict::Verdict::Continue => Verdict::Next,
+        verdict::Verdict::Return => Verdict::Return,
+        verdict::Verdict::Jump(chain) => Verdict::Jump(chain),
+        verdict::Verdict::Goto(chain) => Verdict::Goto(chain),
+        verdict::Verdict::Other => return None,
     })
 }
 
@@ -363,8 +362,4 @@ fn name(name: Option<&str>) -> Vec<Option<u8>> {
     const IFNAMSIZ: usize = 16;
     let byte = |at: usize| name.map(|name| name.as_bytes().get(at).copied().unwrap_or(0));
     (0..IFNAMSIZ).map(byte).collect()
-}
-
-fn be32(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }

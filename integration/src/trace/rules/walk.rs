@@ -1,6 +1,7 @@
 //! The way of a packet through the chains of one hook.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use cni_common::kernel::nft::{
     BaseChain, Hook, InstalledChain, InstalledRule, NetlinkNft, Nft as _, NftError, Priority, Table,
@@ -16,8 +17,11 @@ const DEEPEST: usize = 16;
 pub(in crate::trace) struct Rules {
     nft: NetlinkNft,
     chains: Vec<(Table, InstalledChain)>,
-    by_table: HashMap<Table, Vec<InstalledRule>>,
+    by_table: HashMap<Table, Chains>,
 }
+
+/// A table's rules by chain, shared with whoever walks through them.
+type Chains = HashMap<String, Rc<[InstalledRule]>>;
 
 /// What becomes of a packet in a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +118,8 @@ impl Rules {
         if depth == 0 {
             return Ok(way);
         }
-        for rule in self.rules_of(table, chain)? {
-            let Outcome { verdict, is_possible_only } = self.outcome(table, &rule, packet);
+        for rule in self.rules_of(table, chain)?.iter() {
+            let Outcome { verdict, is_possible_only } = self.outcome(table, rule, packet);
             let beyond = match &verdict {
                 Verdict::Next => continue,
                 Verdict::Return if is_possible_only => continue,
@@ -140,13 +144,13 @@ impl Rules {
         Ok(way)
     }
 
-    fn rules_of(&mut self, table: &Table, chain: &str) -> Result<Vec<InstalledRule>, NftError> {
+    fn rules_of(&mut self, table: &Table, chain: &str) -> Result<Rc<[InstalledRule]>, NftError> {
         if !self.by_table.contains_key(table) {
             let rules = self.nft.rules(table)?;
-            self.by_table.insert(table.clone(), rules);
+            self.by_table.insert(table.clone(), by_chain(rules));
         }
-        let rules = self.by_table.get(table).map(Vec::as_slice).unwrap_or_default();
-        Ok(rules.iter().filter(|rule| rule.chain == chain).cloned().collect())
+        let rules = self.by_table.get(table).and_then(|chains| chains.get(chain));
+        Ok(rules.cloned().unwrap_or_default())
     }
 
     fn outcome(&mut self, table: &Table, rule: &InstalledRule, packet: &Packet) -> Outcome {
@@ -155,6 +159,15 @@ impl Rules {
             nft.find(table, set, key).map_err(|_| Unreadable)
         })
     }
+}
+
+/// The kernel lists them chain by chain, in order.
+fn by_chain(rules: Vec<InstalledRule>) -> Chains {
+    let mut chains: HashMap<String, Vec<InstalledRule>> = HashMap::new();
+    for rule in rules {
+        chains.entry(rule.chain.clone()).or_default().push(rule);
+    }
+    chains.into_iter().map(|(chain, rules)| (chain, rules.into())).collect()
 }
 
 fn fate_of(verdict: &Verdict) -> Fate {
