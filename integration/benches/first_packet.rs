@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
-use cni_testbox::bench::{self, Limits, furnish};
+use cni_testbox::bench::{self, Limits, furnish, furnish_bridge};
 use cni_testbox::{Implementation, enter_box, feed, sh, tool};
 
 const ROUNDS: usize = 12;
@@ -63,19 +63,9 @@ fn main() {
 
 /// A host with an interface that leads outside, a bridge and one container.
 fn furnish_host() {
+    furnish_bridge();
     furnish(&[
-        "ip link set lo up",
-        "ip netns add c1",
         "ip netns add out",
-        "ip link add br0 type bridge",
-        "ip addr add 10.71.0.1/24 dev br0",
-        "ip link set br0 up",
-        "ip link add v0 type veth peer name eth0 netns c1",
-        "ip link set v0 master br0 up",
-        "ip -n c1 addr add 10.71.0.2/24 dev eth0",
-        "ip -n c1 link set eth0 up",
-        "ip -n c1 link set lo up",
-        "ip -n c1 route add default via 10.71.0.1",
         "ip link add ext0 type veth peer name eth0 netns out",
         "ip addr add 198.51.100.1/24 dev ext0",
         "ip link set ext0 up",

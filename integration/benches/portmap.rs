@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
-use cni_testbox::bench::{self, Limits, against_go, furnish, mean};
+use cni_testbox::bench::{self, Limits, against_go, furnish_bridge, mean};
 use cni_testbox::{Call, Implementation, enter_box};
 
 const MANY: u16 = 10_000;
@@ -38,19 +38,7 @@ fn main() {
 
 /// A host with a bridge and one container, in namespaces of its own.
 fn furnish_host() {
-    furnish(&[
-        "ip link set lo up",
-        "ip netns add c1",
-        "ip link add br0 type bridge",
-        "ip addr add 10.71.0.1/24 dev br0",
-        "ip link set br0 up",
-        "ip link add v0 type veth peer name eth0 netns c1",
-        "ip link set v0 master br0 up",
-        "ip -n c1 addr add 10.71.0.2/24 dev eth0",
-        "ip -n c1 link set eth0 up",
-        "ip -n c1 link set lo up",
-        "ip -n c1 route add default via 10.71.0.1",
-    ]);
+    furnish_bridge();
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("ip_forward");
 }
 

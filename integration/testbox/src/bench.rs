@@ -50,6 +50,23 @@ pub fn furnish(commands: &[&str]) {
     }
 }
 
+/// A bridge `br0` with 10.71.0.1, and the container `c1` on it with 10.71.0.2.
+pub fn furnish_bridge() {
+    furnish(&[
+        "ip link set lo up",
+        "ip netns add c1",
+        "ip link add br0 type bridge",
+        "ip addr add 10.71.0.1/24 dev br0",
+        "ip link set br0 up",
+        "ip link add v0 type veth peer name eth0 netns c1",
+        "ip link set v0 master br0 up",
+        "ip -n c1 addr add 10.71.0.2/24 dev eth0",
+        "ip -n c1 link set eth0 up",
+        "ip -n c1 link set lo up",
+        "ip -n c1 route add default via 10.71.0.1",
+    ]);
+}
+
 impl Call {
     /// Runs a plugin with this command, which must succeed; its CPU time and that of its children.
     pub fn cpu(&self, plugin: &Path, command: &str) -> Duration {

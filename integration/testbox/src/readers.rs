@@ -193,6 +193,15 @@ pub mod tc {
         links.iter().filter_map(|link| Some(link["ifname"].as_str()?.to_owned())).collect()
     }
 
+    /// The hooks that a qdisc of this kind has filters at.
+    pub(crate) fn hooks(kind: &str) -> &'static [&'static str] {
+        match kind {
+            "clsact" => &["ingress", "egress"],
+            "ingress" => &["ingress"],
+            _ => &[],
+        }
+    }
+
     /// The filters at a hook (`ingress`, `egress`) of a link.
     #[track_caller]
     pub fn filters(link: &str, hook: &str) -> Vec<Value> {

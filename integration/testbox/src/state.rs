@@ -21,7 +21,7 @@ const SYSCTLS: [&str; 4] = [
 /// What a link says of itself that does not change by itself.
 const ATTRIBUTES: [&str; 6] = ["ifindex", "mtu", "address", "txqlen", "ifalias", "master"];
 /// Flags that somebody sets.
-const FLAGS: [&str; 4] = ["UP", "PROMISC", "ALLMULTI", "NOARP"];
+pub(crate) const FLAGS: [&str; 4] = ["UP", "PROMISC", "ALLMULTI", "NOARP"];
 
 impl TestBox {
     /// Rules, links, qdiscs, filters, settings and files, of the host and of each container.
@@ -50,12 +50,7 @@ impl TestBox {
             let (Some(link), Some(kind)) = (qdisc["dev"].as_str(), qdisc["kind"].as_str()) else {
                 continue;
             };
-            let hooks: &[&str] = match kind {
-                "clsact" => &["ingress", "egress"],
-                "ingress" => &["ingress"],
-                _ => &[],
-            };
-            for hook in hooks {
+            for hook in tc::hooks(kind) {
                 for filter in tc::filters(link, hook) {
                     let _ = writeln!(text, "{hook} of {link}: {filter}");
                 }

@@ -109,9 +109,6 @@ const BANDWIDTH: Sweep = Sweep {
     scope: Scope::Traffic,
     attachments: on_pairs,
     call: |command, attachment, wish| {
-        if command == "GC" {
-            return Call::of_network("bandwidth", "GC", &attachment.network.name);
-        }
         let rate = if wish == Wish::Usual { 8_000_000 } else { 16_000_000 };
         bandwidth(command, attachment).ingress(rate, 800_000).egress(rate, 800_000)
     },
@@ -125,9 +122,6 @@ const BANDWIDTH: Sweep = Sweep {
 const BANDWIDTH_OF_SUBNETS: Sweep = Sweep {
     backend: "tc, subnets",
     call: |command, attachment, wish| {
-        if command == "GC" {
-            return Call::of_network("bandwidth", "GC", &attachment.network.name);
-        }
         let call = bandwidth(command, attachment).ingress(8_000_000, 800_000);
         match wish {
             Wish::Usual => call
@@ -145,9 +139,6 @@ const TUNING: Sweep = Sweep {
     scope: Scope::Containers,
     attachments: on_pairs,
     call: |command, attachment, wish| {
-        if command == "GC" {
-            return Call::of_network("tuning", "GC", &attachment.network.name);
-        }
         let (mtu, connections) = if wish == Wish::Usual { (1400, "601") } else { (1300, "602") };
         tuning(command, attachment)
             .set("mtu", mtu)
@@ -203,9 +194,6 @@ const FIREWALLD: Sweep = Sweep {
 };
 
 fn admit(command: &str, attachment: &Attachment, wish: Wish) -> Call {
-    if command == "GC" {
-        return Call::of_network("firewall", "GC", &attachment.network.name);
-    }
     let policy = match wish {
         Wish::Usual => "same-bridge",
         Wish::Changed => "isolated",
@@ -238,9 +226,6 @@ fn is_neighbour(attachment: &Attachment) -> bool {
 }
 
 fn map(command: &str, attachment: &Attachment, wish: Wish) -> Call {
-    if command == "GC" {
-        return Call::of_network("portmap", "GC", &attachment.network.name);
-    }
     let mappings = match wish {
         _ if is_neighbour(attachment) => both(8080, 80),
         Wish::Usual => both(9090, 80),

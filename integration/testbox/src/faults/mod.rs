@@ -46,7 +46,7 @@ pub struct Sweep {
     /// Makes the attachment that the plugin is called for, and one beside it. The number tells those
     /// of a host that was built again.
     pub attachments: fn(&TestBox, u8) -> [Attachment; 2],
-    /// A call for an attachment. A runtime's GC and DEL say what its ADD said.
+    /// A call for an attachment, other than GC. A runtime's DEL says what its ADD said.
     pub call: fn(&str, &Attachment, Wish) -> Call,
     /// Undoes what GC leaves by design in a container that is there still: GC is for those that are
     /// gone.

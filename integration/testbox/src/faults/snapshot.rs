@@ -9,7 +9,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::Namespace;
+use crate::readers::tc;
 use crate::ruleset::without_counters;
+use crate::state::FLAGS;
 use crate::tool::{run, tool};
 
 /// What is read.
@@ -36,7 +38,6 @@ const SYSCTLS: [&str; 3] = ["core/somaxconn", "ipv4/ip_forward", "ipv6/conf/all/
 const ATTRIBUTES: [&str; 8] =
     ["ifindex", "mtu", "address", "txqlen", "ifalias", "master", "promiscuity", "link_index"];
 /// Flags that somebody sets.
-const FLAGS: [&str; 4] = ["UP", "PROMISC", "ALLMULTI", "NOARP"];
 /// Of other programs in the box, or of the sweep itself; and locks, which mean nothing when nobody holds
 /// them.
 const FOREIGN_FILES: [&str; 7] = [
@@ -223,12 +224,7 @@ fn describe_traffic_control(lines: &mut Vec<String>) {
         let (Some(link), Some(kind)) = (qdisc["dev"].as_str(), qdisc["kind"].as_str()) else {
             continue;
         };
-        let hooks: &[&str] = match kind {
-            "clsact" => &["ingress", "egress"],
-            "ingress" => &["ingress"],
-            _ => &[],
-        };
-        for hook in hooks {
+        for hook in tc::hooks(kind) {
             let text = run(tool("tc").args(["filter", "show", "dev", link, hook]));
             let rows = text.lines().map(str::trim);
             lines.extend(rows.enumerate().map(|(row, text)| {

@@ -105,7 +105,11 @@ impl<'a> Stage<'a> {
 
     /// A call for the attachment; GC keeps the other one, where there is one.
     pub(super) fn call(&self, command: &str, wish: Wish) -> Call {
-        let call = self.with_backend((self.sweep.call)(command, &self.subject, wish));
+        let call = match command {
+            "GC" => Call::of_network(self.sweep.plugin, "GC", &self.subject.network.name),
+            _ => (self.sweep.call)(command, &self.subject, wish),
+        };
+        let call = self.with_backend(call);
         match (command, self.case) {
             ("GC", Case::First) => call.valid(&[]),
             ("GC", _) => call.valid(&[&self.neighbour]),
