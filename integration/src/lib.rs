@@ -10,6 +10,7 @@ mod commands;
 mod demo;
 mod lint;
 mod notification;
+mod places;
 mod purge;
 pub mod restore;
 mod runner;

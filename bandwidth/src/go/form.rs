@@ -1,11 +1,9 @@
 //! How the Go plugin's objects are told from others'. It leaves no owner on anything. No I/O.
 
-use std::fmt::Write as _;
-
 use cni_common::cni::Attachment;
+use cni_common::cni::attachment::go_digest;
 use cni_common::kernel::link::Link;
 use cni_common::kernel::tc::{InstalledFilter, Match, Qdisc, QdiscKind};
-use sha2::{Digest, Sha512};
 
 /// The Go plugin's handle of every TBF.
 const HANDLE: u16 = 1;
@@ -14,14 +12,7 @@ const PRIORITY: u16 = 1;
 
 /// The name of its IFB, in which the interface does not count.
 pub(super) fn ifb_name(attachment: &Attachment) -> String {
-    let mut hash = Sha512::new();
-    hash.update(&attachment.network);
-    hash.update(&attachment.container_id);
-    let digits = hash.finalize().iter().take(6).fold(String::new(), |mut digits, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    });
+    let digits = go_digest(&format!("{}{}", attachment.network, attachment.container_id), 12);
     format!("bwp{digits}")
 }
 

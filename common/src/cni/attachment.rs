@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::kernel::nft::Element;
 
@@ -200,6 +200,14 @@ fn fit(part: &str, limit: usize) -> String {
 
 fn hex_digest(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// The first digits of a text's SHA-512, of which the Go plugins make names.
+#[must_use]
+pub fn go_digest(text: &str, digits: usize) -> String {
+    let mut all = hex(&Sha512::digest(text.as_bytes()));
+    all.truncate(digits);
+    all
 }
 
 /// Lower-case hexadecimal digits.

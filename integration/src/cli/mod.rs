@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use cni_common::kernel::nft::L4Protocol;
 
+use crate::restore::Part;
 use crate::runner::ValidAttachment;
-use crate::runner::plugins::MetaPlugin;
 use crate::show::port;
 
 pub(crate) use publish::Publish;
@@ -426,10 +426,11 @@ pub(crate) struct RestoreOptions {
     #[arg(long, value_name = "ID")]
     pub(crate) container_id: Option<String>,
 
-    /// Only this plugin: portmap, bandwidth, firewall or tuning; repeat it for more [default: the
-    /// first three; a flush does not reach what tuning sets]
+    /// Only this plugin's part: portmap, bandwidth, firewall, tuning, or ipMasq for the masquerade
+    /// rules of bridge and ptp; repeat it for more [default: all but tuning, whose settings no flush
+    /// reaches]
     #[arg(long = "plugin", value_name = "PLUGIN")]
-    pub(crate) plugins: Vec<MetaPlugin>,
+    pub(crate) parts: Vec<Part>,
 
     /// Say what is missing and change nothing
     #[arg(long, short = 'n')]

@@ -3,10 +3,9 @@
 use std::path::{Path, absolute};
 
 use anyhow::{Context as _, anyhow, bail};
-use cni_common::cni::attachment::hex;
+use cni_common::cni::attachment::go_digest;
 use cni_common::cni::protocol::args;
 use cni_common::cni::protocol::json::{Json, Object};
-use sha2::{Digest, Sha512};
 
 use super::network::{Network, complete_id, load};
 use super::{given, runner};
@@ -114,7 +113,7 @@ fn netns_path(text: &str) -> anyhow::Result<String> {
 
 /// cnitool's, so that each can delete what the other added.
 fn default_container_id(netns: &str) -> String {
-    format!("cnitool-{}", hex(&Sha512::digest(netns.as_bytes())[..10]))
+    format!("cnitool-{}", go_digest(netns, 20))
 }
 
 /// As strict as cnitool: nothing is empty, and no value has a `=`.

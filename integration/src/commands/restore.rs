@@ -43,8 +43,8 @@ fn restorer(options: &RestoreOptions) -> anyhow::Result<Restorer> {
         restorer.container_id = Some(complete_id(id, &remembered, network)?);
     }
     restorer.dry_run = options.dry_run;
-    if !options.plugins.is_empty() {
-        restorer.plugins.clone_from(&options.plugins);
+    if !options.parts.is_empty() {
+        restorer.parts.clone_from(&options.parts);
     }
     Ok(restorer)
 }

@@ -2,36 +2,39 @@
 //!
 //! For every attachment that the cache remembers, the chained plugins of this collection are asked
 //! by CHECK whether all is there, and only those that miss something run ADD again, with what the
-//! cache says they were given. The main plugin never runs, and the cache stays as it is.
+//! cache says they were given. The main plugin never runs, but the masquerade rules that it made
+//! are made again. The cache stays as it is.
 //!
-//! `identify` knows which binaries may run again, [`presence`] whether a container is still the
-//! one that was attached, `ports` whose a host port is; `report` is the outcome in words.
-//! `watch` does it whenever something was flushed.
+//! `round` goes from one attachment to the next. `identify` knows which binaries may run again,
+//! [`presence`] whether a container is still the one that was attached, `ports` whose a host port
+//! is, `masquerade` what `ipMasq` means; `report` is the outcome in words. `watch` does it whenever
+//! something was flushed.
 
 mod identify;
+mod masquerade;
+mod part;
 mod ports;
 pub mod presence;
 mod report;
+mod round;
 pub(crate) mod watch;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use cni_common::cni::protocol::json::{Json, Object};
-use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
+use cni_common::cni::protocol::{CniResult, CniVersion};
 
 use crate::runner::cache::{CacheEntry, Remembered};
 use crate::runner::plugins::MetaPlugin;
-use crate::runner::{
-    CacheError, CachedAttachment, ExecError, NetworkList, PluginConf, Runner, RuntimeConf, exec,
-    request,
-};
+use crate::runner::{CacheError, CachedAttachment, NetworkList, PluginConf, Runner, RuntimeConf};
 
 use identify::Identifier;
+use masquerade::{Masquerader, asks_for_masquerading};
+pub use part::Part;
+use ports::Claims;
 pub(crate) use ports::wanted as claimed_mappings;
-use ports::{Allotment, Claims};
 use presence::{NamedNamespaces, Presence};
 pub use report::{Outcome, Report, Step, Summary};
+use round::{Candidate, Round, Touched};
 
 /// What restores.
 #[derive(Debug)]
@@ -42,8 +45,8 @@ pub struct Restorer {
     pub network: Option<String>,
     /// Only attachments of this container.
     pub container_id: Option<String>,
-    /// Only these plugins.
-    pub plugins: Vec<MetaPlugin>,
+    /// Only this of each attachment.
+    pub parts: Vec<Part>,
     /// Say what would be restored and change nothing.
     pub dry_run: bool,
     /// How long a runtime's DEL may be under way without a sign of it. What was restored to an
@@ -55,30 +58,15 @@ pub struct Restorer {
 
 /// What is restored unless somebody says otherwise. A flush does not reach tuning's settings:
 /// they are inside containers, and what changed there was changed on purpose.
-pub const DEFAULT_PLUGINS: [MetaPlugin; 3] =
-    [MetaPlugin::Portmap, MetaPlugin::Bandwidth, MetaPlugin::Firewall];
+pub const DEFAULT_PARTS: [Part; 4] = [
+    Part::Masquerading,
+    Part::Plugin(MetaPlugin::Portmap),
+    Part::Plugin(MetaPlugin::Bandwidth),
+    Part::Plugin(MetaPlugin::Firewall),
+];
 
 /// A plugin that hangs must not keep other attachments from being restored.
 const DEADLINE: Duration = Duration::from_mins(1);
-
-/// From which version on plugins know CHECK.
-const CHECK_SINCE: CniVersion = CniVersion::V0_4_0;
-
-/// An attachment that may lack something.
-struct Candidate {
-    entry: CacheEntry,
-    name: String,
-    list: NetworkList,
-    conf: RuntimeConf,
-    result: CniResult,
-    presence: Presence,
-}
-
-/// An attachment to which plugins were added again.
-struct Touched<'a> {
-    candidate: &'a Candidate,
-    plugins: Vec<(MetaPlugin, PathBuf, &'a PluginConf)>,
-}
 
 impl Restorer {
     /// Restores everything; the fields are there to ask for less.
@@ -88,7 +76,7 @@ impl Restorer {
             runner: Runner { deadline: Some(DEADLINE), ..runner },
             network: None,
             container_id: None,
-            plugins: DEFAULT_PLUGINS.to_vec(),
+            parts: DEFAULT_PARTS.to_vec(),
             dry_run: false,
             grace: Duration::from_secs(1),
             look: presence::look,
@@ -115,14 +103,16 @@ impl Restorer {
         let claims = Claims::new(candidates.iter().filter(|c| c.is_there()).map(|candidate| {
             (candidate.name.as_str(), &candidate.list, &candidate.conf, &candidate.result)
         }));
-        let identifier = Identifier::new(&self.runner.plugin_dirs);
+        let dirs = &self.runner.plugin_dirs;
+        let (identifier, masquerader) = (Identifier::new(dirs), Masquerader::new(dirs));
+        let round = Round { restorer: self, claims, identifier, masquerader };
         let mut touched = Vec::new();
         for candidate in candidates.iter().filter(|candidate| self.is_asked_for(&candidate.entry)) {
-            let (report, added) = self.restore(candidate, &claims, &identifier);
+            let (report, restored) = round.restore(candidate);
             say(report);
-            touched.extend(added);
+            touched.extend(restored);
         }
-        for report in self.look_again(&touched) {
+        for report in self.look_again(&round, &touched) {
             say(report);
         }
         Ok(summary)
@@ -146,13 +136,7 @@ impl Restorer {
             outcome: Outcome::Unusable(format!("{}: {reason}", entry.path.display())),
         };
         let list = NetworkList::from_bytes(&config).map_err(|error| unusable(error.to_string()))?;
-        let concerned =
-            list.plugins.iter().filter_map(|plugin| MetaPlugin::by_type(&plugin.plugin_type));
-        // Which others there are decides about host ports, too.
-        if !concerned
-            .clone()
-            .any(|plugin| plugin == MetaPlugin::Portmap || self.plugins.contains(&plugin))
-        {
+        if !list.plugins.iter().any(|plugin| self.concerns(plugin)) {
             return Err(Report { name, outcome: Outcome::NotConcerned });
         }
         let result = result.ok_or_else(|| unusable("it holds no result of ADD".to_owned()))?;
@@ -163,6 +147,16 @@ impl Restorer {
             conf.netns.clone_from(netns);
         }
         Ok(Candidate { entry, name, list, conf, result, presence })
+    }
+
+    /// Whether an entry's plugin has to do with what is to be restored.
+    fn concerns(&self, plugin: &PluginConf) -> bool {
+        match MetaPlugin::by_type(&plugin.plugin_type) {
+            // Which others there are decides about host ports, too.
+            Some(MetaPlugin::Portmap) => true,
+            Some(meta) => self.parts.contains(&Part::Plugin(meta)),
+            None => self.parts.contains(&Part::Masquerading) && asks_for_masquerading(plugin),
+        }
     }
 
     fn is_asked_for(&self, entry: &CacheEntry) -> bool {
@@ -178,150 +172,12 @@ impl Restorer {
             && self.container_id.as_ref().is_none_or(|id| file.contains(&format!("-{id}-")))
     }
 
-    fn restore<'a>(
-        &self,
-        candidate: &'a Candidate,
-        claims: &Claims,
-        identifier: &Identifier,
-    ) -> (Report, Option<Touched<'a>>) {
-        let report = |outcome| Report { name: candidate.name.clone(), outcome };
-        match &candidate.presence {
-            Presence::There(_) => {}
-            Presence::Gone(why) => {
-                let RuntimeConf { container_id, ifname, .. } = &candidate.conf;
-                // Not GC, which would delete every other attachment to the network as well.
-                let remedy = format!(
-                    "cni-chain del {} \"\" --container-id {container_id} --ifname {ifname}",
-                    candidate.list.name
-                );
-                return (report(Outcome::Gone { why: why.clone(), remedy }), None);
-            }
-            Presence::Unknown(why) => return (report(Outcome::Unusable(why.clone())), None),
-        }
-        let mut steps = Vec::new();
-        let mut touched = Touched { candidate, plugins: Vec::new() };
-        for conf in &candidate.list.plugins {
-            let Some(plugin) = MetaPlugin::by_type(&conf.plugin_type) else { continue };
-            if !self.plugins.contains(&plugin) {
-                if let Some(what) = self.drift(candidate, plugin, conf, identifier) {
-                    steps.push((plugin, Step::Drifted(what)));
-                }
-                continue;
-            }
-            let (step, path) = match identifier.identify(&conf.plugin_type) {
-                Ok(path) => (self.restore_plugin(candidate, plugin, conf, &path, claims), path),
-                Err(step) => (step, PathBuf::new()),
-            };
-            if step == Step::Restored {
-                touched.plugins.push((plugin, path, conf));
-            }
-            steps.push((plugin, step));
-        }
-        let notes = claims.notes(&candidate.name);
-        if steps.is_empty() {
-            return (report(Outcome::NotConcerned), None);
-        }
-        let masquerade = candidate.list.plugins.iter().any(makes_masquerade_rules);
-        let network = candidate.list.name.clone();
-        let outcome = Outcome::Looked { steps, notes, network, masquerade };
-        let touched = (!touched.plugins.is_empty()).then_some(touched);
-        (report(outcome), touched)
-    }
-
-    fn restore_plugin(
-        &self,
-        candidate: &Candidate,
-        plugin: MetaPlugin,
-        conf: &PluginConf,
-        path: &std::path::Path,
-        claims: &Claims,
-    ) -> Step {
-        let allotment = (plugin == MetaPlugin::Portmap).then(|| claims.allotment(&candidate.name));
-        let missing = match self.mismatch(candidate, conf, path, allotment.as_ref()) {
-            Ok(None) => return Step::Sound,
-            Ok(Some(missing)) => missing,
-            Err(reason) => return Step::Failed(reason),
-        };
-        if self.dry_run {
-            return Step::Missing(missing);
-        }
-        // The runtime may have deleted it since.
-        if !candidate.entry.is_current() {
-            return Step::Skipped("it was deleted or added again meanwhile".to_owned());
-        }
-        let request = match candidate.request(conf, &candidate.list) {
-            Ok(request) => request,
-            Err(reason) => return Step::Failed(reason),
-        };
-        let request = allotment.map_or(request.clone(), |allotment| allotment.apply(request));
-        match self.call(Command::Add, path, &request, &candidate.conf) {
-            Ok(()) => Step::Restored,
-            Err(error) => Step::Failed(describe(&error)),
-        }
-    }
-
-    /// What CHECK finds, of what was asked for, or else of what others left of it.
-    fn mismatch(
-        &self,
-        candidate: &Candidate,
-        conf: &PluginConf,
-        path: &std::path::Path,
-        allotment: Option<&Allotment>,
-    ) -> Result<Option<Vec<String>>, String> {
-        let mut list = candidate.list.clone();
-        if !list.at_least(CHECK_SINCE)? {
-            // libcni would not ask; our plugins mean the same by every version.
-            list = list.raised_to(CHECK_SINCE);
-        }
-        let request = candidate.request(conf, &list)?;
-        let check = |request: &Object| {
-            let outcome = self.call(Command::Check, path, request, &candidate.conf);
-            outcome.err().map(|error| report::what_check_found(&error))
-        };
-        let partial = allotment.filter(|allotment| allotment.is_partial());
-        if partial.is_some_and(Allotment::is_nothing) {
-            return Ok(None);
-        }
-        Ok(check(&request).and_then(|found| match partial {
-            Some(allotment) => check(&allotment.apply(request)),
-            None => Some(found),
-        }))
-    }
-
-    /// What is not restored unless it is asked for, but belongs into an answer to what is amiss.
-    fn drift(
-        &self,
-        candidate: &Candidate,
-        plugin: MetaPlugin,
-        conf: &PluginConf,
-        identifier: &Identifier,
-    ) -> Option<Vec<String>> {
-        let is_of_interest = self.dry_run && self.plugins == DEFAULT_PLUGINS;
-        if !is_of_interest || plugin != MetaPlugin::Tuning {
-            return None;
-        }
-        let path = identifier.identify(&conf.plugin_type).ok()?;
-        self.mismatch(candidate, conf, &path, None).ok()?
-    }
-
-    fn call(
-        &self,
-        command: Command,
-        path: &std::path::Path,
-        request: &Object,
-        conf: &RuntimeConf,
-    ) -> Result<(), ExecError> {
-        let variables = exec::variables(command, conf, &self.runner.plugin_dirs);
-        let stdin = Json::from(request.clone()).to_string();
-        exec::run(path, &variables, stdin.as_bytes(), self.runner.deadline).map(|_| ())
-    }
-
     /// Takes back what was restored to attachments that are gone by now.
     ///
     /// A runtime knows nothing of us. If its DEL was under way, its plugins may have removed what
     /// we then found missing and added again, and nobody would remove it any more. DEL ends with
     /// the interface and the cache file, so a moment later those tell.
-    fn look_again(&self, touched: &[Touched<'_>]) -> Vec<Report> {
+    fn look_again(&self, round: &Round<'_>, touched: &[Touched<'_>]) -> Vec<Report> {
         if touched.is_empty() {
             return Vec::new();
         }
@@ -333,7 +189,7 @@ impl Restorer {
             let is_gone = || !self.is_there_still(candidate);
             deleted || candidate.entry.is_current() && is_gone()
         });
-        left.map(|touched| self.take_back(touched)).collect()
+        left.map(|touched| round.take_back(touched)).collect()
     }
 
     fn is_there_still(&self, candidate: &Candidate) -> bool {
@@ -342,57 +198,4 @@ impl Restorer {
         let presence = (self.look)(&candidate.conf, &candidate.result, &named);
         matches!(presence, Presence::There(_))
     }
-
-    fn take_back(&self, touched: &Touched<'_>) -> Report {
-        let Touched { candidate, plugins } = touched;
-        let mut failed = Vec::new();
-        for (plugin, path, conf) in plugins.iter().rev() {
-            let outcome = candidate.request(conf, &candidate.list).and_then(|request| {
-                self.call(Command::Del, path, &request, &candidate.conf)
-                    .map_err(|error| describe(&error))
-            });
-            failed.extend(outcome.err().map(|reason| (*plugin, reason)));
-        }
-        let plugins = plugins.iter().map(|(plugin, ..)| *plugin).collect();
-        let outcome = Outcome::TakenBack { plugins, failed };
-        Report { name: candidate.name.clone(), outcome }
-    }
-}
-
-impl Candidate {
-    fn is_there(&self) -> bool {
-        matches!(self.presence, Presence::There(_))
-    }
-
-    /// What libcni would write to the plugin, in the list's version.
-    fn request(&self, plugin: &PluginConf, list: &NetworkList) -> Result<Object, String> {
-        let version = match list.cni_version.as_str() {
-            "" => CniVersion::V0_1_0,
-            text => CniVersion::from_text(text).ok_or_else(|| {
-                format!("the network's cniVersion {text:?} is none that plugins know")
-            })?,
-        };
-        let prev_result = self.result.to_json(version).map_err(|error| error.to_string())?;
-        let request = request::for_attachment(list, plugin, Some(&prev_result), &self.conf);
-        request.as_object().cloned().ok_or_else(|| "its entry is no object".to_owned())
-    }
-}
-
-/// Whether an entry's plugin writes rules of its own that only its ADD makes.
-fn makes_masquerade_rules(plugin: &PluginConf) -> bool {
-    plugin.object.get("ipMasq") == Some(&Json::Bool(true))
-}
-
-/// A plugin's error with its details, and without advice that is none here.
-fn describe(error: &ExecError) -> String {
-    let Some(error) = error.cni_error() else { return error.to_string() };
-    if error.code.number() == ErrorCode::PortConflict.number() {
-        let (what, _) =
-            error.msg.split_once(": delete that attachment").unwrap_or((&error.msg, ""));
-        return format!(
-            "{what}, which the cache knows nothing of, and stays there: delete that attachment if \
-             its container is gone"
-        );
-    }
-    error.to_string()
 }

@@ -1,11 +1,10 @@
 //! What became of each attachment, in words.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
+use super::part::Part;
 use crate::runner::ExecError;
 use crate::runner::faults::Faults;
-use crate::runner::plugins::MetaPlugin;
 
 /// What became of one attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub struct Report {
 /// An attachment's outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// No plugin of its chain is one to restore.
+    /// It has nothing that is to be restored.
     NotConcerned,
     /// The cache file is not of libcni's present kind, and does not say what ADD was given.
     Foreign,
@@ -32,27 +31,23 @@ pub enum Outcome {
     },
     /// The cache file or the namespace cannot be used. Counts as failed.
     Unusable(String),
-    /// Its plugins were looked at.
+    /// Its parts were looked at.
     Looked {
-        /// Each plugin's outcome, in the chain's order.
-        steps: Vec<(MetaPlugin, Step)>,
+        /// The outcome of each part, in the chain's order.
+        steps: Vec<(Part, Step)>,
         /// What else there is to say.
         notes: Vec<String>,
-        /// The network.
-        network: String,
-        /// Whether another plugin of the chain made masquerade rules.
-        masquerade: bool,
     },
     /// It was deleted while it was restored, and what was restored was removed again.
     TakenBack {
         /// What had been restored.
-        plugins: Vec<MetaPlugin>,
+        parts: Vec<Part>,
         /// What could not be removed, and why.
-        failed: Vec<(MetaPlugin, String)>,
+        failed: Vec<(Part, String)>,
     },
 }
 
-/// What became of one plugin.
+/// What became of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing was missing.
@@ -110,17 +105,17 @@ impl fmt::Display for Report {
                 write!(f, "gone: {why}; unless its runtime cleans up, `{remedy}` does")
             }
             Outcome::Unusable(why) => write!(f, "failed: {why}"),
-            Outcome::Looked { steps, notes, .. } => f.write_str(&words(steps, notes)),
-            Outcome::TakenBack { plugins, failed } => {
-                write!(f, "deleted meanwhile; removed again: {}", names(plugins))?;
-                failed.iter().try_for_each(|(plugin, why)| write!(f, "; {plugin} failed: {why}"))
+            Outcome::Looked { steps, notes } => f.write_str(&words(steps, notes)),
+            Outcome::TakenBack { parts, failed } => {
+                write!(f, "deleted meanwhile; removed again: {}", names(parts))?;
+                failed.iter().try_for_each(|(part, why)| write!(f, "; {part} failed: {why}"))
             }
         }
     }
 }
 
-fn words(steps: &[(MetaPlugin, Step)], notes: &[String]) -> String {
-    let all = |wanted: fn(&Step) -> bool| -> Vec<MetaPlugin> {
+fn words(steps: &[(Part, Step)], notes: &[String]) -> String {
+    let all = |wanted: fn(&Step) -> bool| -> Vec<Part> {
         steps.iter().filter(|(_, step)| wanted(step)).map(|(plugin, _)| *plugin).collect()
     };
     let mut parts = Vec::new();
@@ -159,14 +154,14 @@ pub(super) fn what_check_found(error: &ExecError) -> Vec<String> {
     std::iter::once(claim).chain(groups).collect()
 }
 
-fn indented(plugin: MetaPlugin, what: &[String]) -> String {
+fn indented(part: Part, what: &[String]) -> String {
     let deeper = what.iter().skip(1).map(|line| format!("\n        {line}"));
     let first = what.first().map_or("", String::as_str);
-    format!("\n    {plugin}: {first}{}", deeper.collect::<String>())
+    format!("\n    {part}: {first}{}", deeper.collect::<String>())
 }
 
-fn names(plugins: &[MetaPlugin]) -> String {
-    plugins.iter().map(|plugin| plugin.as_str()).collect::<Vec<_>>().join(", ")
+fn names(parts: &[Part]) -> String {
+    parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// All attachments together.
@@ -180,8 +175,6 @@ pub struct Summary {
     failed: usize,
     not_concerned: usize,
     taken_back: usize,
-    /// Networks of restored attachments whose main plugin made masquerade rules.
-    masquerading: BTreeSet<String>,
 }
 
 impl Summary {
@@ -202,11 +195,6 @@ impl Summary {
             _ => &mut self.sound,
         };
         *counter += 1;
-        if let Outcome::Looked { network, masquerade: true, .. } = &report.outcome
-            && has(|step| matches!(step, Step::Restored | Step::Missing(_)))
-        {
-            self.masquerading.insert(network.clone());
-        }
     }
 
     /// How many attachments lack something that could not be restored.
@@ -222,7 +210,7 @@ impl Summary {
     }
 }
 
-/// A line, and one more for each network where something else may be missing.
+/// A line.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
@@ -243,13 +231,6 @@ impl fmt::Display for Summary {
         if parts.is_empty() {
             return f.write_str("no attachments");
         }
-        write!(f, "attachments: {}", parts.join(", "))?;
-        self.masquerading.iter().try_for_each(|network| {
-            write!(
-                f,
-                "\nnetwork {network}: the rules of its plugin's \"ipMasq\" are not ours to restore; if \
-                 containers do not reach the outside, add them again"
-            )
-        })
+        write!(f, "attachments: {}", parts.join(", "))
     }
 }

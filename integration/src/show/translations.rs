@@ -1,10 +1,13 @@
 //! Who else translates a host port: the rules of other programs that name it, in iptables' words.
 
-use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Iptables, SavedRule, Variant, legacy_table_loaded};
-use cni_common::kernel::nft::{Family, L4Protocol, Nft as _, Table, open_nft_if_any};
+use cni_common::kernel::iptables::{Iptables, SavedRule};
+use cni_common::kernel::nft::L4Protocol;
+
+use crate::places;
 
 const TABLE: &str = "nat";
+/// Where destinations are translated.
+const BASE_CHAINS: [&str; 2] = ["PREROUTING", "OUTPUT"];
 /// What portmaps, ours and Go's, call their chains.
 const PORTMAPS: [&str; 3] = ["CNI-HOSTPORT-", "CNI-DN-", "CNI-SN-"];
 /// Whose chains begin so.
@@ -29,7 +32,7 @@ pub(crate) struct Translation {
 /// The rules about a port, and what could not be read.
 pub(crate) fn of(port: u16, protocol: Option<L4Protocol>) -> (Vec<Translation>, Vec<String>) {
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());
-    for (version, variant) in places() {
+    for (version, variant) in places::with_table(TABLE, &BASE_CHAINS) {
         let saved = Iptables::seeing(version, variant).and_then(|iptables| iptables.save(TABLE));
         let place = format!("{variant} ({version})");
         match saved {
@@ -45,24 +48,6 @@ pub(crate) fn of(port: u16, protocol: Option<L4Protocol>) -> (Vec<Translation>, 
         }
     }
     (found, unreadable)
-}
-
-/// The kinds of iptables that have a table, so that no program is run for nothing.
-fn places() -> Vec<(IpVersion, Variant)> {
-    let mut nft = open_nft_if_any().ok().flatten();
-    let mut places = Vec::new();
-    for version in IpVersion::ALL {
-        let table = Table::new(Family::of(version), TABLE);
-        let base = ["PREROUTING", "OUTPUT"].map(str::to_owned);
-        let chains = nft.as_mut().and_then(|nft| nft.chains_at(&table, &base).ok());
-        if chains.is_some_and(|chains| chains.iter().any(Option::is_some)) {
-            places.push((version, Variant::Nft));
-        }
-        if legacy_table_loaded(version, TABLE).unwrap_or(false) {
-            places.push((version, Variant::Legacy));
-        }
-    }
-    places
 }
 
 fn is_about(rule: &SavedRule, port: u16, protocol: Option<L4Protocol>) -> bool {

@@ -3,6 +3,7 @@
 
 mod command;
 mod four_plugins;
+mod masquerade;
 mod nft_kernel;
 mod readme;
 mod restore;

@@ -37,8 +37,8 @@ pub(crate) const NAME: &str = "podnet";
 /// A node: a network of bridge and three plugins, and the cache that a runtime would write.
 pub(crate) struct Node<'a> {
     b: &'a TestBox,
-    plugin_dirs: Vec<PathBuf>,
-    list: NetworkList,
+    pub(crate) plugin_dirs: Vec<PathBuf>,
+    pub(crate) list: NetworkList,
 }
 
 impl<'a> Node<'a> {
@@ -47,6 +47,22 @@ impl<'a> Node<'a> {
     }
 
     pub(crate) fn with(b: &'a TestBox, plugins: Implementation, backend: Option<&str>) -> Self {
+        let bridge = json!({
+            "type": "bridge", "bridge": "br1", "isGateway": true, "hairpinMode": true,
+            "ipam": { "type": "host-local",
+                "ranges": [[{ "subnet": "10.88.1.0/24" }], [{ "subnet": "fd88:1::/64" }]],
+                "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] },
+        });
+        Self::behind(b, &bridge, plugins, backend)
+    }
+
+    /// A node whose interfaces are made by this entry's plugin.
+    pub(crate) fn behind(
+        b: &'a TestBox,
+        interface: &Value,
+        plugins: Implementation,
+        backend: Option<&str>,
+    ) -> Self {
         let meta = plugins.plugin("portmap").parent().expect("a directory").to_owned();
         let mut portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
         let mut firewall = json!({ "type": "firewall" });
@@ -55,10 +71,7 @@ impl<'a> Node<'a> {
             firewall["backend"] = json!(backend);
         }
         let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [
-            { "type": "bridge", "bridge": "br1", "isGateway": true, "hairpinMode": true,
-              "ipam": { "type": "host-local",
-                "ranges": [[{ "subnet": "10.88.1.0/24" }], [{ "subnet": "fd88:1::/64" }]],
-                "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] } },
+            interface,
             portmap,
             { "type": "bandwidth", "capabilities": { "bandwidth": true } },
             firewall,
@@ -117,13 +130,13 @@ impl<'a> Node<'a> {
         command
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         self.cni_chain(&[&["restore"], arguments].concat())
     }
 
     /// Restores successfully; what it printed.
     #[track_caller]
-    fn restore(&self, arguments: &[&str]) -> String {
+    pub(crate) fn restore(&self, arguments: &[&str]) -> String {
         let printed = run(&mut self.command(arguments));
         println!("{printed}");
         printed
@@ -141,7 +154,7 @@ impl<'a> Node<'a> {
 }
 
 /// What an administrator's script does.
-fn flush(b: &TestBox) {
+pub(crate) fn flush(b: &TestBox) {
     if b.implementation.backend().is_some() {
         for program in ["iptables", "ip6tables"] {
             for table in ["nat", "filter", "raw"] {
@@ -393,13 +406,13 @@ fn a_reload_of_firewalld_is_restored_from(b: &TestBox) {
 }
 
 /// A running `restore --watch`.
-struct Watch {
+pub(crate) struct Watch {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Watch {
-    fn start(node: &Node<'_>) -> Self {
+    pub(crate) fn start(node: &Node<'_>) -> Self {
         let mut command = node.command(&["--watch"]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let stdout = child.stdout.take().expect("piped");
@@ -415,7 +428,7 @@ impl Watch {
 
     /// Waits for a line of this beginning.
     #[track_caller]
-    fn says(&self, beginning: &str) {
+    pub(crate) fn says(&self, beginning: &str) {
         loop {
             match self.lines.recv_timeout(Duration::from_mins(1)) {
                 Ok(line) if line.starts_with(beginning) => return,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cni_chain::restore::presence::{NamedNamespaces, Presence};
-use cni_chain::restore::{Restorer, Summary};
+use cni_chain::restore::{Part, Restorer, Summary};
 use cni_chain::{MetaPlugin, RuntimeConf};
 use cni_common::cni::protocol::CniResult;
 use serde_json::{Value, json};
@@ -228,7 +228,8 @@ fn a_port_stays_with_its_newest_owner() {
         15,
     );
     miss(&stage, "portmap");
-    let only_portmap = Restorer { plugins: vec![MetaPlugin::Portmap], ..restorer(&stage) };
+    let only_portmap =
+        Restorer { parts: vec![Part::Plugin(MetaPlugin::Portmap)], ..restorer(&stage) };
     let (lines, _) = run(&only_portmap);
     assert_eq!(
         lines,
@@ -515,7 +516,7 @@ fn only_what_is_asked_for() {
     assert_eq!(asked(by_both), (vec![], 1), "the file that cannot be read may be the one meant");
 
     let mut only = Restorer { container_id: Some("c2".into()), ..restorer(&stage) };
-    only.plugins = vec![MetaPlugin::Tuning, MetaPlugin::Bandwidth];
+    only.parts = [MetaPlugin::Tuning, MetaPlugin::Bandwidth].map(Part::Plugin).to_vec();
     asked(only);
     assert_eq!(
         calls(&stage),
@@ -570,7 +571,11 @@ fn a_dry_run_tells_what_only_an_option_restores() {
     );
     assert_eq!(summary.to_string(), "attachments: 1 with nothing missing");
     assert!(run(&restorer(&stage)).0 == ["net/c1/eth0: nothing missing"], "and no other run asks");
-    let dry = Restorer { dry_run: true, plugins: vec![MetaPlugin::Portmap], ..restorer(&stage) };
+    let dry = Restorer {
+        dry_run: true,
+        parts: vec![Part::Plugin(MetaPlugin::Portmap)],
+        ..restorer(&stage)
+    };
     assert_eq!(run(&dry).0, ["net/c1/eth0: nothing missing"]);
 }
 
@@ -652,24 +657,6 @@ fn what_is_deleted_before_its_turn_is_not_added() {
         ]
     );
     assert!(!calls(&stage).contains(&"portmap ADD c2".to_owned()));
-}
-
-#[test]
-fn masquerading_by_the_main_plugin_is_pointed_out() {
-    let stage = stage();
-    let mut plugins = entries();
-    plugins[0] = json!({"type": "bridge", "ipMasq": true});
-    let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins});
-    remember(&stage, "net-c1-eth0", &cached_list(&list, "c1", 1), 1);
-    remember(&stage, "net-c2-eth0", &cached_list(&list, "c2", 2), 1);
-    assert!(!run(&restorer(&stage)).1.to_string().contains("ipMasq"));
-    miss(&stage, "portmap");
-    let text = run(&restorer(&stage)).1.to_string();
-    assert_eq!(
-        text.matches("network net: the rules of its plugin's \"ipMasq\"").count(),
-        1,
-        "{text}"
-    );
 }
 
 #[test]

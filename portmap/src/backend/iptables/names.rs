@@ -5,8 +5,7 @@
 //! portmap entries made them.
 
 use cni_common::cni::Attachment;
-use cni_common::cni::attachment::hex;
-use sha2::{Digest as _, Sha512};
+use cni_common::cni::attachment::go_digest;
 
 /// The length of a chain name that the Go plugins cut theirs to.
 const CHAIN_LEN: usize = 28;
@@ -185,8 +184,7 @@ pub(super) fn owner(comment: &str) -> Option<Owner> {
 }
 
 fn hashed(prefix: &str, text: &str) -> String {
-    let digits = hex(&Sha512::digest(text.as_bytes()));
-    format!("{prefix}{}", &digits[..CHAIN_LEN - prefix.len()])
+    format!("{prefix}{}", go_digest(text, CHAIN_LEN - prefix.len()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,299 @@
+//! One attachment after the other: what it lacks, and how it gets that back.
+
+use std::path::{Path, PathBuf};
+
+use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
+
+use super::identify::Identifier;
+use super::masquerade::{Masquerader, Sources};
+use super::part::Part;
+use super::ports::{Allotment, Claims};
+use super::presence::Presence;
+use super::report::{self, Outcome, Report, Step};
+use super::{DEFAULT_PARTS, Restorer};
+use crate::runner::cache::CacheEntry;
+use crate::runner::plugins::MetaPlugin;
+use crate::runner::{ExecError, NetworkList, PluginConf, RuntimeConf, exec, request};
+
+/// From which version on plugins know CHECK.
+const CHECK_SINCE: CniVersion = CniVersion::V0_4_0;
+
+/// An attachment that may lack something.
+pub(super) struct Candidate {
+    pub(super) entry: CacheEntry,
+    pub(super) name: String,
+    pub(super) list: NetworkList,
+    pub(super) conf: RuntimeConf,
+    pub(super) result: CniResult,
+    pub(super) presence: Presence,
+}
+
+/// An attachment to which something was restored.
+pub(super) struct Touched<'a> {
+    pub(super) candidate: &'a Candidate,
+    parts: Vec<Restored<'a>>,
+}
+
+/// What was restored, as its removal has to know it.
+enum Restored<'a> {
+    Plugin(MetaPlugin, PathBuf, &'a PluginConf),
+    Masquerading(Sources),
+}
+
+impl Restored<'_> {
+    fn part(&self) -> Part {
+        match self {
+            Self::Plugin(plugin, ..) => Part::Plugin(*plugin),
+            Self::Masquerading(_) => Part::Masquerading,
+        }
+    }
+}
+
+/// One way through the cache, and what all of its attachments have in common.
+pub(super) struct Round<'a> {
+    pub(super) restorer: &'a Restorer,
+    pub(super) claims: Claims,
+    pub(super) identifier: Identifier<'a>,
+    pub(super) masquerader: Masquerader<'a>,
+}
+
+impl Round<'_> {
+    /// Restores what an attachment lacks of what was asked for.
+    pub(super) fn restore<'c>(&self, candidate: &'c Candidate) -> (Report, Option<Touched<'c>>) {
+        let report = |outcome| Report { name: candidate.name.clone(), outcome };
+        match &candidate.presence {
+            Presence::There(_) => {}
+            Presence::Gone(why) => {
+                let RuntimeConf { container_id, ifname, .. } = &candidate.conf;
+                // Not GC, which would delete every other attachment to the network as well.
+                let remedy = format!(
+                    "cni-chain del {} \"\" --container-id {container_id} --ifname {ifname}",
+                    candidate.list.name
+                );
+                return (report(Outcome::Gone { why: why.clone(), remedy }), None);
+            }
+            Presence::Unknown(why) => return (report(Outcome::Unusable(why.clone())), None),
+        }
+        let mut steps = Vec::new();
+        let mut touched = Touched { candidate, parts: Vec::new() };
+        for conf in &candidate.list.plugins {
+            let done = match MetaPlugin::by_type(&conf.plugin_type) {
+                Some(plugin) => self.plugin(candidate, plugin, conf),
+                None => self.masquerading(candidate, conf),
+            };
+            let Some((part, step, restored)) = done else { continue };
+            steps.push((part, step));
+            touched.parts.extend(restored);
+        }
+        if steps.is_empty() {
+            return (report(Outcome::NotConcerned), None);
+        }
+        let notes = self.claims.notes(&candidate.name);
+        let touched = (!touched.parts.is_empty()).then_some(touched);
+        (report(Outcome::Looked { steps, notes }), touched)
+    }
+
+    fn plugin<'c>(
+        &self,
+        candidate: &'c Candidate,
+        plugin: MetaPlugin,
+        conf: &'c PluginConf,
+    ) -> Option<(Part, Step, Option<Restored<'c>>)> {
+        let part = Part::Plugin(plugin);
+        if !self.restorer.parts.contains(&part) {
+            let drift = self.drift(candidate, plugin, conf)?;
+            return Some((part, Step::Drifted(drift), None));
+        }
+        let path = match self.identifier.identify(&conf.plugin_type) {
+            Ok(path) => path,
+            Err(step) => return Some((part, step, None)),
+        };
+        let step = self.restore_plugin(candidate, plugin, conf, &path);
+        let restored = (step == Step::Restored).then_some(Restored::Plugin(plugin, path, conf));
+        Some((part, step, restored))
+    }
+
+    fn restore_plugin(
+        &self,
+        candidate: &Candidate,
+        plugin: MetaPlugin,
+        conf: &PluginConf,
+        path: &Path,
+    ) -> Step {
+        let is_portmap = plugin == MetaPlugin::Portmap;
+        let allotment = is_portmap.then(|| self.claims.allotment(&candidate.name));
+        let missing = match self.mismatch(candidate, conf, path, allotment.as_ref()) {
+            Ok(None) => return Step::Sound,
+            Ok(Some(missing)) => missing,
+            Err(reason) => return Step::Failed(reason),
+        };
+        if let Some(step) = self.only_said(candidate, missing) {
+            return step;
+        }
+        let request = match candidate.request(conf, &candidate.list) {
+            Ok(request) => request,
+            Err(reason) => return Step::Failed(reason),
+        };
+        let request = allotment.map_or(request.clone(), |allotment| allotment.apply(request));
+        match self.call(Command::Add, path, &request, &candidate.conf) {
+            Ok(()) => Step::Restored,
+            Err(error) => Step::Failed(describe(&error)),
+        }
+    }
+
+    /// The masquerade rules that an entry's plugin made, if it made any.
+    fn masquerading<'c>(
+        &self,
+        candidate: &'c Candidate,
+        conf: &PluginConf,
+    ) -> Option<(Part, Step, Option<Restored<'c>>)> {
+        let part = Part::Masquerading;
+        let (network, result) = (&candidate.list.name, &candidate.result);
+        let sources = Sources::of(network, conf, &candidate.conf, result)
+            .filter(|_| self.restorer.parts.contains(&part))?;
+        let step = self.masquerade(candidate, &sources);
+        let restored = (step == Step::Restored).then_some(Restored::Masquerading(sources));
+        Some((part, step, restored))
+    }
+
+    fn masquerade(&self, candidate: &Candidate, sources: &Sources) -> Step {
+        let missing = match self.masquerader.missing(sources) {
+            Ok(missing) if missing.is_empty() => return Step::Sound,
+            Ok(missing) => missing,
+            Err(error) => return Step::Failed(error.to_string()),
+        };
+        let addresses: Vec<String> =
+            missing.iter().map(|address| address.addr().to_string()).collect();
+        let what = format!("what leaves {} is not masqueraded", addresses.join(", "));
+        if let Some(step) = self.only_said(candidate, vec![what]) {
+            return step;
+        }
+        match self.masquerader.make(sources, &missing) {
+            Ok(()) => Step::Restored,
+            Err(error) => Step::Failed(error.to_string()),
+        }
+    }
+
+    /// The step of something that is missing and cannot or must not be made.
+    fn only_said(&self, candidate: &Candidate, missing: Vec<String>) -> Option<Step> {
+        if self.restorer.dry_run {
+            return Some(Step::Missing(missing));
+        }
+        // The runtime may have deleted it since.
+        let is_current = candidate.entry.is_current();
+        let why = || "it was deleted or added again meanwhile".to_owned();
+        (!is_current).then(|| Step::Skipped(why()))
+    }
+
+    /// What CHECK finds, of what was asked for, or else of what others left of it.
+    fn mismatch(
+        &self,
+        candidate: &Candidate,
+        conf: &PluginConf,
+        path: &Path,
+        allotment: Option<&Allotment>,
+    ) -> Result<Option<Vec<String>>, String> {
+        let mut list = candidate.list.clone();
+        if !list.at_least(CHECK_SINCE)? {
+            // libcni would not ask; our plugins mean the same by every version.
+            list = list.raised_to(CHECK_SINCE);
+        }
+        let request = candidate.request(conf, &list)?;
+        let check = |request: &Object| {
+            let outcome = self.call(Command::Check, path, request, &candidate.conf);
+            outcome.err().map(|error| report::what_check_found(&error))
+        };
+        let partial = allotment.filter(|allotment| allotment.is_partial());
+        if partial.is_some_and(Allotment::is_nothing) {
+            return Ok(None);
+        }
+        Ok(check(&request).and_then(|found| match partial {
+            Some(allotment) => check(&allotment.apply(request)),
+            None => Some(found),
+        }))
+    }
+
+    /// What is not restored unless it is asked for, but belongs into an answer to what is amiss.
+    fn drift(
+        &self,
+        candidate: &Candidate,
+        plugin: MetaPlugin,
+        conf: &PluginConf,
+    ) -> Option<Vec<String>> {
+        let is_of_interest = self.restorer.dry_run && self.restorer.parts == DEFAULT_PARTS;
+        if !is_of_interest || plugin != MetaPlugin::Tuning {
+            return None;
+        }
+        let path = self.identifier.identify(&conf.plugin_type).ok()?;
+        self.mismatch(candidate, conf, &path, None).ok()?
+    }
+
+    fn call(
+        &self,
+        command: Command,
+        path: &Path,
+        request: &Object,
+        conf: &RuntimeConf,
+    ) -> Result<(), ExecError> {
+        let runner = &self.restorer.runner;
+        let variables = exec::variables(command, conf, &runner.plugin_dirs);
+        let stdin = Json::from(request.clone()).to_string();
+        exec::run(path, &variables, stdin.as_bytes(), runner.deadline).map(|_| ())
+    }
+
+    /// Removes what was restored, in the order of a runtime's DEL.
+    pub(super) fn take_back(&self, touched: &Touched<'_>) -> Report {
+        let Touched { candidate, parts } = touched;
+        let mut failed = Vec::new();
+        for restored in parts.iter().rev() {
+            let outcome = match restored {
+                Restored::Plugin(_, path, conf) => {
+                    candidate.request(conf, &candidate.list).and_then(|request| {
+                        self.call(Command::Del, path, &request, &candidate.conf)
+                            .map_err(|error| describe(&error))
+                    })
+                }
+                Restored::Masquerading(sources) => {
+                    self.masquerader.remove(sources).map_err(|error| error.to_string())
+                }
+            };
+            failed.extend(outcome.err().map(|reason| (restored.part(), reason)));
+        }
+        let parts = parts.iter().map(Restored::part).collect();
+        Report { name: candidate.name.clone(), outcome: Outcome::TakenBack { parts, failed } }
+    }
+}
+
+impl Candidate {
+    pub(super) fn is_there(&self) -> bool {
+        matches!(self.presence, Presence::There(_))
+    }
+
+    /// What libcni would write to the plugin, in the list's version.
+    fn request(&self, plugin: &PluginConf, list: &NetworkList) -> Result<Object, String> {
+        let version = match list.cni_version.as_str() {
+            "" => CniVersion::V0_1_0,
+            text => CniVersion::from_text(text).ok_or_else(|| {
+                format!("the network's cniVersion {text:?} is none that plugins know")
+            })?,
+        };
+        let prev_result = self.result.to_json(version).map_err(|error| error.to_string())?;
+        let request = request::for_attachment(list, plugin, Some(&prev_result), &self.conf);
+        request.as_object().cloned().ok_or_else(|| "its entry is no object".to_owned())
+    }
+}
+
+/// A plugin's error with its details, and without advice that is none here.
+fn describe(error: &ExecError) -> String {
+    let Some(error) = error.cni_error() else { return error.to_string() };
+    if error.code.number() == ErrorCode::PortConflict.number() {
+        let (what, _) =
+            error.msg.split_once(": delete that attachment").unwrap_or((&error.msg, ""));
+        return format!(
+            "{what}, which the cache knows nothing of, and stays there: delete that attachment if \
+             its container is gone"
+        );
+    }
+    error.to_string()
+}
