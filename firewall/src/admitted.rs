@@ -7,50 +7,52 @@
 use std::io;
 use std::path::Path;
 
-use cni_common::cni::log::Log;
+use cni_common::cni::failure::code_of;
+use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::state::{StateDir, file_name_of};
 use cni_common::cni::{OwnerTag, Stale};
 
 /// On tmpfs: firewalld forgets its sources at a boot, too.
 const DIRECTORY: &str = "/run/cni/firewall";
 
-/// Remembers an attachment. That it cannot be done keeps no container from its network.
-pub(crate) fn remember(tag: &OwnerTag, log: &Log) {
-    let outcome = StateDir::create(Path::new(DIRECTORY))
-        .and_then(|directory| directory.write(&file_name_of(tag), tag.as_str().as_bytes()));
-    if let Err(error) = outcome {
-        log.warn(format!(
-            "cannot remember in {DIRECTORY} that this plugin admitted {tag}: {error}; should the nftables \
-             ruleset be flushed, CHECK will take it for the Go plugin's"
-        ));
-    }
+/// Remembers an attachment. Returns whether it was not remembered before.
+pub(crate) fn remember(tag: &OwnerTag) -> Result<bool, CniError> {
+    let remember = || -> io::Result<bool> {
+        let directory = StateDir::create(Path::new(DIRECTORY))?;
+        let (name, content) = (file_name_of(tag), tag.as_str().as_bytes());
+        let earlier = directory.read(&name)?;
+        if earlier.as_deref() != Some(content) {
+            directory.write(&name, content)?;
+        }
+        Ok(earlier.is_none())
+    };
+    remember().map_err(|error| {
+        cannot(&error, &format!("cannot remember in {DIRECTORY} that this plugin admitted {tag}"))
+    })
 }
 
-/// Whether it was remembered. What cannot be read was not.
-pub(crate) fn is_remembered(tag: &OwnerTag) -> bool {
-    let directory = StateDir::open(Path::new(DIRECTORY));
-    let content = directory.and_then(|directory| match directory {
+/// Whether it was remembered.
+pub(crate) fn is_remembered(tag: &OwnerTag) -> Result<bool, CniError> {
+    let content = StateDir::open(Path::new(DIRECTORY)).and_then(|directory| match directory {
         Some(directory) => directory.read(&file_name_of(tag)),
         None => Ok(None),
     });
-    content.is_ok_and(|content| content.is_some())
+    content
+        .map(|content| content.is_some())
+        .map_err(|error| cannot(&error, &format!("cannot look for {tag} in {DIRECTORY}")))
 }
 
-/// Forgets an attachment. What is left of it is in nobody's way.
-pub(crate) fn forget(tag: &OwnerTag, log: &Log) {
-    let forget = || -> io::Result<()> {
-        match StateDir::open(Path::new(DIRECTORY))? {
-            Some(directory) => directory.forget(&file_name_of(tag)),
-            None => Ok(()),
-        }
+/// Forgets an attachment.
+pub(crate) fn forget(tag: &OwnerTag) -> Result<(), CniError> {
+    let forget = || match StateDir::open(Path::new(DIRECTORY))? {
+        Some(directory) => directory.forget(&file_name_of(tag)),
+        None => Ok(()),
     };
-    if let Err(error) = forget() {
-        log.warn(format!("cannot forget {tag} in {DIRECTORY}: {error}"));
-    }
+    forget().map_err(|error| cannot(&error, &format!("cannot forget {tag} in {DIRECTORY}")))
 }
 
 /// Forgets what is stale.
-pub(crate) fn forget_stale(stale: &Stale, log: &Log) {
+pub(crate) fn forget_stale(stale: &Stale) -> Result<(), CniError> {
     let forget = || -> io::Result<()> {
         let Some(directory) = StateDir::open(Path::new(DIRECTORY))? else { return Ok(()) };
         for name in directory.names()? {
@@ -61,7 +63,10 @@ pub(crate) fn forget_stale(stale: &Stale, log: &Log) {
         }
         directory.remove_drafts()
     };
-    if let Err(error) = forget() {
-        log.warn(format!("cannot forget stale attachments in {DIRECTORY}: {error}"));
-    }
+    forget()
+        .map_err(|error| cannot(&error, &format!("cannot forget stale attachments in {DIRECTORY}")))
+}
+
+fn cannot(error: &io::Error, doing: &str) -> CniError {
+    CniError::new(code_of(error, ErrorCode::IoFailure), format!("{doing}: {error}"))
 }

@@ -46,7 +46,7 @@ impl Holders {
         match name {
             BackendName::Nftables => vec![&self.nftables],
             BackendName::Iptables => vec![&self.iptables],
-            BackendName::Firewalld => vec![&self.nftables, &self.firewalld],
+            BackendName::Firewalld => vec![&self.firewalld],
         }
     }
 
@@ -64,18 +64,18 @@ impl Holders {
     pub(crate) fn besides<'h>(&self, name: BackendName) -> Vec<&AnyHolder<'h>> {
         match name {
             BackendName::Nftables | BackendName::Firewalld => vec![&self.go, &self.iptables],
-            BackendName::Iptables => vec![&self.nftables, &self.firewalld],
+            BackendName::Iptables => vec![&self.firewalld],
         }
     }
 
-    /// All, for DEL. The Go plugin's sources in firewalld are told from ours by our table, and ours
-    /// are those that were taken from it.
-    pub(crate) fn for_removal<'h>(&self) -> [&AnyHolder<'h>; 4] {
-        [&self.go, &self.nftables, &self.firewalld, &self.iptables]
+    /// All, for DEL. The Go plugin's sources in firewalld are told from ours by our table, which goes
+    /// with ours.
+    pub(crate) fn for_removal<'h>(&self) -> [&AnyHolder<'h>; 3] {
+        [&self.go, &self.firewalld, &self.iptables]
     }
 
     /// All, for GC. The Go plugin's chains are ours, too: they go once they are empty.
-    pub(crate) fn for_garbage<'h>(&self) -> [&AnyHolder<'h>; 4] {
-        [&self.nftables, &self.firewalld, &self.iptables, &self.go]
+    pub(crate) fn for_garbage<'h>(&self) -> [&AnyHolder<'h>; 3] {
+        [&self.firewalld, &self.iptables, &self.go]
     }
 }

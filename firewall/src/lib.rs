@@ -107,7 +107,7 @@ impl Plugin for Firewall {
         let backend = holders.backend(choice.name);
         let mut found = backend.check(&mut host, &plan)?;
         if found == Finding::Absent && config.backend.is_none() {
-            found = check_elsewhere(&mut host, &holders, &choice, &plan);
+            found = check_elsewhere(&mut host, &holders, &choice, &plan)?;
         }
         let mut mismatches = match found {
             Finding::Sound => Vec::new(),
@@ -187,20 +187,20 @@ fn check_elsewhere(
     holders: &Holders,
     choice: &Choice,
     plan: &Plan,
-) -> Finding {
+) -> Result<Finding, CniError> {
     for holder in holders.before(choice.name) {
-        let found = holder.check(host, plan).unwrap_or(Finding::Absent);
+        let found = holder.check(host, plan)?;
         if found == Finding::Absent {
             continue;
         }
-        let Some(reason) = choice.decides(host) else { return found };
-        return Finding::Mismatches(vec![format!(
+        let Some(reason) = choice.decides(host) else { return Ok(found) };
+        return Ok(Finding::Mismatches(vec![format!(
             "{} is admitted in {}, but {reason}",
             plan.tag,
             holder.name()
-        )]);
+        )]));
     }
-    Finding::Absent
+    Ok(Finding::Absent)
 }
 
 /// Removes what the attachment may have anywhere.

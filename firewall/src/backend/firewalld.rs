@@ -1,5 +1,8 @@
 //! The firewalld backend: containers' addresses as sources of a zone. Our table holds the isolation,
 //! of which firewalld has no notion, and remembers whose the sources are.
+//!
+//! What names the owner comes first and goes last: a file that tells our sources from the Go plugin's,
+//! the elements of our table, the sources. What a killed call leaves has an owner.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,7 +17,7 @@ use crate::host::Host;
 use crate::plan::Plan;
 use crate::zone::Zone;
 
-/// Sources of firewalld's zone.
+/// Sources of firewalld's zone, and our table.
 pub(crate) struct Firewalld {
     zone: Zone,
 }
@@ -25,15 +28,43 @@ impl Firewalld {
         Self { zone: Zone::of(config) }
     }
 
-    /// Takes out the addresses that were ours by our table, which has to be asked before.
-    fn release(&self, host: &mut Host<'_>) {
-        let mut addresses = host.removed.addresses.clone();
-        addresses.sort_unstable();
-        addresses.dedup();
-        if !addresses.is_empty() && self.zone.is_in_use(host) {
-            self.zone.release(host, &addresses);
+    /// Takes the sources of what is to be removed out of the zone, removes it, and makes up for what
+    /// moved meanwhile. `look` finds the addresses.
+    fn remove_with_sources<'a>(
+        &self,
+        host: &mut Host<'a>,
+        look: impl FnOnce(&mut Host<'a>) -> Result<Vec<IpAddr>, CniError>,
+        remove: impl FnOnce(&mut Host<'a>) -> Result<(), CniError>,
+    ) -> Result<(), CniError> {
+        if !self.zone.may_have_sources(host)? {
+            return remove(host);
         }
+        let released = look(host)?;
+        self.zone.release(host, &released)?;
+        remove(host)?;
+        let missed = without(&host.removed.addresses, &released);
+        self.zone.release(host, &missed)?;
+        // One of another attachment that has taken the address since we looked.
+        let taken = nftables::held(host, &released)?;
+        self.zone.admit(host, &taken)
     }
+
+    fn enter(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
+        let earlier = nftables::addresses_of(host, &plan.tag, &plan.addresses)?;
+        let given_up = without(&earlier, &plan.addresses);
+        let outcome =
+            self.zone.release(host, &given_up).and_then(|()| nftables::install(host, plan));
+        if outcome.is_err() {
+            // The attachment has what it had. Best effort, as all of it is then.
+            let _ = self.zone.admit(host, &given_up);
+        }
+        outcome
+    }
+}
+
+/// Those of the addresses that are not among the others.
+fn without(addresses: &[IpAddr], others: &[IpAddr]) -> Vec<IpAddr> {
+    addresses.iter().copied().filter(|address| !others.contains(address)).collect()
 }
 
 impl<'a> Holder<Host<'a>, Plan> for Firewalld {
@@ -56,27 +87,39 @@ impl<'a> Holder<Host<'a>, Plan> for Firewalld {
         &self,
         host: &mut Host<'a>,
         attachment: &Attachment,
-        _known: Option<&Plan>,
+        known: Option<&Plan>,
     ) -> Result<(), CniError> {
-        self.release(host);
-        admitted::forget(&attachment.tag(), host.log);
-        Ok(())
+        let tag = attachment.tag();
+        let addresses = known.map(|known| known.addresses.as_slice()).unwrap_or_default();
+        self.remove_with_sources(
+            host,
+            |host| nftables::addresses_of(host, &tag, addresses),
+            |host| Nftables.remove(host, attachment, known),
+        )?;
+        admitted::forget(&tag)
     }
 
     fn collect_garbage(&self, host: &mut Host<'a>, stale: &Stale) -> Result<(), CniError> {
-        self.release(host);
-        admitted::forget_stale(stale, host.log);
-        Ok(())
+        self.remove_with_sources(
+            host,
+            |host| nftables::stale_addresses(host, stale),
+            |host| Nftables.collect_garbage(host, stale),
+        )?;
+        admitted::forget_stale(stale)
     }
 }
 
 impl<'a> Backend<Host<'a>, Plan> for Firewalld {
     fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
-        host.bus.required_firewalld()?;
-        nftables::install(host, plan)?;
-        admitted::remember(&plan.tag, host.log);
-        let firewalld = host.bus.required_firewalld()?;
-        plan.addresses.iter().try_for_each(|address| firewalld.add(&self.zone.name, *address))
+        host.bus.require_firewalld()?;
+        let is_new = admitted::remember(&plan.tag)?;
+        if let Err(error) = self.enter(host, plan) {
+            if is_new {
+                let _ = admitted::forget(&plan.tag);
+            }
+            return Err(error);
+        }
+        self.zone.admit(host, &plan.addresses)
     }
 
     /// Does firewalld answer, and does it have the zone?

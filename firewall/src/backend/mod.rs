@@ -60,7 +60,7 @@ pub(crate) fn choose(config: &Config, host: &mut Host<'_>) -> Result<Choice, Cni
     if let Some(name) = config.backend {
         return Ok(Choice::new(name, "the configuration says so"));
     }
-    if host.bus.has_firewalld() {
+    if host.bus.has_firewalld()? {
         return Ok(Choice::new(BackendName::Firewalld, "firewalld runs on this host"));
     }
     look(host).map_err(|error| error.into_cni("cannot look which firewall this host uses"))

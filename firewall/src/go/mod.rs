@@ -11,7 +11,7 @@ use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Finding, Holder, Stale};
 
 use crate::admitted;
-use crate::backend::nftables::admission;
+use crate::backend::nftables;
 use crate::config::Config;
 use crate::host::Host;
 use crate::plan::Plan;
@@ -33,7 +33,7 @@ impl GoPlugin {
     /// With firewalld it leaves only isolation to iptables. Sources alone prove nothing: ours are the
     /// same, and survive the table that says so.
     fn check_zone(&self, host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
-        if admitted::is_remembered(&plan.tag) {
+        if admitted::is_remembered(&plan.tag)? {
             return Ok(Finding::Absent);
         }
         let mut mismatches = self.zone.missing(host, &plan.addresses)?;
@@ -53,17 +53,14 @@ impl GoPlugin {
 
     /// A source of an address that our table does not know may be the Go plugin's. One that another
     /// attachment has by now is that one's.
-    fn release_sources(&self, host: &mut Host<'_>, known: &[IpAddr]) {
-        if known.is_empty() || !self.zone.is_in_use(host) {
-            return;
+    fn release_sources(&self, host: &mut Host<'_>, known: &[IpAddr]) -> Result<(), CniError> {
+        if !self.zone.may_have_sources(host)? {
+            return Ok(());
         }
-        let held = host
-            .nft_if_any()
-            .and_then(|nft| admission::held_addresses(nft, known).ok())
-            .unwrap_or_default();
+        let held = nftables::held(host, known)?;
         let others: Vec<IpAddr> =
             known.iter().copied().filter(|address| !held.contains(address)).collect();
-        self.zone.release(host, &others);
+        self.zone.release(host, &others)
     }
 }
 
@@ -73,7 +70,7 @@ impl<'a> Holder<Host<'a>, Plan> for GoPlugin {
     }
 
     fn check(&self, host: &mut Host<'a>, plan: &Plan) -> Result<Finding, CniError> {
-        if self.zone.is_in_use(host) {
+        if self.zone.is_in_use(host)? {
             return self.check_zone(host, plan);
         }
         iptables::check(host, plan, Scope::Everything)
@@ -87,14 +84,13 @@ impl<'a> Holder<Host<'a>, Plan> for GoPlugin {
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
         let Some(known) = known.filter(|known| !known.addresses.is_empty()) else { return Ok(()) };
-        self.release_sources(host, &known.addresses);
-        iptables::remove(host, &known.addresses)
+        let released = self.release_sources(host, &known.addresses);
+        released.and(iptables::remove(host, &known.addresses))
     }
 
     /// Its rules of one container are not told from those of another; what all containers share
     /// goes once it serves none.
     fn collect_garbage(&self, host: &mut Host<'a>, _stale: &Stale) -> Result<(), CniError> {
-        sweep::sweep(host, &self.admin_chain);
-        Ok(())
+        sweep::sweep(host, &self.admin_chain)
     }
 }

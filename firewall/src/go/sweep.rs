@@ -3,8 +3,12 @@
 //! Rules are deleted one by one as they were read, and then the chains. A chain that somebody else
 //! put a rule into meanwhile is not empty: iptables refuses everything, and the next GC sees.
 
+use cni_common::cni::Failure as _;
+use cni_common::cni::holder::on_all;
+use cni_common::cni::protocol::CniError;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
+use cni_common::kernel::retry::retry;
 
 use crate::filter::{
     ADMIN, FORWARD, Filter, FilterRule, INPUT, MEMBERS, RULES, SOURCES, STAGE_1, STAGE_2,
@@ -13,30 +17,37 @@ use crate::host::Host;
 
 const ISOLATION_CHAINS: [&str; 5] = [STAGE_1, STAGE_2, SOURCES, INPUT, MEMBERS];
 
-/// Removes the shared chains wherever they serve nobody. Nothing here fails a command.
-pub(crate) fn sweep(host: &mut Host<'_>, admin_chain: &str) {
-    for (version, variant) in host.filters().unwrap_or_default() {
-        // Where the programs are gone, the removal of stale rules has said so.
-        if let Err(error) = sweep_table(host, version, variant, admin_chain)
-            && !matches!(error, IptablesError::Missing(_))
-        {
-            host.log.warn(format!(
-                "chains of {variant} ({version}) that nobody needs stay until the next GC: {error}"
-            ));
-        }
-    }
+/// Removes the shared chains wherever they serve nobody.
+pub(crate) fn sweep(host: &mut Host<'_>, admin_chain: &str) -> Result<(), CniError> {
+    let filters = host.filters().map_err(|error| error.into_cni(DOING))?;
+    on_all(filters, |(version, variant)| sweep_table(host, version, variant, admin_chain))
 }
+
+const DOING: &str = "cannot remove the chains that serve nobody";
 
 fn sweep_table(
     host: &mut Host<'_>,
     version: IpVersion,
     variant: Variant,
     admin_chain: &str,
-) -> Result<(), IptablesError> {
+) -> Result<(), CniError> {
     let Host { filter, bus, .. } = host;
-    filter.try_to_change(version, variant, |dump| {
-        removal(&Filter::whole(dump), admin_chain, || bus.has_firewalld())
-    })
+    let mut asked = Ok(false);
+    let outcome = retry(|| {
+        filter.try_to_change(version, variant, |dump| {
+            removal(&Filter::whole(dump), admin_chain, || {
+                asked = bus.has_firewalld();
+                // Where nobody can say, it may run.
+                asked != Ok(false)
+            })
+        })
+    });
+    match outcome {
+        // Where the programs are gone, the removal of stale rules has said so.
+        Err(IptablesError::Missing(_)) => Ok(()),
+        outcome => outcome.map_err(|error| error.into_cni(DOING)),
+    }
+    .and(asked.map(drop))
 }
 
 /// The lines that remove what serves nobody. Pure, but for the question whether firewalld runs:

@@ -1,16 +1,19 @@
 //! firewalld over D-Bus.
 //!
 //! Every call is bounded in time: a bus that accepts a connection and then says nothing must not
-//! hold a container up.
+//! hold a container up. That there is no firewalld is believed of a host without a bus and of a bus
+//! where nobody owns its name; every other error is one.
 
-use std::future::Future;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::kernel::{IpVersion, bus};
-use tokio::runtime::Runtime;
-use zbus::Connection;
+use cni_common::kernel::IpVersion;
+use cni_common::kernel::bus::{
+    BusError, Connection, FIREWALLD, FIREWALLD_OBJECT, MethodCall, Value,
+};
 
 const ZONES: &str = "org.fedoraproject.FirewallD1.zone";
 /// How long one answer may take. Adding a source to a large configuration takes firewalld a
@@ -18,175 +21,131 @@ const ZONES: &str = "org.fedoraproject.FirewallD1.zone";
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long it may take to find out whether firewalld runs.
 const BRIEF_PATIENCE: Duration = Duration::from_secs(3);
+/// What firewalld says where a source is not in the zone that it is to leave, or the zone is not there.
+const NOT_THERE: [&str; 4] = ["UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE", "ZONE_CONFLICT"];
+/// What the bus says of a name that nobody owns.
+const NO_OWNER: [&str; 2] =
+    ["org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner"];
+
+/// What is left of a source that was to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Nothing.
+    Nothing,
+    /// firewalld could not take its rules out of the kernel, and still has it on its list: its words.
+    Listed(String),
+}
 
 /// The system bus, connected to when it is first needed, and then for the rest of the call.
 #[derive(Debug, Default)]
 pub(crate) struct Bus {
-    firewalld: Option<Firewalld>,
+    connection: Option<Connection>,
     firewalld_runs: Option<bool>,
 }
 
-/// A connection to firewalld.
-#[derive(Debug)]
-pub(crate) struct Firewalld {
-    runtime: Runtime,
-    connection: Connection,
-}
-
 impl Bus {
-    /// Whether firewalld owns its name on the system bus. A bus that does not answer counts as no.
-    pub(crate) fn has_firewalld(&mut self) -> bool {
+    /// Whether firewalld owns its name on the system bus.
+    pub(crate) fn has_firewalld(&mut self) -> Result<bool, CniError> {
         if let Some(known) = self.firewalld_runs {
-            return known;
+            return Ok(known);
         }
-        let runs = bus::is_there() && self.firewalld().is_ok_and(Firewalld::owns_its_name);
-        self.firewalld_runs = Some(runs);
-        runs
-    }
-
-    /// A connection to firewalld, wherever it can be made.
-    pub(crate) fn firewalld(&mut self) -> Result<&Firewalld, BusError> {
-        let firewalld = match self.firewalld.take() {
-            Some(connected) => connected,
-            None => Firewalld::open()?,
+        let runs = match self.with(BRIEF_PATIENCE, |bus| bus.has_owner(FIREWALLD)) {
+            Err(BusError::NoBus(_)) => false,
+            outcome => outcome.map_err(|error| unreachable(code(&error), &error))?,
         };
-        Ok(self.firewalld.insert(firewalld))
+        self.firewalld_runs = Some(runs);
+        Ok(runs)
     }
 
-    /// The connection without which ADD or CHECK cannot go on.
-    pub(crate) fn required_firewalld(&mut self) -> Result<&Firewalld, CniError> {
-        self.firewalld().map_err(|error| unreachable(&error))
-    }
-}
-
-/// What went wrong, in the bus's or firewalld's words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BusError(String);
-
-impl std::fmt::Display for BusError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<zbus::Error> for BusError {
-    fn from(error: zbus::Error) -> Self {
-        match error {
-            zbus::Error::MethodError(_, Some(words), _) => Self(words),
-            other => Self(other.to_string()),
+    /// ADD cannot do without firewalld.
+    pub(crate) fn require_firewalld(&mut self) -> Result<(), CniError> {
+        if self.has_firewalld()? {
+            return Ok(());
         }
-    }
-}
-
-impl Firewalld {
-    /// Connects to the system bus (`DBUS_SYSTEM_BUS_ADDRESS` if that is set).
-    fn open() -> Result<Self, BusError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| BusError(error.to_string()))?;
-        let connection = bounded(&runtime, BRIEF_PATIENCE, async {
-            Connection::system().await.map_err(BusError::from)
-        })?;
-        Ok(Self { runtime, connection })
-    }
-
-    fn owns_its_name(&self) -> bool {
-        let answer = bounded(&self.runtime, BRIEF_PATIENCE, async {
-            let reply = self
-                .connection
-                .call_method(
-                    Some("org.freedesktop.DBus"),
-                    "/org/freedesktop/DBus",
-                    Some("org.freedesktop.DBus"),
-                    "NameHasOwner",
-                    &bus::FIREWALLD,
-                )
-                .await?;
-            Ok(reply.body().deserialize::<bool>()?)
-        });
-        answer.unwrap_or(false)
+        let text = format!("nobody owns the name {FIREWALLD} on a system bus");
+        Err(unreachable(ErrorCode::TryAgainLater, &text))
     }
 
     /// Puts an address into a zone; it may be there already.
-    pub(crate) fn add(&self, zone: &str, address: IpAddr) -> Result<(), CniError> {
+    pub(crate) fn add_source(&mut self, zone: &str, address: IpAddr) -> Result<(), CniError> {
         let source = source(address);
-        let holder = self.zone_of(&source).map_err(|error| refused(zone, &source, &error))?;
-        if holder == zone {
-            return Ok(());
+        let refused = |error: &BusError| {
+            refused(&format!("failed to add the address {source} to {zone} zone"), zone, error)
+        };
+        let holder = self.ask("getZoneOfSource", &[&source]).map_err(|error| refused(&error))?;
+        match holder {
+            Value::Text(holder) if holder == zone => return Ok(()),
+            Value::Text(holder) if !holder.is_empty() => {
+                return Err(conflict(zone, &source, &holder));
+            }
+            _ => {}
         }
-        if !holder.is_empty() {
-            return Err(conflict(zone, &source, &holder));
-        }
-        match self.call::<String>("addSource", &(zone, source.as_str())) {
-            Ok(_) => Ok(()),
-            Err(error) if error.0.contains("ZONE_ALREADY_SET") => Ok(()),
-            Err(error) => Err(refused(zone, &source, &error)),
+        match self.ask("addSource", &[zone, &source]) {
+            Err(BusError::Answer { words, .. }) if words.contains("ZONE_ALREADY_SET") => Ok(()),
+            outcome => outcome.map(drop).map_err(|error| refused(&error)),
         }
     }
 
-    /// Takes an address out of a zone; it may be gone already, and the zone too.
-    pub(crate) fn remove(&self, zone: &str, address: IpAddr) -> Result<(), BusError> {
-        match self.call::<String>("removeSource", &(zone, source(address).as_str())) {
-            Err(error)
-                if !["UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE"]
-                    .iter()
-                    .any(|word| error.0.contains(word)) =>
+    /// Takes an address out of a zone; it may be gone already, the zone and firewalld too.
+    pub(crate) fn remove_source(&mut self, zone: &str, address: IpAddr) -> Result<Left, CniError> {
+        let source = source(address);
+        let is_among = |list: &[&str], text: &str| list.iter().any(|word| text.contains(word));
+        match self.ask("removeSource", &[zone, &source]) {
+            Ok(_) | Err(BusError::NoBus(_)) => Ok(Left::Nothing),
+            Err(BusError::Answer { name, words })
+                if is_among(&NOT_THERE, &words) || is_among(&NO_OWNER, &name) =>
             {
-                Err(error)
+                Ok(Left::Nothing)
             }
-            _ => Ok(()),
+            Err(BusError::Answer { words, .. }) if words.contains("COMMAND_FAILED") => {
+                Ok(Left::Listed(words))
+            }
+            Err(error) => Err(not_taken_out(code(&error), &source, zone, &error)),
         }
     }
 
     /// What the zone lacks of an address, in words.
-    pub(crate) fn mismatch(&self, zone: &str, address: IpAddr) -> Result<Option<String>, CniError> {
+    pub(crate) fn mismatch(
+        &mut self,
+        zone: &str,
+        address: IpAddr,
+    ) -> Result<Option<String>, CniError> {
         let source = source(address);
-        let there = self
-            .call::<bool>("querySource", &(zone, source.as_str()))
-            .map_err(|error| refused(zone, &source, &error))?;
-        Ok((!there).then(|| format!("source {source} is missing from firewalld's zone {zone}")))
+        let there = self.ask("querySource", &[zone, &source]).map_err(|error| {
+            refused(&format!("cannot ask for the address {source} in {zone} zone"), zone, &error)
+        })?;
+        let missing = || format!("source {source} is missing from firewalld's zone {zone}");
+        Ok((there != Value::Truth(true)).then(missing))
     }
 
-    fn zone_of(&self, source: &str) -> Result<String, BusError> {
-        self.call("getZoneOfSource", &(source))
+    fn ask(&mut self, method: &str, arguments: &[&str]) -> Result<Value, BusError> {
+        let call = MethodCall {
+            destination: FIREWALLD,
+            object: FIREWALLD_OBJECT,
+            interface: ZONES,
+            method,
+            arguments,
+        };
+        self.with(PATIENCE, |bus| bus.call(&call))
     }
 
-    fn call<T>(
-        &self,
-        method: &str,
-        arguments: &(impl serde::Serialize + zbus::zvariant::DynamicType),
-    ) -> Result<T, BusError>
-    where
-        T: for<'d> zbus::zvariant::DynamicDeserialize<'d>,
-    {
-        bounded(&self.runtime, PATIENCE, async {
-            let reply = self
-                .connection
-                .call_method(
-                    Some(bus::FIREWALLD),
-                    bus::FIREWALLD_OBJECT,
-                    Some(ZONES),
-                    method,
-                    arguments,
-                )
-                .await?;
-            Ok(reply.body().deserialize::<T>()?)
-        })
-    }
-}
-
-fn bounded<T>(
-    runtime: &Runtime,
-    patience: Duration,
-    work: impl Future<Output = Result<T, BusError>>,
-) -> Result<T, BusError> {
-    runtime.block_on(async {
-        match tokio::time::timeout(patience, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(BusError(format!("no answer within {} seconds", patience.as_secs()))),
+    /// One exchange. After an error on the way, the next one is over a connection of its own.
+    fn with<T>(
+        &mut self,
+        patience: Duration,
+        exchange: impl FnOnce(&mut Connection) -> Result<T, BusError>,
+    ) -> Result<T, BusError> {
+        let mut connection = match self.connection.take() {
+            Some(connected) => connected,
+            None => Connection::system(BRIEF_PATIENCE)?,
+        };
+        connection.be_patient(patience)?;
+        let outcome = exchange(&mut connection);
+        if matches!(outcome, Ok(_) | Err(BusError::Answer { .. })) {
+            self.connection = Some(connection);
         }
-    })
+        outcome
+    }
 }
 
 /// As the Go plugin writes a source.
@@ -194,12 +153,22 @@ fn source(address: IpAddr) -> String {
     format!("{address}/{}", IpVersion::of(address).host_prefix())
 }
 
-fn unreachable(error: &BusError) -> CniError {
+/// Code 11 where another try may help.
+fn code(error: &BusError) -> ErrorCode {
+    match error {
+        BusError::Io(error) => code_of(error, ErrorCode::Kernel),
+        BusError::NoAddress(_) => ErrorCode::InvalidEnvironment,
+        BusError::Refused(_) | BusError::Garbled => ErrorCode::Kernel,
+        BusError::NoBus(_) | BusError::Answer { .. } => ErrorCode::TryAgainLater,
+    }
+}
+
+fn unreachable(code: ErrorCode, why: &dyn fmt::Display) -> CniError {
     CniError::new(
-        ErrorCode::TryAgainLater,
+        code,
         "cannot reach firewalld over D-Bus: start firewalld, or set another \"backend\"",
     )
-    .with_details(error.to_string())
+    .with_details(why.to_string())
 }
 
 fn conflict(zone: &str, source: &str, holder: &str) -> CniError {
@@ -212,17 +181,27 @@ fn conflict(zone: &str, source: &str, holder: &str) -> CniError {
     )
 }
 
-fn refused(zone: &str, source: &str, error: &BusError) -> CniError {
-    if error.0.contains("INVALID_ZONE") {
+/// An address that stays in its zone.
+pub(crate) fn not_taken_out(
+    code: ErrorCode,
+    source: &dyn fmt::Display,
+    zone: &str,
+    why: &dyn fmt::Display,
+) -> CniError {
+    let text =
+        format!("failed to take the address {source} out of {zone} zone: firewalld does not do it");
+    CniError::new(code, text).with_details(why.to_string())
+}
+
+fn refused(doing: &str, zone: &str, error: &BusError) -> CniError {
+    let details = error.to_string();
+    if details.contains("INVALID_ZONE") {
         return CniError::config(format!(
             "firewalld has no zone {zone:?}: make it with `firewall-cmd --permanent --new-zone={zone}` and \
              `firewall-cmd --reload`, or set \"firewalldZone\" to one that `firewall-cmd --get-zones` lists"
         ))
-        .with_details(error.to_string());
+        .with_details(details);
     }
-    CniError::new(
-        ErrorCode::TryAgainLater,
-        format!("failed to add the address {source} to {zone} zone: firewalld does not do it; is it running?"),
-    )
-    .with_details(error.to_string())
+    CniError::new(code(error), format!("{doing}: firewalld does not do it; is it running?"))
+        .with_details(details)
 }

@@ -14,7 +14,7 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant, legacy_table_loaded};
 use cni_common::kernel::nft::{Family, NetlinkNft, Nft, Table, open_nft_if_any};
 
-pub(crate) use bus::{Bus, BusError};
+pub(crate) use bus::{Bus, Left, not_taken_out};
 pub(crate) use forwards::Forward;
 pub(crate) use tables::FilterTables;
 
@@ -43,7 +43,7 @@ pub(crate) struct Host<'a> {
 /// What removal hands on, and ADD of what it replaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
-    /// Addresses that our table admitted, for firewalld's zone.
+    /// Addresses that our table admitted.
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether the attachment had its bridge keep containers apart.
     pub(crate) isolated: bool,

@@ -1,5 +1,8 @@
 //! The firewall with a real firewalld on a bus of the box's own.
 
+use std::fs;
+use std::os::unix::net::UnixListener;
+
 use serde_json::{Value, json};
 
 use cni_testbox::{Firewalld, HOST_V4, Network, OUT_V4, TestBox, Transport, cases, firewall, tcp};
@@ -12,8 +15,13 @@ cases! {
     a_late_del_spares_the_new_owner, once_defect("sources have no owner");
     a_dead_bus_fails_add_and_not_del, once_defect("DEL fails as well");
     firewalld_that_stopped_fails_add_and_not_del, once;
+    a_silent_bus_is_not_taken_for_none, ours;
+    an_add_that_cannot_be_remembered_changes_nothing, ours;
+    a_changed_address_leaves_no_source, ours;
     isolation_holds_beside_firewalld, ours;
 }
+
+const BUS: &str = "/run/dbus/system_bus_socket";
 
 fn keys() -> Value {
     json!({ "backend": "firewalld" })
@@ -117,6 +125,54 @@ fn firewalld_that_stopped_fails_add_and_not_del(b: &TestBox) {
     firewalld.stop();
     firewall("ADD", &web).keys(&keys()).run(b).expect_error();
     b.dismiss(&web, &keys());
+}
+
+/// firewalld may be behind it, so nobody can say where the addresses are, or have to be.
+fn a_silent_bus_is_not_taken_for_none(b: &TestBox) {
+    let mut firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &json!({}));
+    let before = b.ruleset();
+    firewalld.stop();
+    firewalld.kill_bus();
+    fs::remove_file(BUS).expect("the dead bus's socket");
+    // Nobody accepts: after the first calls it takes no connection more.
+    b.host.write_sysctl("core/somaxconn", "1");
+    let silent = UnixListener::bind(BUS).expect("a socket in its place");
+    let words = ["cannot reach firewalld", "does not answer"];
+    for command in ["ADD", "CHECK", "DEL"] {
+        firewall(command, &web).run(b).expect_error_with(11, &words);
+        assert_eq!(b.ruleset(), before, "{command}");
+    }
+    drop(silent);
+    b.dismiss(&web, &json!({}));
+    assert!(!b.ruleset().contains("web/eth0"));
+}
+
+fn an_add_that_cannot_be_remembered_changes_nothing(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let web = b.web(&Network::dual(1), "web");
+    fs::create_dir_all("/run/cni").expect("a directory of the box");
+    fs::write("/run/cni/firewall", "").expect("a file in the directory's place");
+    let before = b.ruleset();
+    let add = firewall("ADD", &web).keys(&keys());
+    add.run(b).expect_error_with(5, &["cannot remember", "/run/cni/firewall"]);
+    assert_eq!(b.ruleset(), before);
+    assert!(sources(&firewalld, "trusted").is_empty());
+}
+
+fn a_changed_address_leaves_no_source(b: &TestBox) {
+    let firewalld = Firewalld::start();
+    let mut web = b.web(&Network::dual(1), "web");
+    b.admit(&web, &keys());
+    web.result["ips"][0]["address"] = "10.88.1.77/24".into();
+    b.admit(&web, &keys());
+    let expected = ["10.88.1.77/32".to_owned(), format!("{}/128", web.v6())];
+    let mut found = sources(&firewalld, "trusted");
+    found.sort();
+    assert_eq!(found, expected);
+    b.dismiss(&web, &keys());
+    assert!(sources(&firewalld, "trusted").is_empty());
 }
 
 fn isolation_holds_beside_firewalld(b: &TestBox) {

@@ -137,7 +137,7 @@ pub(super) fn delete<'a>(
 }
 
 /// Those of the addresses that some attachment has.
-pub(crate) fn held_addresses(
+pub(super) fn held_addresses(
     nft: &mut dyn Nft,
     addresses: &[IpAddr],
 ) -> Result<Vec<IpAddr>, NftError> {

@@ -1,7 +1,7 @@
 //! The nftables backend: a table of our own, which [`layout`] describes.
 
 mod add;
-pub(crate) mod admission;
+mod admission;
 mod bridges;
 mod check;
 mod elements;
@@ -13,14 +13,18 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Element, Nft, NftError, Transaction, look};
 
 use crate::held::Held;
 use crate::host::{Before, Host};
 use crate::plan::Plan;
+
+const READING: &str = "cannot read the firewall rules";
 
 /// The table `inet cni_firewall`.
 pub(crate) struct Nftables;
@@ -32,6 +36,31 @@ pub(crate) fn install(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> 
     host.removed.isolated |= earlier.as_ref().is_some_and(Plan::isolates_ports);
     host.before = Before::of(earlier);
     Ok(())
+}
+
+/// The addresses that are admitted for an attachment; `known` ones are looked at first.
+pub(crate) fn addresses_of(
+    host: &mut Host<'_>,
+    tag: &OwnerTag,
+    known: &[IpAddr],
+) -> Result<Vec<IpAddr>, CniError> {
+    let Some(nft) = host.nft_if_any() else { return Ok(Vec::new()) };
+    let owned = admission::Owned::read(nft, tag, known);
+    owned.map(|owned| owned.addresses()).map_err(|error| error.into_cni(READING))
+}
+
+/// The addresses that are admitted for attachments that are not valid any more.
+pub(crate) fn stale_addresses(host: &mut Host<'_>, stale: &Stale) -> Result<Vec<IpAddr>, CniError> {
+    let Some(nft) = host.nft_if_any() else { return Ok(Vec::new()) };
+    let held = installed(nft).map_err(|error| error.into_cni(READING))?;
+    let is_stale = |(_, owner): &(IpAddr, String)| stale.includes(owner);
+    Ok(held.admitted.into_iter().filter(is_stale).map(|(address, _)| address).collect())
+}
+
+/// Those of the addresses that are admitted for some attachment.
+pub(crate) fn held(host: &mut Host<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, CniError> {
+    let Some(nft) = host.nft_if_any() else { return Ok(Vec::new()) };
+    admission::held_addresses(nft, addresses).map_err(|error| error.into_cni(READING))
 }
 
 /// The admitted addresses with their owners, and the owners that are kept apart.
@@ -67,7 +96,7 @@ impl<'a> Holder<Host<'a>, Plan> for Nftables {
     fn check(&self, host: &mut Host<'a>, plan: &Plan) -> Result<Finding, CniError> {
         let is_sound = |found: &Finding| *found == Finding::Sound;
         let outcome = look(host.nft()?, |nft| check::check(nft, plan), is_sound);
-        outcome.map_err(|error| error.into_cni("cannot read the firewall rules"))
+        outcome.map_err(|error| error.into_cni(READING))
     }
 
     fn remove(
@@ -85,7 +114,8 @@ impl<'a> Holder<Host<'a>, Plan> for Nftables {
 
     fn collect_garbage(&self, host: &mut Host<'a>, stale: &Stale) -> Result<(), CniError> {
         let Some(nft) = host.nft_if_any() else { return Ok(()) };
-        host.removed.addresses = remove::collect_garbage(nft, stale)?;
+        let addresses = remove::collect_garbage(nft, stale)?;
+        host.removed.addresses.extend(addresses);
         Ok(())
     }
 }
