@@ -61,7 +61,9 @@ const ERRORS: &[(&str, &[Errno])] = &[
     ("write writev pwrite64", &[Errno::ENOSPC, Errno::EIO]),
     ("clone clone3 fork vfork", &[Errno::EAGAIN]),
     ("wait4 waitid", &[Errno::ECHILD]),
-    ("poll ppoll epoll_wait epoll_pwait epoll_ctl", &[Errno::ENOMEM]),
+    ("poll ppoll epoll_ctl", &[Errno::ENOMEM]),
+    // Nothing else goes wrong with an epoll instance that is one.
+    ("epoll_wait epoll_pwait", &[Errno::EINTR]),
     ("flock", &[Errno::ENOLCK]),
     ("mkdir mkdirat link linkat symlink rename renameat renameat2", &[Errno::ENOSPC, Errno::EROFS]),
     ("unlink unlinkat rmdir", &[Errno::EIO, Errno::EROFS]),
