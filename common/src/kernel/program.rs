@@ -55,8 +55,8 @@ fn converse(child: &mut Child, mut input: &[u8], end: Instant) -> io::Result<Con
     let (mut stdin, mut stdout, mut stderr) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (mut out, mut err, mut fed) = (Vec::new(), Vec::new(), Ok(()));
-    // One for all of it: to clear it is most of what a short conversation costs.
-    let mut buffer = vec![0; 4 * CHUNK];
+    // To clear it is most of what a short conversation costs.
+    let mut buffer = vec![0; CHUNK];
     while stdin.is_some() || stdout.is_some() || stderr.is_some() {
         let pipes = [
             stdin.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLOUT)),
@@ -110,12 +110,16 @@ fn feed<'a>(pipe: &mut ChildStdin, input: &'a [u8]) -> io::Result<&'a [u8]> {
 /// Whether there can be more.
 fn read_some(
     pipe: &mut Option<impl Read>,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
     text: &mut Vec<u8>,
 ) -> io::Result<bool> {
     let Some(pipe) = pipe else { return Ok(false) };
     let count = pipe.read(buffer)?;
     text.extend_from_slice(&buffer[..count]);
+    if count == buffer.len() {
+        // Who has much to say, is listened to in larger pieces.
+        buffer.resize(16 * CHUNK, 0);
+    }
     Ok(count > 0)
 }
 

@@ -9,14 +9,32 @@ const NLA_F_NESTED: u16 = 1 << 15;
 const ALIGNMENT: usize = 4;
 
 /// Messages that are sent in one go, one behind the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Request {
     bytes: Vec<u8>,
+    /// What marks an attribute of attributes.
+    nested: u16,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self::with_capacity(0)
+    }
 }
 
 impl Request {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes) }
+        Self { bytes: Vec::with_capacity(bytes), nested: NLA_F_NESTED }
+    }
+
+    /// For attributes as `nf_tables` lists them: nothing marks those that are nested.
+    pub(crate) fn listing(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), nested: 0 }
+    }
+
+    /// Forgets what was written, and keeps the room for it.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
@@ -63,7 +81,7 @@ impl Request {
 
     /// Attributes that were written elsewhere, within one.
     pub(crate) fn list(&mut self, kind: u16, attributes: &[u8]) {
-        self.bytes(kind | NLA_F_NESTED, attributes);
+        self.bytes(kind | self.nested, attributes);
     }
 
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
@@ -91,7 +109,7 @@ impl Request {
 
     /// An attribute of those that `body` writes.
     pub(crate) fn nested(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
-        let start = self.begin(kind | NLA_F_NESTED);
+        let start = self.begin(kind | self.nested);
         body(self);
         self.end(start);
     }

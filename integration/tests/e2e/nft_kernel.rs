@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::NetworkConfig;
-use cni_common::kernel::nft::compare::chain_mismatches;
+use cni_common::kernel::nft::compare::{chain_mismatches, rule_expressions};
 use cni_common::kernel::nft::text::render;
 use cni_common::kernel::nft::{
     Chain, DataType, Element, Family, NetlinkNft, Nft, Object, Operand, Operation, Rule, Selector,
@@ -18,6 +18,7 @@ cases! {
     netlink_and_text_make_the_same_table, ours;
     netlink_and_text_make_the_same_firewall, ours;
     what_nft_lists_can_be_loaded_again, ours;
+    rules_are_listed_as_they_are_compared, ours;
     a_refusal_names_the_element, ours;
     a_refusal_names_what_is_missing, ours;
     a_transaction_bound_to_an_old_generation_is_stale, ours;
@@ -109,6 +110,30 @@ fn what_nft_lists_can_be_loaded_again(b: &TestBox) {
     b.nft("flush ruleset");
     b.nft(&before);
     assert_same_listing(&listing(), &before);
+}
+
+/// The comparison of each ADD is one of bytes, unless a set without a name is in the rule.
+fn rules_are_listed_as_they_are_compared(_: &TestBox) {
+    let mut nft = open();
+    let mut compared = 0;
+    for transaction in [transaction(), cni_firewall::everything_in_nftables()] {
+        nft.commit(&transaction).expect("netlink");
+        let table = &transaction.operations[0].table;
+        let listed = nft.rules(table).expect("rules");
+        for operation in &transaction.operations {
+            let Object::Rule(rule) = &operation.object else { continue };
+            if rule.statements.iter().any(|part| matches!(part, Statement::ProtocolIn(_))) {
+                continue;
+            }
+            let expected = rule_expressions(table.family, rule);
+            let is_listed = listed
+                .iter()
+                .any(|found| found.chain == rule.chain && found.expressions == expected);
+            assert!(is_listed, "{rule:?}\n{listed:?}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 40, "{compared}");
 }
 
 fn element(port: u16) -> Element {

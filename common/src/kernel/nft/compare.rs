@@ -1,6 +1,6 @@
 //! What CHECK says of elements, chains and rules that are not as they must be: mismatches, in words.
 
-use super::expressions::rule_expressions;
+pub use super::expressions::rule_expressions;
 use super::meaning::same_expressions;
 use super::object::concatenation;
 use super::text::render_rule;

@@ -4,6 +4,8 @@
 //! error; on a map of 10,000 elements that takes seconds. Walking the attributes takes
 //! milliseconds.
 
+use std::borrow::Cow;
+
 use super::object::{
     BaseChain, Chain, ChainKind, DataType, Element, Found, Hook, InstalledChain, InstalledRule,
     Priority, Set, Value, concatenation,
@@ -21,8 +23,10 @@ fn body<const N: usize>(payload: &[u8]) -> Option<[Option<&[u8]>; N]> {
     by_kind(payload.get(NFGENMSG..)?)
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    // Names of what is ours are ASCII: the lossy reading is for others'.
+    str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 pub(crate) fn generation(payload: &[u8]) -> Option<u32> {
@@ -76,7 +80,7 @@ fn decode_values(types: &[DataType], mut image: &[u8]) -> Option<Vec<Value>> {
 }
 
 /// A chain and its table's name.
-pub(crate) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
+pub(crate) fn chain(payload: &[u8]) -> Option<(Cow<'_, str>, InstalledChain)> {
     const TABLE: usize = 1;
     const NAME: usize = 3;
     const HOOK: usize = 4;
@@ -86,7 +90,7 @@ pub(crate) fn chain(payload: &[u8]) -> Option<(String, InstalledChain)> {
     const DROP: u32 = 0;
     let parts: [_; 8] = body(payload)?;
     let base = parts[HOOK].and_then(|hook| base_chain(hook, parts[TYPE]));
-    let chain = Chain { name: text(parts[NAME]?), base };
+    let chain = Chain { name: text(parts[NAME]?).into_owned(), base };
     let uses = parts[USE].and_then(be32).unwrap_or(0);
     let drops = parts[POLICY].and_then(be32) == Some(DROP);
     Some((text(parts[TABLE]?), InstalledChain { chain, uses, drops }))
@@ -110,7 +114,7 @@ fn base_chain(hook: &[u8], kind: Option<&[u8]>) -> Option<BaseChain> {
 }
 
 /// A rule and its table's name.
-pub(crate) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
+pub(crate) fn rule(payload: &[u8]) -> Option<(Cow<'_, str>, InstalledRule)> {
     const TABLE: usize = 1;
     const CHAIN: usize = 2;
     const HANDLE: usize = 3;
@@ -118,7 +122,7 @@ pub(crate) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
     const USERDATA: usize = 7;
     let parts: [_; 8] = body(payload)?;
     let rule = InstalledRule {
-        chain: text(parts[CHAIN]?),
+        chain: text(parts[CHAIN]?).into_owned(),
         handle: u64::from_be_bytes(parts[HANDLE]?.try_into().ok()?),
         expressions: parts[EXPRESSIONS].unwrap_or_default().to_vec(),
         comment: parts[USERDATA].and_then(read_comment),
@@ -127,11 +131,11 @@ pub(crate) fn rule(payload: &[u8]) -> Option<(String, InstalledRule)> {
 }
 
 /// A set's name and its table's.
-pub(crate) fn set_name(payload: &[u8]) -> Option<(String, String)> {
+pub(crate) fn set_name(payload: &[u8]) -> Option<(Cow<'_, str>, String)> {
     const TABLE: usize = 1;
     const NAME: usize = 2;
     let parts: [_; 3] = body(payload)?;
-    Some((text(parts[TABLE]?), text(parts[NAME]?)))
+    Some((text(parts[TABLE]?), text(parts[NAME]?).into_owned()))
 }
 
 /// Names the element that an extended ack's offset points into. The offset counts from the

@@ -16,9 +16,12 @@ use super::statement::{KeyPart, Operand, Selector, Statement};
 use crate::kernel::ip::IpVersion;
 use crate::kernel::request::Request;
 
-/// A rule's expression list as it is sent, for comparison with what the kernel holds.
-pub(super) fn rule_expressions(family: Family, rule: &Rule) -> Vec<u8> {
-    let mut body = RuleEncoder::new(family, 0);
+/// A rule's expression list as the kernel lists it, for comparison with what it holds. Only sets
+/// without a name have other names there.
+#[must_use]
+pub fn rule_expressions(family: Family, rule: &Rule) -> Vec<u8> {
+    let mut body =
+        RuleEncoder { expressions: Request::listing(512), ..RuleEncoder::new(family, 0) };
     rule.statements.iter().for_each(|statement| body.statement(statement));
     body.expressions.into_bytes()
 }
@@ -48,8 +51,8 @@ impl<'a> RuleEncoder<'a> {
         }
     }
 
-    /// An expression, of which `data` writes the attributes, in the order in which the kernel lists them:
-    /// so they are compared without a search.
+    /// An expression, of which `data` writes the attributes: those that the kernel lists, in its order,
+    /// defaults as well. So a rule that is as we sent it is compared byte by byte.
     fn push(&mut self, name: &str, data: impl FnOnce(&mut Request)) {
         self.expressions.nested(LIST_ELEMENT, |expression| {
             expression.text(EXPRESSION_NAME, name);
@@ -72,6 +75,7 @@ impl<'a> RuleEncoder<'a> {
                     lookup.text(lookup::SET, ANONYMOUS);
                     lookup.be32(lookup::SOURCE, register(FIRST_SLOT));
                     lookup.be32(lookup::SET_ID, id);
+                    lookup.be32(lookup::FLAGS, 0);
                 });
             }
             Statement::DestinationIsLocal => self.destination_is_local(),
@@ -83,6 +87,7 @@ impl<'a> RuleEncoder<'a> {
                 self.push("lookup", |lookup| {
                     lookup.text(lookup::SET, set);
                     lookup.be32(lookup::SOURCE, register(FIRST_SLOT));
+                    lookup.be32(lookup::FLAGS, 0);
                 });
             }
             Statement::DnatByMap { version, key, map } => {
@@ -181,6 +186,9 @@ impl<'a> RuleEncoder<'a> {
 
     fn dnat_by_map(&mut self, version: IpVersion, key: &[KeyPart], map: &str) {
         const NAT_TYPE_DNAT: u32 = 1;
+        // NF_NAT_RANGE_*
+        const MAP_IPS: u32 = 1;
+        const PROTO_SPECIFIED: u32 = 1 << 1;
         let (nfproto, address_slots) = match version {
             IpVersion::V4 => (NFPROTO_IPV4, 1),
             IpVersion::V6 => (NFPROTO_IPV6, 4),
@@ -190,6 +198,7 @@ impl<'a> RuleEncoder<'a> {
             lookup.text(lookup::SET, map);
             lookup.be32(lookup::SOURCE, register(FIRST_SLOT));
             lookup.be32(lookup::DESTINATION, register(FIRST_SLOT));
+            lookup.be32(lookup::FLAGS, 0);
         });
         let (address, port) = (register(FIRST_SLOT), register(FIRST_SLOT + address_slots));
         self.push("nat", |nat| {
@@ -200,6 +209,7 @@ impl<'a> RuleEncoder<'a> {
             nat.be32(4, address);
             nat.be32(5, port);
             nat.be32(6, port);
+            nat.be32(7, MAP_IPS | PROTO_SPECIFIED);
         });
     }
 
@@ -292,11 +302,14 @@ impl<'a> RuleEncoder<'a> {
     }
 
     fn bitwise(&mut self, slot: usize, mask: &[u8], xor: &[u8]) {
+        /// `NFT_BITWISE_MASK_XOR`
+        const MASK_AND_XOR: u32 = 0;
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         self.push("bitwise", |bitwise| {
             bitwise.be32(1, register(slot));
             bitwise.be32(2, register(slot));
             bitwise.be32(3, length);
+            bitwise.be32(6, MASK_AND_XOR);
             bitwise.nested(4, |data| data.bytes(DATA_VALUE, mask));
             bitwise.nested(5, |data| data.bytes(DATA_VALUE, xor));
         });
@@ -341,6 +354,7 @@ mod lookup {
     pub(super) const SOURCE: u16 = 2;
     pub(super) const DESTINATION: u16 = 3;
     pub(super) const SET_ID: u16 = 4;
+    pub(super) const FLAGS: u16 = 5;
 }
 
 /// enum `nft_meta_attributes`, `nft_meta_keys`

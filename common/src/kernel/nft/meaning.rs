@@ -14,16 +14,18 @@ const DATA_VALUE: u16 = 1;
 
 /// Whether `installed` means what `wanted` does.
 pub(super) fn same_expressions(wanted: &[u8], installed: &[u8]) -> bool {
-    // What nobody loaded anew, the kernel lists expression by expression as it was sent.
     is_listed_as_sent(wanted, installed) || has_same_steps(wanted, installed)
 }
 
+/// What nobody loaded anew, the kernel lists expression by expression as it was sent, but for the names
+/// of sets without a name.
 fn is_listed_as_sent(wanted: &[u8], installed: &[u8]) -> bool {
     let (mut wanted, mut installed) = (walk(wanted), walk(installed));
     loop {
         match (wanted.next(), installed.next()) {
             (None, None) => return true,
-            (Some(Some((_, want))), Some(Some((_, have)))) if same_expression(want, have) => {}
+            (Some(Some((_, want))), Some(Some((_, have))))
+                if want == have || same_expression(want, have) => {}
             _ => return false,
         }
     }
@@ -33,31 +35,7 @@ fn same_expression(wanted: &[u8], installed: &[u8]) -> bool {
     let ((Some(name), want), (Some(found), have)) = (parts(wanted), parts(installed)) else {
         return false;
     };
-    name == found && (is_listed_in_order(name, want, have) || same_attributes(name, want, have))
-}
-
-/// The same as [`same_attributes`] where they come in the same order, as they do from the kernel.
-fn is_listed_in_order(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
-    let mut installed = walk(installed);
-    for wanted in walk(wanted) {
-        let Some((kind, want)) = wanted else { return false };
-        if (expression, kind) == (b"lookup\0", LOOKUP_SET_ID) {
-            continue;
-        }
-        loop {
-            match installed.next() {
-                Some(Some((found, have))) if found == kind => {
-                    if !same_value(expression, kind, want, have) {
-                        return false;
-                    }
-                    break;
-                }
-                Some(Some((found, have))) if is_default(expression, found, have) => {}
-                _ => return false,
-            }
-        }
-    }
-    installed.all(|rest| rest.is_some_and(|(kind, have)| is_default(expression, kind, have)))
+    name == found && same_attributes(name, want, have)
 }
 
 /// An expression's name and data.
@@ -228,12 +206,11 @@ impl Step<'_> {
     }
 }
 
-/// Whether `installed` has each attribute of `wanted`, and besides no more than defaults.
+/// Whether the two have the same attributes, but for defaults that only one of them spells out.
 fn same_attributes(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
-    let is_there = |(kind, want)| {
-        // A set's ID means something within its batch only.
-        (expression, kind) == (b"lookup\0", LOOKUP_SET_ID)
-            || find(installed, kind).is_some_and(|have| same_value(expression, kind, want, have))
+    let is_there = |(kind, want)| match find(installed, kind) {
+        Some(have) => same_value(expression, kind, want, have),
+        None => is_default(expression, kind, want),
     };
     let is_expected =
         |(kind, have)| find(wanted, kind).is_some() || is_default(expression, kind, have);
@@ -243,7 +220,6 @@ fn same_attributes(expression: &[u8], wanted: &[u8], installed: &[u8]) -> bool {
 
 const LOOKUP_SET: u16 = 1;
 const LOOKUP_SET_ID: u16 = 4;
-const IMMEDIATE_DATA: u16 = 2;
 const NAT_FLAGS: u16 = 7;
 
 fn same_value(expression: &[u8], kind: u16, wanted: &[u8], installed: &[u8]) -> bool {
@@ -253,34 +229,22 @@ fn same_value(expression: &[u8], kind: u16, wanted: &[u8], installed: &[u8]) -> 
             (b"lookup\0", LOOKUP_SET) => {
                 wanted.starts_with(b"__set") && installed.starts_with(b"__set")
             }
-            (b"immediate\0", IMMEDIATE_DATA) => same_verdict(wanted, installed),
             _ => false,
         }
 }
 
-/// Whether an attribute that was not sent says what the kernel does without it.
+/// Whether an attribute says what the kernel does without it.
 fn is_default(expression: &[u8], kind: u16, value: &[u8]) -> bool {
     /// That there are addresses and ports to translate to.
     const MAP_IPS: u32 = 1;
     const PROTO_SPECIFIED: u32 = 1 << 1;
     match (expression, kind) {
+        // A set's ID means something within its batch only.
+        (b"lookup\0", LOOKUP_SET_ID) => true,
         (b"nat\0", NAT_FLAGS) => {
             be32(value).is_some_and(|flags| flags & !(MAP_IPS | PROTO_SPECIFIED) == 0)
         }
         _ => value.iter().all(|byte| *byte == 0),
-    }
-}
-
-/// Compares a verdict, whose nested attributes the kernel reports without the nested flag.
-fn same_verdict(wanted: &[u8], installed: &[u8]) -> bool {
-    let (mut wanted, mut installed) = (walk(wanted), walk(installed));
-    loop {
-        match (wanted.next(), installed.next()) {
-            (None, None) => return true,
-            (Some(Some((want_kind, want))), Some(Some((kind, have))))
-                if want_kind == kind && walk(want).eq(walk(have)) => {}
-            _ => return false,
-        }
     }
 }
 

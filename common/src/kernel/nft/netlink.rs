@@ -1,7 +1,7 @@
 //! `nf_tables` by netlink: the backend of production.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::{io, mem};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -20,6 +20,9 @@ use crate::kernel::retry::retry;
 
 const ENOENT: i32 = Errno::ENOENT as i32;
 
+/// In bytes; most requests need no more.
+const REQUEST_ROOM: usize = 4096;
+
 /// Answers of this many queries fit a socket's default receive buffer.
 const QUERIES_PER_REQUEST: usize = 64;
 
@@ -27,17 +30,27 @@ const QUERIES_PER_REQUEST: usize = 64;
 #[derive(Debug)]
 pub struct NetlinkNft {
     connection: Connection,
+    /// Room for the next request.
+    request: Request,
 }
 
 impl NetlinkNft {
     /// Opens the netlink socket. This alone needs no privilege.
     pub fn open() -> Result<Self, NftError> {
-        Ok(Self { connection: Connection::open(NETLINK_NETFILTER)? })
+        let connection = Connection::open(NETLINK_NETFILTER)?;
+        Ok(Self { connection, request: Request::with_capacity(REQUEST_ROOM) })
+    }
+
+    /// An empty request, in the room of the one before.
+    fn new_request(&mut self) -> Request {
+        let mut request = mem::take(&mut self.request);
+        request.clear();
+        request
     }
 
     /// Sends a batch; without its end message the kernel tries it and takes everything back.
     fn run(&mut self, transaction: &Transaction, commit: bool) -> Result<(), NftError> {
-        let mut request = Request::with_capacity(4096);
+        let mut request = self.new_request();
         let begin = self.connection.next_sequence();
         batch_begin(&mut request, begin, transaction.generation);
         let mut batch = Batch::new(&mut self.connection, request);
@@ -54,8 +67,7 @@ impl NetlinkNft {
         if commit {
             batch_end(&mut request, self.connection.next_sequence());
         }
-        let request = request.as_slice();
-        self.connection.send(request)?;
+        self.connection.send(request.as_slice())?;
         let statuses = self.connection.receive_status(last).map_err(NftError::Unanswered)?;
         let acknowledged =
             statuses.iter().any(|status| status.sequence == last && status.errno == 0);
@@ -65,9 +77,10 @@ impl NetlinkNft {
             .map(|status| {
                 let position = status.sequence.checked_sub(begin + 1).map(|at| at as usize);
                 let sender = position.and_then(|at| senders.get(at)).copied();
-                refusal(status, sender, &transaction.operations, request)
+                refusal(status, sender, &transaction.operations, request.as_slice())
             })
             .collect();
+        self.request = request;
         match (refusals.is_empty(), acknowledged || senders.is_empty()) {
             (true, true) => Ok(()),
             (true, false) => Err(NftError::Unanswered(io::ErrorKind::InvalidData.into())),
@@ -84,10 +97,11 @@ impl NetlinkNft {
     ) -> Result<Vec<T>, NftError> {
         retry(|| {
             let sequence = self.connection.next_sequence();
-            let mut request = Request::with_capacity(256);
+            let mut request = self.new_request();
             let flags = NLM_F_REQUEST | NLM_F_DUMP;
             message(&mut request, sequence, flags, family, what, &attributes);
             self.connection.send(request.as_slice())?;
+            self.request = request;
             let mut found = Vec::new();
             let mut malformed = false;
             let outcome = self.connection.receive_dump(|answer| match decode(answer.payload) {
@@ -120,7 +134,7 @@ impl NetlinkNft {
     ) -> Result<Vec<Option<T>>, NftError> {
         let mut found = vec![None; questions.len()];
         for (round, questions) in questions.chunks(QUERIES_PER_REQUEST).enumerate() {
-            let mut request = Request::with_capacity(4096);
+            let mut request = self.new_request();
             let mut last = 0;
             for question in questions {
                 last = self.connection.next_sequence();
@@ -130,6 +144,7 @@ impl NetlinkNft {
                 });
             }
             self.connection.send(request.as_slice())?;
+            self.request = request;
             let first = last as usize + 1 - questions.len();
             let mut malformed = false;
             let statuses = self.connection.receive_count(questions.len(), |answer| {
@@ -196,9 +211,10 @@ impl NetlinkNft {
 impl Nft for NetlinkNft {
     fn generation(&mut self) -> Result<Generation, NftError> {
         let sequence = self.connection.next_sequence();
-        let mut request = Request::with_capacity(64);
+        let mut request = self.new_request();
         message(&mut request, sequence, NLM_F_REQUEST, 0, Message::GetGeneration, |_| {});
         self.connection.send(request.as_slice())?;
+        self.request = request;
         let mut generation = None;
         let statuses = self.connection.receive_count(1, |answer| {
             generation = decode::generation(answer.payload);

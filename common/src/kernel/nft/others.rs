@@ -23,7 +23,8 @@ impl NetlinkNft {
                     return Some(None);
                 };
                 let (name, chain) = decode::chain(payload)?;
-                Some(Some((Table { family, name: name.into() }, chain)))
+                let name = name.into_owned().into();
+                Some(Some((Table { family, name }, chain)))
             },
         )?;
         Ok(chains.into_iter().flatten().collect())

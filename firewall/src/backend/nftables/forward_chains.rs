@@ -58,7 +58,7 @@ fn versions(table: &Table) -> &'static [IpVersion] {
 fn rules(table: &Table) -> Vec<Rule> {
     let verdicts = versions(table)
         .iter()
-        .flat_map(|version| layout::accepting(*version, &containers(*version)));
+        .flat_map(|version| layout::accepting(*version, &containers(*version).name));
     verdicts.map(|statements| rule(CHAIN, statements, None)).collect()
 }
 

@@ -21,30 +21,33 @@ pub(crate) const ADMIN: &str = "admin";
 const FORWARD: &str = "forward";
 const INPUT: &str = "input";
 const ISOLATION: &str = "isolation";
+const PARTICIPATING: &str = "participating";
+const INSIDE: &str = "inside";
+const ISOLATED: &str = "isolated";
 
 /// The containers' addresses; an element's comment is its owner's tag.
 pub(crate) fn containers(version: IpVersion) -> Set {
-    set(format!("containers{}", version.digit()), vec![address_type(version)])
+    set(containers_name(version), vec![address_type(version)])
 }
 
 /// The host's addresses on isolating bridges; an element's comment is the bridge's name.
 pub(crate) fn gateways(version: IpVersion) -> Set {
-    set(format!("gateways{}", version.digit()), vec![address_type(version)])
+    set(gateways_name(version), vec![address_type(version)])
 }
 
 /// The bridges whose containers those of other networks do not reach.
 pub(crate) fn participating() -> Set {
-    set("participating".to_owned(), vec![DataType::IfName])
+    set(PARTICIPATING, vec![DataType::IfName])
 }
 
 /// Each participating bridge, twice: the way in and the way out of what stays on it.
 pub(crate) fn inside() -> Set {
-    set("inside".to_owned(), vec![DataType::IfName; 2])
+    set(INSIDE, vec![DataType::IfName; 2])
 }
 
 /// The same for bridges whose containers do not reach each other either.
 pub(crate) fn isolated() -> Set {
-    set("isolated".to_owned(), vec![DataType::IfName; 2])
+    set(ISOLATED, vec![DataType::IfName; 2])
 }
 
 /// Who has addresses: `short name of the owner -> how many, the first of each family`.
@@ -116,44 +119,41 @@ fn forward() -> (Chain, Vec<Rule>) {
         rule(FORWARD, vec![Statement::Jump(ISOLATION.to_owned())]),
     ];
     for version in IpVersion::ALL {
-        let accepting = accepting(version, &containers(version));
+        let accepting = accepting(version, containers_name(version));
         rules.extend(accepting.into_iter().map(|statements| rule(FORWARD, statements)));
     }
     (base_chain(FORWARD, Hook::Forward), rules)
 }
 
 /// What may pass: replies and mapped ports to these containers, and all that comes from them.
-pub(crate) fn accepting(version: IpVersion, containers: &Set) -> [Vec<Statement>; 3] {
-    let to = in_set(&[destination(version)], containers);
+pub(crate) fn accepting(version: IpVersion, containers: &str) -> [Vec<Statement>; 3] {
+    let to = || in_set(&[destination(version)], containers);
     let from = in_set(&[source(version)], containers);
     [
-        vec![Statement::ConnectionIsEstablished, to.clone()],
-        vec![Statement::ConnectionIsDnat, to],
-        vec![from],
+        vec![Statement::ConnectionIsEstablished, to(), Statement::Accept],
+        vec![Statement::ConnectionIsDnat, to(), Statement::Accept],
+        vec![from, Statement::Accept],
     ]
-    .map(|conditions| and(conditions, Statement::Accept))
 }
 
 /// Replies and mapped ports pass; then each bridge for itself.
 fn isolation() -> (Chain, Vec<Rule>) {
     let pair = [Selector::InputInterface, Selector::OutputInterface];
-    let into = || in_set(&[Selector::OutputInterface], &participating());
+    let out_of = || in_set(&[Selector::InputInterface], PARTICIPATING);
+    let into = || in_set(&[Selector::OutputInterface], PARTICIPATING);
     let mut decisions = vec![
-        (vec![Statement::ConnectionIsEstablished], Statement::Return),
-        (vec![Statement::ConnectionIsDnat], Statement::Return),
-        (vec![in_set(&pair, &isolated())], Statement::Drop),
-        (vec![in_set(&pair, &inside())], Statement::Return),
-        (vec![in_set(&[Selector::InputInterface], &participating()), into()], Statement::Drop),
+        vec![Statement::ConnectionIsEstablished, Statement::Return],
+        vec![Statement::ConnectionIsDnat, Statement::Return],
+        vec![in_set(&pair, ISOLATED), Statement::Drop],
+        vec![in_set(&pair, INSIDE), Statement::Return],
+        vec![out_of(), into(), Statement::Drop],
     ];
     for version in IpVersion::ALL {
         // Containers of networks that let everybody in are still other networks' containers.
-        let from = in_set(&[source(version)], &containers(version));
-        decisions.push((vec![into(), from], Statement::Drop));
+        let from = in_set(&[source(version)], containers_name(version));
+        decisions.push(vec![into(), from, Statement::Drop]);
     }
-    let rules = decisions
-        .into_iter()
-        .map(|(conditions, verdict)| rule(ISOLATION, and(conditions, verdict)))
-        .collect();
+    let rules = decisions.into_iter().map(|statements| rule(ISOLATION, statements)).collect();
     (Chain { name: ISOLATION.to_owned(), base: None }, rules)
 }
 
@@ -161,22 +161,16 @@ fn isolation() -> (Chain, Vec<Rule>) {
 fn input() -> (Chain, Vec<Rule>) {
     let mut rules = vec![rule(INPUT, vec![Statement::ConnectionIsEstablished, Statement::Accept])];
     for version in IpVersion::ALL {
-        let to_gateway = in_set(&[destination(version)], &gateways(version));
         for from in [
-            in_set(&[Selector::InputInterface], &participating()),
-            in_set(&[source(version)], &containers(version)),
+            in_set(&[Selector::InputInterface], PARTICIPATING),
+            in_set(&[source(version)], containers_name(version)),
         ] {
-            let conditions =
-                vec![to_gateway.clone(), from, Statement::DestinationIsNotOfInputInterface];
-            rules.push(rule(INPUT, and(conditions, Statement::Drop)));
+            let to_gateway = in_set(&[destination(version)], gateways_name(version));
+            let elsewhere = Statement::DestinationIsNotOfInputInterface;
+            rules.push(rule(INPUT, vec![to_gateway, from, elsewhere, Statement::Drop]));
         }
     }
     (base_chain(INPUT, Hook::Input), rules)
-}
-
-fn and(mut conditions: Vec<Statement>, verdict: Statement) -> Vec<Statement> {
-    conditions.push(verdict);
-    conditions
 }
 
 fn rule(chain: &str, statements: Vec<Statement>) -> Rule {
@@ -188,9 +182,17 @@ fn base_chain(name: &str, hook: Hook) -> Chain {
     Chain { name: name.to_owned(), base: Some(base) }
 }
 
-fn in_set(key: &[Selector], set: &Set) -> Statement {
+fn in_set(key: &[Selector], set: &str) -> Statement {
     let key = key.iter().copied().map(KeyPart::from).collect();
-    Statement::InSet { key, set: set.name.clone() }
+    Statement::InSet { key, set: set.to_owned() }
+}
+
+fn containers_name(version: IpVersion) -> &'static str {
+    if version.is_v4() { "containers4" } else { "containers6" }
+}
+
+fn gateways_name(version: IpVersion) -> &'static str {
+    if version.is_v4() { "gateways4" } else { "gateways6" }
 }
 
 fn source(version: IpVersion) -> Selector {
@@ -201,8 +203,8 @@ fn destination(version: IpVersion) -> Selector {
     if version.is_v4() { Selector::Ip4Destination } else { Selector::Ip6Destination }
 }
 
-fn set(name: String, key: Vec<DataType>) -> Set {
-    Set { name, key, data: Vec::new() }
+fn set(name: &str, key: Vec<DataType>) -> Set {
+    Set { name: name.to_owned(), key, data: Vec::new() }
 }
 
 fn map(name: &str, data: Vec<DataType>) -> Set {
