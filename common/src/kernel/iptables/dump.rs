@@ -1,5 +1,6 @@
 //! What `iptables-save` prints, and the words of its rules. Pure.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// A table as `iptables-save` prints it.
@@ -28,8 +29,8 @@ impl Form {
     /// The form of what stands behind `-A CHAIN `.
     #[must_use]
     pub fn of(spec: &str) -> Self {
-        let mut words = split_words(spec);
-        words.sort();
+        let mut words: Vec<String> = words(spec).map(Cow::into_owned).collect();
+        words.sort_unstable();
         Self(words)
     }
 }
@@ -105,13 +106,18 @@ impl SavedRule {
     /// The rule's words, quotes removed.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
-        split_words(&self.spec)
+        words(&self.spec).map(Cow::into_owned).collect()
     }
 
     /// Whether this is the rule that a specification asks for, whatever the order of its options.
     #[must_use]
     pub fn is(&self, spec: &str) -> bool {
-        self.form() == Form::of(spec)
+        let sorted = |spec| {
+            let mut words: Vec<Cow<'_, str>> = words(spec).collect();
+            words.sort_unstable();
+            words
+        };
+        sorted(&self.spec) == sorted(spec)
     }
 
     /// The rule, for comparison with many.
@@ -123,9 +129,7 @@ impl SavedRule {
     /// The value behind an option, for instance `-j`.
     #[must_use]
     pub fn option(&self, name: &str) -> Option<String> {
-        let words = self.words();
-        let position = words.iter().position(|word| word == name)?;
-        words.get(position + 1).cloned()
+        words(&self.spec).skip_while(|word| word != name).nth(1).map(Cow::into_owned)
     }
 }
 
@@ -145,35 +149,52 @@ pub fn quote(word: &str) -> String {
     quoted
 }
 
-/// Splits at blanks outside quotes, as iptables' own parser does.
-fn split_words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
+/// The words between blanks outside quotes, as iptables' own parser reads them.
+fn words(line: &str) -> Words<'_> {
+    Words { rest: line }
+}
+
+struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = Cow<'a, str>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.rest.trim_start_matches(' ');
+        if line.is_empty() {
+            return None;
+        }
+        let end = line.find([' ', '"']).unwrap_or(line.len());
+        let (word, rest) = line.split_at(end);
+        if rest.starts_with('"') {
+            let (word, rest) = quoted_word(line);
+            self.rest = rest;
+            return Some(Cow::Owned(word));
+        }
+        self.rest = rest;
+        Some(Cow::Borrowed(word))
+    }
+}
+
+/// The first word of a line, without its quotes, and what follows it.
+fn quoted_word(line: &str) -> (String, &str) {
     let mut word = String::new();
-    let (mut quoted, mut escaped, mut begun) = (false, false, false);
-    for c in line.chars() {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in line.char_indices() {
         match c {
             _ if escaped => {
                 word.push(c);
                 escaped = false;
             }
             '\\' if quoted => escaped = true,
-            '"' => {
-                quoted = !quoted;
-                begun = true;
-            }
-            ' ' if !quoted => {
-                if begun || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                begun = false;
-            }
+            '"' => quoted = !quoted,
+            ' ' if !quoted => return (word, &line[at..]),
             _ => word.push(c),
         }
     }
-    if begun || !word.is_empty() {
-        words.push(word);
-    }
-    words
+    (word, "")
 }
 
 #[cfg(test)]
@@ -205,9 +226,11 @@ COMMIT
     #[test]
     fn quoting_survives_the_parser() {
         for text in ["plain", "two words", r#"a "quoted" \ word"#, "", "é'$(x)"] {
-            assert_eq!(split_words(&quote(text)), [text], "{text}");
+            assert_eq!(words(&quote(text)).collect::<Vec<_>>(), [text], "{text}");
         }
         assert_eq!(quote("a\n-F"), "\"a?-F\"");
+        let mixed = words(r#"  -i a" b"c  \x "" -j "y z"#);
+        assert_eq!(mixed.collect::<Vec<_>>(), ["-i", "a bc", r"\x", "", "-j", "y z"]);
     }
 
     #[test]

@@ -145,8 +145,11 @@ impl Iptables {
     /// the plain names only.
     pub fn seeing(version: IpVersion, variant: Variant) -> Result<Self, IptablesError> {
         let named = Self::find(version, variant);
-        match (&named, Self::find(version, Variant::Default)) {
-            (Err(_), Ok(plain)) if plain.variant()? == variant => Ok(plain),
+        if named.is_ok() {
+            return named;
+        }
+        match Self::find(version, Variant::Default) {
+            Ok(plain) if plain.variant()? == variant => Ok(plain),
             _ => named,
         }
     }
