@@ -66,9 +66,11 @@ impl Filter {
 
     /// The table as it would be if the owner's network had always been called as the tag has it.
     pub(crate) fn named_by(mut self, tag: &OwnerTag) -> Self {
-        for word in self.rules.iter_mut().flat_map(|rule| &mut rule.words) {
-            if tag.is_same_attachment(word) {
-                tag.as_str().clone_into(word);
+        for rule in &mut self.rules {
+            let option = rule.words.iter().position(|word| word == "--comment");
+            let comment = option.and_then(|at| rule.words.get_mut(at + 1));
+            if let Some(comment) = comment.filter(|comment| tag.is_same_attachment(comment)) {
+                tag.as_str().clone_into(comment);
             }
         }
         self

@@ -81,7 +81,9 @@ impl OwnerTag {
     /// it may have been renamed since ADD.
     #[must_use]
     pub fn is_same_attachment(&self, comment: &str) -> bool {
-        owner_of(comment) == Some(self.owner())
+        let owner = self.owner();
+        // Most comments are others', and not looked at any closer.
+        comment.ends_with(owner) && owner_of(comment) == Some(owner)
     }
 
     /// Whether an element is commented with the tag of this container and interface.
