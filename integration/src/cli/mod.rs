@@ -439,8 +439,8 @@ pub(crate) struct RestoreOptions {
     #[command(flatten)]
     pub(crate) telling: TellingOptions,
 
-    /// Stay, and restore whenever firewalld was reloaded or restarted or an nftables table was
-    /// deleted; prints like --quiet
+    /// Stay, and restore whenever firewalld was reloaded or restarted or nftables tables or rules of
+    /// containers were deleted; prints like --quiet
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) watch: bool,
 

@@ -7,7 +7,7 @@ use anyhow::bail;
 use super::network::complete_id;
 use super::say;
 use crate::cli::RestoreOptions;
-use crate::restore::watch::watch;
+use crate::restore::watch::{Reason, Round, watch};
 use crate::restore::{Outcome, Restorer, Summary};
 use crate::runner::{CacheError, Runner, plugins};
 
@@ -62,16 +62,22 @@ fn restore(restorer: &Restorer, quiet: bool) -> Result<Summary, CacheError> {
 }
 
 /// One round of a watch. What fails is said, and is no end of it.
-fn restore_because(reason: &str, restorer: &Restorer) -> bool {
-    let _ = say(reason);
+fn restore_because(reason: &Reason, restorer: &Restorer) -> Round {
+    if !reason.is_common {
+        let _ = say(&reason.text);
+    }
     match restore(restorer, true) {
         Ok(summary) => {
-            let _ = say(&summary.to_string());
-            summary.failed() == 0
+            if !reason.is_common {
+                let _ = say(&summary.to_string());
+            } else if summary.is_news() {
+                let _ = say(&format!("{}; {summary}", reason.text));
+            }
+            Round { well: summary.failed() == 0, changed: summary.has_changed() }
         }
         Err(error) => {
             eprintln!("cni-chain: {error}");
-            false
+            Round { well: false, changed: false }
         }
     }
 }

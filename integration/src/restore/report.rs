@@ -175,6 +175,7 @@ pub struct Summary {
     failed: usize,
     not_concerned: usize,
     taken_back: usize,
+    changed: bool,
 }
 
 impl Summary {
@@ -195,12 +196,20 @@ impl Summary {
             _ => &mut self.sound,
         };
         *counter += 1;
+        // One that failed may have been restored in part.
+        self.changed |= has(|step| *step == Step::Restored);
     }
 
     /// How many attachments lack something that could not be restored.
     #[must_use]
     pub fn failed(&self) -> usize {
         self.failed
+    }
+
+    /// Whether something was restored.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.changed
     }
 
     /// Whether there is more to tell than that all is well.

@@ -9,3 +9,4 @@ mod readme;
 mod restore;
 mod trace;
 mod upgrade;
+mod watch;

@@ -25,20 +25,20 @@ fn ipam() -> Value {
         "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }] })
 }
 
-fn bridge() -> Value {
+pub(crate) fn bridge() -> Value {
     json!({ "type": "bridge", "bridge": "br1", "isGateway": true, "hairpinMode": true, "ipMasq": true,
         "ipam": ipam() })
 }
 
 /// A node whose outside knows no way to the containers' network.
-fn node<'a>(b: &'a TestBox, interface: &Value) -> Node<'a> {
+pub(crate) fn node<'a>(b: &'a TestBox, interface: &Value) -> Node<'a> {
     b.out.batch(&["route del default", "route del ::/0"]);
     b.out.serve("out", 80);
     Node::behind(b, interface, b.implementation, b.implementation.backend())
 }
 
 #[track_caller]
-fn reaches_the_outside(container: &Container) {
+pub(crate) fn reaches_the_outside(container: &Container) {
     for transport in Transport::ALL {
         container.netns.reach(transport, OUT_V4, 80).by("out").seen_as(HOST_V4);
         container.netns.reach(transport, OUT_V6, 80).by("out");

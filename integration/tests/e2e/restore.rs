@@ -1,11 +1,8 @@
 //! `cni-chain restore` after real flushes, judged by packets.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
 use cni_common::cni::protocol::json::Object;
@@ -25,10 +22,7 @@ cases! {
     a_cache_without_namespaces_will_do, ours;
     restores_at_the_same_time_do_no_harm, backends;
     a_reload_of_firewalld_is_restored_from, ours;
-    the_watch_heals_after_firewalld, ours;
-    the_watch_heals_after_a_flush_without_a_bus, ours;
     containers_move_to_where_the_drop_is, ours;
-    the_watch_notices_that_the_host_starts_to_drop, ours;
 }
 
 pub(crate) const PORT: u16 = 8080;
@@ -405,96 +399,8 @@ fn a_reload_of_firewalld_is_restored_from(b: &TestBox) {
     assert_eq!(node.restore(&["--quiet"]), "");
 }
 
-/// A running `restore --watch`.
-pub(crate) struct Watch {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Watch {
-    pub(crate) fn start(node: &Node<'_>) -> Self {
-        let mut command = node.command(&["--watch"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdout = child.stdout.take().expect("piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                println!("watch: {line}");
-                let _ = sender.send(line);
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for a line of this beginning.
-    #[track_caller]
-    pub(crate) fn says(&self, beginning: &str) {
-        loop {
-            match self.lines.recv_timeout(Duration::from_mins(1)) {
-                Ok(line) if line.starts_with(beginning) => return,
-                Ok(_) => {}
-                Err(error) => panic!("the watch never said {beginning:?}: {error}"),
-            }
-        }
-    }
-}
-
-fn the_watch_heals_after_firewalld(b: &TestBox) {
-    let mut firewalld = Firewalld::start();
-    let node = Node::new(b);
-    let (web, conf) = node.add("web", PORT);
-    b.out.serve("out", 80);
-    firewalld.stop();
-    let mut watch = Watch::start(&node);
-    watch.says("watching firewalld and nftables");
-    let heals = |reason: &str| {
-        watch.says(reason);
-        watch.says(&format!("{NAME}/web/eth0: restored firewall"));
-        watch.says("attachments: 1 restored");
-        web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
-    };
-    firewalld.start_again();
-    heals("firewalld was started");
-    for _ in 0..2 {
-        firewalld.cmd(&["--reload"]);
-        heals("firewalld was reloaded");
-    }
-    firewalld.stop();
-    firewalld.start_again();
-    heals("firewalld was started");
-    node.serves("web", PORT);
-    assert!(node.is_sound(&conf));
-
-    firewalld.stop();
-    firewalld.kill_bus();
-    let status = watch.child.wait().expect("a child of ours");
-    assert_eq!(status.code(), Some(1), "without a bus it ends, for systemd to start it again");
-}
-
-fn the_watch_heals_after_a_flush_without_a_bus(b: &TestBox) {
-    let node = Node::new(b);
-    let (_, conf) = node.add("web", PORT);
-    let mut watch = Watch::start(&node);
-    watch.says("watching nftables; there is no system bus");
-    watch.says("attachments: 1 with nothing missing");
-    for _ in 0..2 {
-        flush(b);
-        watch.says("nftables table ");
-        watch.says(&format!("{NAME}/web/eth0: restored portmap, firewall"));
-        watch.says("attachments: 1 restored");
-        node.serves("web", PORT);
-        assert!(node.is_sound(&conf));
-    }
-    // Deleted and loaded in one transaction, as nftables.service does.
-    b.nft("flush ruleset; table inet filter { chain forward { type filter hook forward priority 0; }; }");
-    watch.says(&format!("{NAME}/web/eth0: restored portmap, firewall"));
-    node.serves("web", PORT);
-    watch.child.kill().expect("a child of ours");
-    watch.child.wait().expect("a child of ours");
-}
-
 /// What dockerd and ufw do to a host.
-fn drop_forwarded() {
+pub(crate) fn drop_forwarded() {
     for program in ["iptables", "ip6tables"] {
         run(tool(program).args(["-P", "FORWARD", "DROP"]));
     }
@@ -514,26 +420,4 @@ fn containers_move_to_where_the_drop_is(b: &TestBox) {
     web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
     node.serves("web", PORT);
     assert!(node.is_sound(&conf));
-}
-
-fn the_watch_notices_that_the_host_starts_to_drop(b: &TestBox) {
-    let node = Node::new(b);
-    let (web, _) = node.add("web", PORT);
-    b.out.serve("out", 80);
-    let mut watch = Watch::start(&node);
-    watch.says("attachments: 1 with nothing missing");
-    b.nft("table inet filter { chain forward { type filter hook forward priority 0; policy drop; }; }");
-    watch.says("chain inet filter forward has policy drop");
-    watch.says(&format!("{NAME}/web/eth0: restored firewall"));
-    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
-    b.nft("delete table inet filter");
-    watch.says("nftables table inet filter was deleted");
-    watch.says("attachments: 1 with nothing missing");
-    drop_forwarded();
-    watch.says("chain ip");
-    watch.says(&format!("{NAME}/web/eth0: restored firewall"));
-    web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
-    node.serves("web", PORT);
-    watch.child.kill().expect("a child of ours");
-    watch.child.wait().expect("a child of ours");
 }
