@@ -19,7 +19,8 @@ bare_cases! {
     what_a_chain_leaves_is_found_out;
     a_failing_add_is_reported_and_leaves_nothing;
     a_missing_plugin_is_named_with_the_remedy;
-    without_root_there_is_one_sentence;
+    nobody_needs_no_root;
+    where_only_root_may_there_is_one_sentence;
     a_plugin_directory_that_would_be_hidden_is_refused;
     these_tests_notice_a_change_of_the_machine;
     kept_namespaces_can_be_entered;
@@ -94,7 +95,9 @@ fn run(arguments: &[&str]) -> Outcome {
     let complaint = &outcome.complaint;
     assert!(!complaint.contains("THE MACHINE HAS CHANGED"), "{complaint}");
     for line in outcome.screen.lines() {
-        assert!(line.chars().count() <= 100, "too wide: {line}");
+        // How long the path of a plugin is, is not the demo's to say.
+        let is_wide = line.chars().count() > 80 && !line.contains("  /");
+        assert!(!is_wide, "too wide: {line}");
         assert!(!line.contains('\x1b'), "colour in a pipe: {line}");
         assert_eq!(line, line.trim_end(), "trailing space");
     }
@@ -113,24 +116,24 @@ fn go_plugins() -> &'static Path {
 }
 
 const ANSWERS: [&str; 9] = [
-    "outside http://198.51.100.1:8080/ 200 OK, \"Hello from the container\" 198.51.100.2 ok",
-    "outside http://[2001:db8:100::1]:8080/ 200 OK, \"Hello from the container\" 2001:db8:100::2 ok",
-    "outside udp://198.51.100.1:7007 echo, \"hello there\" 198.51.100.2 ok",
-    "outside udp://[2001:db8:100::1]:7007 echo, \"hello there\" 2001:db8:100::2 ok",
-    "host http://198.51.100.1:8080/ 200 OK, \"Hello from the container\" 198.51.100.1 ok",
-    "host http://[2001:db8:100::1]:8080/ 200 OK, \"Hello from the container\" 2001:db8:100::1 ok",
-    "host http://127.0.0.1:8080/ 200 OK, \"Hello from the container\" 10.88.0.1 ok",
-    "container http://198.51.100.1:8080/ 200 OK, \"Hello from the container\" 10.88.0.1 ok",
-    "container http://[2001:db8:100::1]:8080/ 200 OK, \"Hello from the container\" fd00:88::1 ok",
+    "outside http://192.0.2.1:8080/ 200 OK, \"hello\" 192.0.2.2 ok",
+    "outside http://[2001:db8::1]:8080/ 200 OK, \"hello\" 2001:db8::2 ok",
+    "outside udp://192.0.2.1:7007 echo, \"hello\" 192.0.2.2 ok",
+    "outside udp://[2001:db8::1]:7007 echo, \"hello\" 2001:db8::2 ok",
+    "host http://192.0.2.1:8080/ 200 OK, \"hello\" 192.0.2.1 ok",
+    "host http://[2001:db8::1]:8080/ 200 OK, \"hello\" 2001:db8::1 ok",
+    "host http://127.0.0.1:8080/ 200 OK, \"hello\" 10.88.0.1 ok",
+    "container http://192.0.2.1:8080/ 200 OK, \"hello\" 10.88.0.1 ok",
+    "container http://[2001:db8::1]:8080/ 200 OK, \"hello\" fd00::1 ok",
 ];
 
 const REFUSALS: [&str; 7] = [
-    "outside http://198.51.100.1:8080/ refused ok",
-    "outside http://[2001:db8:100::1]:8080/ refused ok",
-    "outside udp://198.51.100.1:7007 refused ok",
-    "outside udp://[2001:db8:100::1]:7007 refused ok",
-    "host http://198.51.100.1:8080/ refused ok",
-    "host http://[2001:db8:100::1]:8080/ refused ok",
+    "outside http://192.0.2.1:8080/ refused ok",
+    "outside http://[2001:db8::1]:8080/ refused ok",
+    "outside udp://192.0.2.1:7007 refused ok",
+    "outside udp://[2001:db8::1]:7007 refused ok",
+    "host http://192.0.2.1:8080/ refused ok",
+    "host http://[2001:db8::1]:8080/ refused ok",
     "host http://127.0.0.1:8080/ refused ok",
 ];
 
@@ -185,9 +188,18 @@ fn with_our_portmap() {
     assert!(outcome.screen.contains(r#""cniVersion": "1.1.0""#), "{}", outcome.screen);
     assert_eq!(outcome.table("ADD"), ANSWERS, "{}", outcome.complaint);
     let limit = outcome.table("How fast it comes out of the container");
-    assert!(limit[0].starts_with("http://198.51.100.1:8080/flood 20 Mbit/s "), "{limit:?}");
+    assert!(limit[0].starts_with("http://192.0.2.1:8080/flood 20 Mbit/s "), "{limit:?}");
     assert!(limit[0].ends_with(" Mbit/s ok"), "{limit:?}");
     assert!(outcome.screen.contains("\nCHECK  demo-bridge "), "{}", outcome.screen);
+    assert_eq!(
+        outcome.table("Somebody flushes the tables")[..2],
+        [
+            "nft flush ruleset http://192.0.2.1:8080/ refused ok",
+            "cni-chain restore http://192.0.2.1:8080/ 200 OK, \"hello\" ok",
+        ]
+    );
+    let restored = "\n  demo/demo-container/eth0: restored portmap, firewall\n";
+    assert!(outcome.screen.contains(restored), "{}", outcome.screen);
     assert_eq!(outcome.table("DEL"), REFUSALS, "{}", outcome.complaint);
     // How many entries it takes is the plugin's business, but some, and none afterwards.
     let [outside, host, container] = &outcome.table("What is left")[..] else {
@@ -231,7 +243,7 @@ fn a_portmap_that_maps_nothing_is_found_out() {
     let outcome = demo(&fake_portmap(scratch.path(), IDLE), &[]);
     assert!(outcome.screen.contains(r#""cniVersion": "1.1.0""#), "{}", outcome.screen);
     let answers = outcome.table("ADD");
-    assert_eq!(answers[0], "outside http://198.51.100.1:8080/ refused - FAILED");
+    assert_eq!(answers[0], "outside http://192.0.2.1:8080/ refused - FAILED");
     assert!(answers.iter().all(|line| line.ends_with("refused - FAILED")), "{answers:?}");
     // The main plugin's CHECK is not the one that fails.
     assert!(outcome.screen.contains("\nCHECK  demo-bridge "), "{}", outcome.screen);
@@ -292,13 +304,24 @@ fn a_missing_plugin_is_named_with_the_remedy() {
     );
 }
 
-fn without_root_there_is_one_sentence() {
-    // Whoever is mapped to nobody in a user namespace is not root there.
+fn nobody_needs_no_root() {
+    let dir = our_plugins();
+    let dir = dir.to_str().expect("UTF-8");
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let outcome = run(&[&nobody[..], &[PROGRAM, "demo", "--plugin-dir", dir]].concat());
+    assert_eq!((outcome.complaint.as_str(), outcome.status), ("", 0), "{}", outcome.screen);
+    assert_eq!(outcome.table("ADD"), ANSWERS);
+    assert_eq!(outcome.table("What tuning set and gave back"), TUNED);
+}
+
+fn where_only_root_may_there_is_one_sentence() {
+    // Whoever is mapped to nobody in a user namespace may not make another.
     let outcome = run(&["unshare", "--user", PROGRAM, "demo"]);
     assert_eq!((outcome.status, outcome.screen.as_str()), (1, ""));
     assert_eq!(
         outcome.complaint,
-        "cni-chain: the demo makes network namespaces, which takes root: run it with sudo\n"
+        "cni-chain: the demo needs namespaces of its own: run it with sudo: this host lets only root \
+         make them (Operation not permitted (os error 1))\n"
     );
 }
 

@@ -466,8 +466,8 @@ pub(crate) struct TellingOptions {
 /// How to run the demo.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs root, and no other program. The demo runs in network and mount namespaces of its own: the
-network of this machine is not touched, and nothing stays behind.
+Needs no other program, and no root where the host allows user namespaces. The demo runs in network
+and mount namespaces of its own: the network of this machine is not touched, and nothing stays behind.
 
 Exit status: 0 all was as it should be, 1 it was not, or the demo could not run, 2 wrong usage.")]
 pub(crate) struct DemoOptions {

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cni_common::cni::protocol::CniVersion;
 
 use super::plan::{self, CONTAINER_ID, IFNAME, Stage};
+use crate::restore::Restorer;
+use crate::runner::plugins::MetaPlugin;
 use crate::runner::{NetworkList, RunError, Runner, RuntimeConf, Turn, exec};
 
 /// A plugin that does not return is a failure, not something to wait for.
@@ -81,16 +83,35 @@ impl Chain {
         )];
         let last = self.stages.len().saturating_sub(1);
         for (index, stage) in self.stages.iter().enumerate() {
-            let comma = if index == last { " ] }" } else { "," };
-            lines.push(format!("    {}{comma}", spaced(&plan::entry(stage).to_string())));
+            let comma = if index == last { "" } else { "," };
+            lines.push(format!("  {}{comma}", spaced(&plan::entry(stage).to_string())));
         }
+        lines.push("] }".to_owned());
         for (name, value) in self.conf.capability_args.iter() {
             lines.push(format!("{name}, from the runtime:"));
             for item in value.as_array().unwrap_or(std::slice::from_ref(value)) {
-                lines.push(format!("    {}", spaced(&item.to_string())));
+                lines.push(format!("  {}", spaced(&item.to_string())));
             }
         }
         lines
+    }
+
+    /// Gives back what a flush took, as `cni-chain restore` does: a line for each attachment.
+    pub(super) fn restore(&self) -> Result<Vec<String>> {
+        let Runner { plugin_dirs, cache_dir, .. } = &self.runner;
+        let restorer = Restorer::new(Runner::new(plugin_dirs.clone(), cache_dir.clone()));
+        let mut lines = Vec::new();
+        let summary = restorer.run(|report| lines.push(report.to_string()))?;
+        if summary.failed() > 0 || !summary.has_changed() {
+            bail!("restore gave nothing back: {}", lines.join("; "));
+        }
+        Ok(lines)
+    }
+
+    /// Whether the chain's plugins are those of this collection, whose ADD may run again.
+    pub(super) fn is_restorable(&self) -> bool {
+        let path = exec::find(MetaPlugin::Portmap.as_str(), &self.runner.plugin_dirs);
+        path.is_ok_and(|path| MetaPlugin::Portmap.is_at(&path))
     }
 
     /// Each plugin and the file it is run from.
@@ -135,10 +156,12 @@ fn spaced(json: &str) -> String {
     text
 }
 
-/// As in `portmap 12 ms`.
+/// As in `portmap 12`, in milliseconds.
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:.1} ms", self.plugin_type, self.took.as_secs_f64() * 1000.0)
+        let took = self.took.as_secs_f64() * 1000.0;
+        let decimals = usize::from(took < 10.0);
+        write!(f, "{} {took:.decimals$}", self.plugin_type)
     }
 }
 

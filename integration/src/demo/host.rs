@@ -17,7 +17,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use super::plan::{Plan, UPLINK};
 use super::trip::Namespace;
 use super::wire::Wire;
-use super::{look, sysctl};
+use super::{look, sysctl, user_namespace};
 
 /// Covered by a file system of the demo's own, so that no file outlives the process and the
 /// plugins meet none of the machine's daemons and lock files.
@@ -35,13 +35,17 @@ pub(super) struct Host {
     pub(super) bin: PathBuf,
     /// The runner's cache.
     pub(super) cache: PathBuf,
+    /// Whether whoever started the demo is root in here only.
+    pub(super) in_user_namespace: bool,
 }
 
 impl Host {
-    /// Moves this process, which must have one thread only, into a host of its own.
-    pub(super) fn enter() -> Result<()> {
-        if !nix::unistd::geteuid().is_root() {
-            bail!("the demo makes network namespaces, which takes root: run it with sudo");
+    /// Moves this process, which must have one thread only, into a host of its own, and says whether
+    /// that took a user namespace.
+    pub(super) fn enter() -> Result<bool> {
+        let needs_user_namespace = !nix::unistd::geteuid().is_root();
+        if needs_user_namespace {
+            user_namespace::enter()?;
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context(
             "cannot make namespaces: does this container or sandbox lack CAP_SYS_ADMIN?",
@@ -51,11 +55,12 @@ impl Host {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("cannot make the demo's mounts private")?;
         mount(Some("cni-chain-demo"), PRIVATE, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
-            .with_context(|| format!("cannot mount a tmpfs on {PRIVATE}"))
+            .with_context(|| format!("cannot mount a tmpfs on {PRIVATE}"))?;
+        Ok(needs_user_namespace)
     }
 
     /// Makes the neighbours and the link to the outside.
-    pub(super) fn build(plan: &Plan, ipv6: bool) -> Result<Self> {
+    pub(super) fn build(plan: &Plan, ipv6: bool, in_user_namespace: bool) -> Result<Self> {
         let [bin, cache] =
             ["bin", "cache"].map(|name| Path::new(PRIVATE).join("cni-chain").join(name));
         fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
@@ -73,6 +78,7 @@ impl Host {
             container_path,
             bin,
             cache,
+            in_user_namespace,
         };
         link_outside(&host, &outside_path, plan)?;
         Ok(host)

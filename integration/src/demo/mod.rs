@@ -1,13 +1,15 @@
 //! `cni-chain demo`: a container's ports published by a CNI chain on a host made for the
 //! occasion, and clients that try them from everywhere.
 //!
-//! Needs root and a kernel, and no other program: the host is a network and mount namespace of
-//! this process, so the machine's own network is never touched and nothing stays behind.
+//! Needs a kernel, and no other program: the host is a network and mount namespace of this process,
+//! so the machine's own network is never touched and nothing stays behind. Without root, it is in a
+//! user namespace as well.
 
 pub(crate) mod bridge;
 mod chain;
 mod drawing;
 mod dump;
+mod flush;
 mod greeting;
 mod host;
 mod left;
@@ -19,6 +21,7 @@ mod server;
 mod sysctl;
 mod trip;
 mod tuned;
+mod user_namespace;
 mod wire;
 
 use std::io::{self, BufRead};
@@ -52,10 +55,10 @@ pub(crate) struct Options {
 /// Must be called before the process starts a thread.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut dirs = plugin_dirs(options)?;
-    Host::enter()?;
+    let in_user_namespace = Host::enter()?;
     let ipv6 = sysctl::has_ipv6();
     let plan = Plan::new(ipv6);
-    let host = Host::build(&plan, ipv6)?;
+    let host = Host::build(&plan, ipv6, in_user_namespace)?;
     dirs.insert(0, host.bin.clone());
     let chain = Chain::new(plan.stages(), dirs, host.cache.clone(), &host.container_path)?;
     Demo { screen: Screen::stdout(), host, plan, chain, faults: 0 }.run(options.keep)
@@ -99,6 +102,7 @@ impl Demo {
         self.check()?;
         let during = self.traces()?;
         watch.look(&self.host.container)?;
+        self.flush_and_restore()?;
         if keep {
             self.wait_for_the_visitor()?;
         }
@@ -113,8 +117,7 @@ impl Demo {
     }
 
     fn show_networks(&mut self) -> io::Result<()> {
-        let title =
-            "A container's ports, published by a chain of CNI plugins on a host of their own";
+        let title = "A container's ports, published by a chain of CNI plugins on a host of its own";
         self.screen.line(title, Tone::Heading)?;
         self.screen.line("", Tone::Plain)?;
         self.screen.block(&drawing::draw(&self.plan))
@@ -122,7 +125,7 @@ impl Demo {
 
     fn show_chain(&mut self) -> Result<()> {
         self.screen.heading("The chain")?;
-        self.screen.block(&self.chain.in_short())?;
+        self.screen.flowing(&self.chain.in_short())?;
         let programs = self.chain.programs()?;
         let rows =
             programs.iter().map(|(plugin, path)| vec![plugin.clone(), path.display().to_string()]);
@@ -132,7 +135,7 @@ impl Demo {
 
     fn show_turns(&mut self, command: &str, turns: &[Turn]) -> io::Result<()> {
         let took: Vec<String> = turns.iter().map(ToString::to_string).collect();
-        self.screen.step(command, &took.join(", "))
+        self.screen.step(command, &format!("{} ms", took.join(", ")))
     }
 
     /// A chain that finds fault with itself is a result, and no reason to leave without DEL.
@@ -159,7 +162,40 @@ impl Demo {
                 ok: trip.is_good(&outcome),
             });
         }
-        self.judge(&["from", "to", "what came back", "client as seen"], &rows)
+        self.judge(&["from", "to", "what came back", "client seen"], &rows)
+    }
+
+    /// What this project is for: somebody flushes the tables under a running container.
+    fn flush_and_restore(&mut self) -> Result<()> {
+        if !self.chain.is_restorable() {
+            return Ok(());
+        }
+        let Some(trip) = self.plan.trips().into_iter().next() else { return Ok(()) };
+        self.screen.heading("Somebody flushes the tables, and cni-chain restore gives back")?;
+        self.host.own.run(flush::everything)??;
+        let cut_off = self.host.outside.run(|| trip.go())?;
+        let restored = self.chain.restore();
+        let served = self.host.outside.run(|| trip.go())?;
+        let in_words = |outcome: &io::Result<trip::Answer>| match outcome {
+            Ok(answer) => answer.text.clone(),
+            Err(error) => trip::reason(error),
+        };
+        let row = |after: &str, outcome: &io::Result<trip::Answer>, ok| JudgedRow {
+            cells: vec![after.to_owned(), trip.url(), in_words(outcome)],
+            ok,
+        };
+        let rows = [
+            row(flush::COMMAND, &cut_off, cut_off.is_err()),
+            row("cni-chain restore", &served, trip.is_good(&served)),
+        ];
+        self.judge(&["after", "asked from outside", "what came back"], &rows)?;
+        match restored {
+            Ok(lines) => Ok(self.screen.flowing(&lines)?),
+            Err(error) => {
+                self.faults += 1;
+                Ok(self.screen.fault(&format!("{error:#}"))?)
+            }
+        }
     }
 
     fn try_the_limit(&mut self) -> Result<()> {
@@ -204,8 +240,11 @@ impl Demo {
 
     /// Says how to look around, and waits.
     fn wait_for_the_visitor(&mut self) -> Result<()> {
-        let ways = Namespace::ALL.map(|place| vec![place.to_string(), way_into(place)]);
-        self.screen.heading("Look around from another terminal, as root")?;
+        let in_user_namespace = self.host.in_user_namespace;
+        let way = |place: Namespace| vec![place.to_string(), way_into(place, in_user_namespace)];
+        let ways = Namespace::ALL.map(way);
+        let who = if in_user_namespace { "yourself" } else { "root" };
+        self.screen.heading(&format!("Look around from another terminal, as {who}"))?;
         self.screen.block(&aligned(&ways))?;
         let page = self.plan.trips().first().map(Trip::url).unwrap_or_default();
         self.screen.block(&[
@@ -254,12 +293,13 @@ impl Demo {
 }
 
 /// The command that starts a shell in a place.
-fn way_into(place: Namespace) -> String {
+fn way_into(place: Namespace, in_user_namespace: bool) -> String {
     let pid = std::process::id();
     let netns = match place {
         Namespace::Host => String::new(),
         // nsenter opens the file before it changes to the demo's mounts.
         _ => format!("=/proc/{pid}/root{}", host::namespace_path(place).display()),
     };
-    format!("nsenter --target {pid} --mount --net{netns}")
+    let user = if in_user_namespace { " --user --preserve-credentials" } else { "" };
+    format!("nsenter --target {pid}{user} --mount --net{netns}")
 }

@@ -68,8 +68,8 @@ impl Plan {
             both.extend(ipv6.then_some(IpNet::V6(v6)));
             both
         };
-        let (wan4, wan6) = ([198, 51, 100, 0], [0x2001, 0xdb8, 0x100, 0]);
-        let (lan4, lan6) = ([10, 88, 0, 0], [0xfd00, 0x88, 0, 0]);
+        let (wan4, wan6) = ([192, 0, 2, 0], [0x2001, 0xdb8, 0, 0]);
+        let (lan4, lan6) = ([10, 88, 0, 0], [0xfd00, 0, 0, 0]);
         Self {
             outside: place(wan4, wan6, 2),
             host: place(wan4, wan6, 1),
@@ -228,15 +228,15 @@ mod tests {
         assert_eq!(
             trips,
             [
-                "outside http://198.51.100.1:8080/",
-                "outside http://[2001:db8:100::1]:8080/",
-                "outside udp://198.51.100.1:7007",
-                "outside udp://[2001:db8:100::1]:7007",
-                "host http://198.51.100.1:8080/",
-                "host http://[2001:db8:100::1]:8080/",
+                "outside http://192.0.2.1:8080/",
+                "outside http://[2001:db8::1]:8080/",
+                "outside udp://192.0.2.1:7007",
+                "outside udp://[2001:db8::1]:7007",
+                "host http://192.0.2.1:8080/",
+                "host http://[2001:db8::1]:8080/",
                 "host http://127.0.0.1:8080/",
-                "container http://198.51.100.1:8080/",
-                "container http://[2001:db8:100::1]:8080/",
+                "container http://192.0.2.1:8080/",
+                "container http://[2001:db8::1]:8080/",
             ]
         );
     }

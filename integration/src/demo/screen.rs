@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use crate::terminal::{Terminal, Tone, wrapped};
 
-/// The longest line that is wrapped to.
-const WIDTH: usize = 98;
+/// The longest line of a block: an old terminal has 80 columns, and blocks are indented.
+const WIDTH: usize = 78;
 
 /// Standard output.
 pub(super) struct Screen {
@@ -49,6 +49,11 @@ impl Screen {
         lines.iter().try_for_each(|line| writeln!(self.out, "{}", format!("  {line}").trim_end()))
     }
 
+    /// Indented lines, those that are too long continued below.
+    pub(super) fn flowing(&mut self, lines: &[String]) -> io::Result<()> {
+        self.block(&lines.iter().flat_map(|line| continued(line)).collect::<Vec<_>>())
+    }
+
     /// A blank line and what went wrong, in as many lines as it takes.
     pub(super) fn fault(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out)?;
@@ -74,6 +79,23 @@ impl Screen {
     }
 }
 
+/// A line with its indentation, in as many lines as it takes; those that follow stand deeper.
+fn continued(line: &str) -> Vec<String> {
+    const DEEPER: &str = "    ";
+    let indentation = &line[..line.len() - line.trim_start().len()];
+    let room = WIDTH - indentation.len() - DEEPER.len();
+    if line.chars().count() <= WIDTH {
+        return vec![line.to_owned()];
+    }
+    let parts = wrapped(line, room).into_iter().enumerate();
+    parts
+        .map(|(index, part)| {
+            let deeper = if index == 0 { "" } else { DEEPER };
+            format!("{indentation}{deeper}{part}")
+        })
+        .collect()
+}
+
 /// Pads every cell to its column's width.
 pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -92,6 +114,15 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_go_on_below() {
+        let line = format!("  {}", "word ".repeat(30).trim_end());
+        let lines = continued(&line);
+        assert!(lines.len() > 1 && lines.iter().all(|line| line.len() <= WIDTH), "{lines:#?}");
+        assert!(lines[0].starts_with("  word") && lines[1].starts_with("      word"), "{lines:#?}");
+        assert_eq!(continued("  short"), ["  short"]);
+    }
 
     #[test]
     fn columns_line_up_by_characters() {

@@ -50,7 +50,7 @@ fn serve_page(mut stream: TcpStream) -> io::Result<()> {
     if request.starts_with(format!("GET {FLOOD} ").as_bytes()) {
         return flood(&mut stream);
     }
-    let body = format!("Hello from the container\n{}", greeting::to(stream.peer_addr()?));
+    let body = format!("hello\n{}", greeting::to(stream.peer_addr()?));
     write!(
         stream,
         "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",

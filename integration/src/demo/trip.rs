@@ -126,7 +126,7 @@ fn page(response: &str) -> io::Result<Answer> {
 }
 
 fn echo(to: SocketAddr) -> io::Result<Answer> {
-    const CALL: &str = "hello there";
+    const CALL: &str = "hello";
     let any = match to {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
