@@ -23,6 +23,7 @@ cases! {
     a_refusal_names_what_is_missing, ours;
     a_transaction_bound_to_an_old_generation_is_stale, ours;
     validation_leaves_nothing, ours;
+    chains_are_compared_also_in_a_crowd, ours;
     what_is_replaced_all_the_time_is_found_whole, ours;
 }
 
@@ -189,26 +190,56 @@ fn validation_leaves_nothing(_: &TestBox) {
     assert_eq!(listing(), "");
 }
 
+/// Chains of three rules each.
+fn chains_of(names: &[&str]) -> Vec<(Chain, Vec<Rule>)> {
+    let chain = |name: &&str| {
+        let rule = |port| Rule {
+            chain: (*name).to_owned(),
+            statements: vec![
+                Statement::Match {
+                    selector: Selector::InputInterface,
+                    negated: false,
+                    operand: Operand::Interface(format!("eth{port}")),
+                },
+                Statement::Accept,
+            ],
+            comment: None,
+        };
+        (Chain { name: (*name).to_owned(), base: None }, (0..3).map(rule).collect())
+    };
+    names.iter().map(chain).collect()
+}
+
+/// A table with much in it is not read as a whole, and is compared all the same.
+fn chains_are_compared_also_in_a_crowd(b: &TestBox) {
+    let chains = chains_of(&["one", "two", "three"]);
+    let mut transaction = Transaction::new();
+    transaction.push(Verb::Add, &TABLE, Object::Table(None));
+    for (chain, rules) in &chains {
+        transaction.chain_with_rules(&TABLE, chain.clone(), rules.clone());
+    }
+    let mut nft = open();
+    nft.commit(&transaction).expect("netlink");
+    for crowd in ["", "crowd"] {
+        for n in (0..200).filter(|_| !crowd.is_empty()) {
+            b.nft(&format!("add chain {TABLE} {crowd}{n}; add rule {TABLE} {crowd}{n} accept"));
+        }
+        let mut mismatches = || chain_mismatches(&mut nft, &TABLE, &chains).expect("readable");
+        assert!(mismatches().is_empty(), "{:?}", mismatches());
+        b.nft(&format!("insert rule {TABLE} two drop; flush chain {TABLE} three"));
+        let found = mismatches();
+        let [two, three] = found.as_slice() else { panic!("{found:?}") };
+        assert!(two.contains("two has 4 rules instead of 3"), "{two}");
+        assert!(three.contains("three has 0 rules instead of 3"), "{three}");
+        let mut again = transaction.clone();
+        again.operations.retain(|operation| !matches!(operation.object, Object::Table(_)));
+        nft.commit(&again).expect("made right");
+    }
+}
+
 /// A dump that a commit falls into can show rules of before and after it, without the kernel's saying so.
 fn what_is_replaced_all_the_time_is_found_whole(_: &TestBox) {
-    let chains: Vec<(Chain, Vec<Rule>)> = ["one"]
-        .iter()
-        .map(|name| {
-            let rule = |port| Rule {
-                chain: (*name).to_owned(),
-                statements: vec![
-                    Statement::Match {
-                        selector: Selector::InputInterface,
-                        negated: false,
-                        operand: Operand::Interface(format!("eth{port}")),
-                    },
-                    Statement::Accept,
-                ],
-                comment: None,
-            };
-            (Chain { name: (*name).to_owned(), base: None }, (0..3).map(rule).collect())
-        })
-        .collect();
+    let chains = chains_of(&["one"]);
     let mut replacement = Transaction::new();
     replacement.push(Verb::Add, &TABLE, Object::Table(None));
     for (chain, rules) in &chains {

@@ -34,6 +34,12 @@ pub(crate) fn generation(payload: &[u8]) -> Option<u32> {
     be32(body::<2>(payload)?[ID]?)
 }
 
+/// How many chains, sets and other objects a table has.
+pub(super) fn table_size(payload: &[u8]) -> Option<u32> {
+    const USE: usize = 3;
+    be32(body::<4>(payload)?[USE]?)
+}
+
 // enum nft_set_elem_list_attributes, nft_set_elem_attributes, nft_data_attributes
 const ELEMENTS: usize = 3;
 const ELEMENT_KEY: usize = 1;

@@ -299,6 +299,11 @@ impl Nft for FakeNft {
         Ok(tables.iter().map(|table| self.tables.contains_key(table)).collect())
     }
 
+    fn size(&mut self, table: &Table) -> Result<u32, NftError> {
+        let size = self.tables.get(table).map_or(0, |table| table.chains.len() + table.sets.len());
+        Ok(u32::try_from(size).unwrap_or(u32::MAX))
+    }
+
     fn chains(
         &mut self,
         places: &[(Table, String)],

@@ -78,6 +78,9 @@ pub trait Nft {
     /// Of each of these tables, whether it is there.
     fn tables(&mut self, tables: &[Table]) -> Result<Vec<bool>, NftError>;
 
+    /// How many chains, sets and maps a table has.
+    fn size(&mut self, table: &Table) -> Result<u32, NftError>;
+
     /// The chains with these names in these tables, each if it is there.
     fn chains(
         &mut self,

@@ -298,6 +298,18 @@ impl Nft for NetlinkNft {
         Ok(found.iter().map(Option::is_some).collect())
     }
 
+    fn size(&mut self, table: &Table) -> Result<u32, NftError> {
+        let found = self.query(
+            || format!("table {table}"),
+            Message::GetTable,
+            std::slice::from_ref(table),
+            |table| table.family,
+            encode::named_table,
+            |_, payload| decode::table_size(payload),
+        )?;
+        Ok(found.into_iter().flatten().next().unwrap_or(0))
+    }
+
     fn rules(&mut self, table: &Table) -> Result<Vec<InstalledRule>, NftError> {
         self.rules_in(table, None)
     }
