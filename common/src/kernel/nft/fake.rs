@@ -93,8 +93,12 @@ impl FakeNft {
                 }
             }
             for (chain, rules) in &content.chains {
-                let _ =
-                    writeln!(text, "  chain {} {}", chain.name, super::text::render_chain(chain));
+                let _ = writeln!(
+                    text,
+                    "  chain {} {}",
+                    chain.name,
+                    super::text::render_chain(table.family, chain)
+                );
                 for (_, rule) in rules {
                     let _ = writeln!(text, "    {}", super::text::render_rule(rule));
                 }

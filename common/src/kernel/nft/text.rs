@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::family::Family;
 use super::object::{
     BaseChain, Chain, ChainKind, DataType, Element, Hook, Priority, Rule, Set, concatenation,
 };
@@ -33,7 +34,7 @@ fn render_operation(operation: &Operation) -> String {
         Object::OwnedTable => format!("{word} table {table}"),
         Object::Chain(chain) => {
             let definition = match &chain.base {
-                Some(base) if making => format!(" {{ {} }}", render_base(*base)),
+                Some(base) if making => format!(" {{ {} }}", render_base(table.family, *base)),
                 _ => String::new(),
             };
             format!("{word} chain {table} {}{definition}", chain.name)
@@ -57,17 +58,21 @@ fn render_operation(operation: &Operation) -> String {
 
 /// `type nat hook prerouting priority dstnat + 5; policy accept;`
 #[must_use]
-pub fn render_base(base: BaseChain) -> String {
+pub fn render_base(family: Family, base: BaseChain) -> String {
     format!(
         "type {} hook {} priority {}; policy accept;",
         base.kind.as_str(),
         base.hook.as_str(),
-        render_priority(base)
+        render_priority(family, base)
     )
 }
 
-/// nft names priorities within ±10 of a standard one, where the hook and type allow the name.
-fn render_priority(base: BaseChain) -> String {
+/// nft names priorities within ±10 of a standard one, where the hook and type allow the name. In the
+/// bridge family the names mean other numbers.
+fn render_priority(family: Family, base: BaseChain) -> String {
+    if family == Family::Bridge {
+        return base.priority.0.to_string();
+    }
     let names: &[(&str, Priority)] = match (base.kind, base.hook) {
         (ChainKind::Nat, Hook::Prerouting) => &[("dstnat", Priority::DSTNAT)],
         (_, Hook::Prerouting) => {
@@ -128,6 +133,6 @@ pub fn render_rule(rule: &Rule) -> String {
 
 /// A chain's definition line for people.
 #[must_use]
-pub fn render_chain(chain: &Chain) -> String {
-    chain.base.map(render_base).unwrap_or_default()
+pub fn render_chain(family: Family, chain: &Chain) -> String {
+    chain.base.map(|base| render_base(family, base)).unwrap_or_default()
 }
