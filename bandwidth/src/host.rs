@@ -4,55 +4,61 @@
 use std::fmt::Display;
 
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::kernel::link::{Link, LinkChange, Links};
-use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc, Tc};
+use cni_common::kernel::link::{Link, LinkChange};
+use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc};
+
+use crate::kernel::{Kernel, Live};
 
 /// The socket. Its methods name the object in the error of a refused request.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) links: Links,
-    pub(crate) tc: Tc,
+    pub(crate) kernel: Box<dyn Kernel>,
 }
 
 impl Host {
     pub(crate) fn open() -> Result<Self, CniError> {
         let task = || "reach the kernel's network configuration".to_owned();
-        let links = Links::open().map_err(refused(task))?;
-        Ok(Self { tc: Tc::beside(&links), links })
+        Live::open().map(Self::on).map_err(refused(task))
+    }
+
+    pub(crate) fn on(kernel: impl Kernel + 'static) -> Self {
+        Self { kernel: Box::new(kernel) }
     }
 
     pub(crate) fn all_links(&mut self) -> Result<Vec<Link>, CniError> {
-        self.links.all().map_err(refused(|| "list the interfaces".to_owned()))
+        self.kernel.all_links().map_err(refused(|| "list the interfaces".to_owned()))
     }
 
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, CniError> {
-        self.links.by_name(name).map_err(refused(|| format!("look for {name}")))
+        self.kernel.link(name).map_err(refused(|| format!("look for {name}")))
     }
 
     pub(crate) fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, CniError> {
-        self.links.by_index(index).map_err(refused(|| format!("look for the interface {index}")))
+        self.kernel
+            .link_by_index(index)
+            .map_err(refused(|| format!("look for the interface {index}")))
     }
 
     /// Writes an owner to an interface; an empty one takes it away.
     pub(crate) fn set_alias(&mut self, link: &Link, owner: &str) -> Result<(), CniError> {
         let change = LinkChange { alias: Some(owner.to_owned()), ..LinkChange::default() };
-        self.links
-            .change(link.index, &change)
+        self.kernel
+            .change_link(link.index, &change)
             .map_err(refused(|| format!("set the alias of {}", link.name)))
     }
 
     pub(crate) fn delete_link(&mut self, link: &Link) -> Result<(), CniError> {
-        self.links.delete(link.index).map_err(refused(|| format!("delete {}", link.name)))
+        self.kernel.delete_link(link.index).map_err(refused(|| format!("delete {}", link.name)))
     }
 
     pub(crate) fn root_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, CniError> {
-        self.tc
+        self.kernel
             .root(link.index)
             .map_err(refused(|| format!("look at the root qdisc of {}", link.name)))
     }
 
     pub(crate) fn clsact_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, CniError> {
-        self.tc
+        self.kernel
             .clsact(link.index)
             .map_err(refused(|| format!("look at the clsact qdisc of {}", link.name)))
     }
@@ -63,7 +69,7 @@ impl Host {
         link: &Link,
         hook: Hook,
     ) -> Result<Vec<InstalledFilter>, CniError> {
-        self.tc
+        self.kernel
             .filters(link.index, hook)
             .map_err(refused(|| format!("list the filters of {}", link.name)))
     }
@@ -77,7 +83,7 @@ impl Host {
     ) -> Result<bool, CniError> {
         let name = &link.name;
         let outcomes = self
-            .tc
+            .kernel
             .change_hooks(link.index, changes)
             .map_err(refused(|| format!("change the redirect of {name}")))?;
         let mut made = false;

@@ -8,7 +8,7 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::Link;
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::tc::{Hook, InstalledFilter, Qdisc, QdiscKind};
-use cni_common::kernel::veth::{self, VETH, VethError};
+use cni_common::kernel::veth::{VETH, VethError};
 
 use crate::bucket::Packets;
 use crate::host::{Host, refused};
@@ -31,7 +31,7 @@ impl HostEnd {
     pub(crate) fn find(host: &mut Host, netns: &str, ifname: &str) -> Result<Self, CniError> {
         let link = Netns::open(Path::new(netns))
             .map_err(VethError::Namespace)
-            .and_then(|container| veth::host_end(&mut host.links, &container, ifname))
+            .and_then(|container| host.kernel.host_end(&container, ifname))
             .map_err(|error| no_host_end(error, netns, ifname))?;
         Self::look(host, link)
     }

@@ -3,18 +3,21 @@
 //! `config` reads the configuration, `bucket` does the arithmetic, `plan` says which limits must
 //! hold. `host_end` is the place they hold at, reached by the socket in `host`; `backend` makes and
 //! removes them there, and `go` knows what the Go plugin made. `status` tries all of it elsewhere. `listing`
-//! tells which limits hold.
+//! tells which limits hold, `explain` what ADD would do, by a `recorder` in the place of the `kernel`.
 
 #![forbid(unsafe_code)]
 
 mod backend;
 mod bucket;
 mod config;
+pub mod explain;
 mod go;
 mod host;
 mod host_end;
+mod kernel;
 pub mod listing;
 mod plan;
+mod recorder;
 mod status;
 
 use cni_common::cni::Finding;

@@ -21,21 +21,23 @@ pub(crate) fn run() -> Result<(), CniError> {
 }
 
 fn attempt() -> Result<(), CniError> {
-    let Host { mut links, mut tc } = Host::open()?;
+    let kernel = &mut Host::open()?.kernel;
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
-    links.create_ifb(IFB, &up, IFB).map_err(refused("create an IFB", "ifb"))?;
-    let ifb = links.by_name(IFB).ok().flatten().ok_or_else(|| {
+    kernel.create_ifb(IFB, &up, IFB).map_err(refused("create an IFB", "ifb"))?;
+    let ifb = kernel.link(IFB).ok().flatten().ok_or_else(|| {
         CniError::new(ErrorCode::NotAvailable, "an IFB that was just made cannot be found")
     })?;
     let tbf = Tbf { rate: BytesPerSecond(1 << 33), burst: Bytes(u32::MAX), limit: Bytes(u32::MAX) };
-    tc.set_tbf(ifb.index, 1, tbf).map_err(refused("limit a rate", "sch_tbf"))?;
-    tc.change_hook(ifb.index, HookChange::AddClsact)
-        .map_err(refused("add a clsact qdisc", "sch_ingress"))?;
+    kernel.set_tbf(ifb.index, 1, tbf).map_err(refused("limit a rate", "sch_tbf"))?;
+    let mut change = |change| -> Result<(), RtnetlinkError> {
+        kernel.change_hooks(ifb.index, &[change])?.into_iter().collect()
+    };
+    change(HookChange::AddClsact).map_err(refused("add a clsact qdisc", "sch_ingress"))?;
     for (action, module) in [(Action::Pass, "cls_u32"), (Action::Redirect(ifb.index), "act_mirred")]
     {
         let priority = if action == Action::Pass { 1 } else { 2 };
         let filter = Filter { priority, matches: Match::Everything, action, class_minor: 1 };
-        tc.change_hook(ifb.index, HookChange::AddFilter(Hook::Ingress, (&filter).into()))
+        change(HookChange::AddFilter(Hook::Ingress, (&filter).into()))
             .map_err(refused("redirect packets", module))?;
     }
     Ok(())

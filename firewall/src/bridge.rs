@@ -6,10 +6,12 @@ use std::path::Path;
 
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
-use cni_common::cni::{AttachmentRequest, Failure as _, OwnerTag};
+use cni_common::cni::{AttachmentRequest, Failure as _, OwnerTag, Step};
 use cni_common::kernel::address::has_ipv6;
+use cni_common::kernel::iproute;
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::Netns;
+use cni_common::kernel::nft::fake::FakeNft;
 use cni_common::kernel::nft::{Nft, look};
 use cni_common::kernel::route::Routes;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
@@ -36,15 +38,19 @@ pub(crate) fn isolation(
     result: &CniResult,
 ) -> Result<Option<(Isolation, BridgePort)>, CniError> {
     let Some(policy) = policy else { return Ok(None) };
-    let port = find(request, result).map_err(|error| cannot_look(&error))?.ok_or_else(|| {
-        CniError::config(format!(
-            "ingressPolicy \"{}\" needs a bridge, and the container is on none: put firewall behind the \
-             bridge plugin, so that prevResult names the bridge or the host's end of the veth",
-            policy.as_str()
-        ))
-    })?;
+    let found = find(request, result).map_err(|error| cannot_look(&error))?;
+    let port = found.ok_or_else(|| no_bridge(policy))?;
     let gateways = own_gateways(result, &port.bridge)?;
     Ok(Some((Isolation { bridge: port.bridge.clone(), policy, gateways }, port)))
+}
+
+/// The error of a policy whose container is on no bridge.
+pub(crate) fn no_bridge(policy: Policy) -> CniError {
+    CniError::config(format!(
+        "ingressPolicy \"{}\" needs a bridge, and the container is on none: put firewall behind the \
+         bridge plugin, so that prevResult names the bridge or the host's end of the veth",
+        policy.as_str()
+    ))
 }
 
 fn cannot_look(error: &RtnetlinkError) -> CniError {
@@ -182,6 +188,24 @@ fn isolate(host: &mut Host<'_>, tag: &OwnerTag, port: &BridgePort) -> Result<(),
         Err(error) => return Err(error.into_cni("cannot isolate the container on its bridge")),
     }
     switch_isolation(port, false)
+}
+
+/// What isolates a port of this name, as this host has `br_netfilter` on or off.
+pub(crate) fn explain(tag: &OwnerTag, port: &str) -> Result<Vec<Step>, CniError> {
+    if !passes_ip_rules() {
+        let off =
+            "br_netfilter is off here; where it is on, a table of the bridge family does this";
+        return Ok(vec![
+            Step::OnHost(vec![iproute::isolate_port(port, true)]),
+            Step::Note(off.to_owned()),
+        ]);
+    }
+    let mut host = FakeNft::new();
+    frames::stop(&mut host, tag, port)
+        .map_err(|error| error.into_cni("cannot isolate the container on its bridge"))?;
+    let on = "br_netfilter is on here; where it is off, the port is isolated (bridge link set)";
+    let committed = host.committed().iter().cloned().map(Step::Nft);
+    Ok(committed.chain([Step::Note(on.to_owned())]).collect())
 }
 
 fn return_frames(host: &mut Host<'_>, tag: &OwnerTag) -> Result<(), CniError> {

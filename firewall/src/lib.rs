@@ -12,6 +12,7 @@ mod admitted;
 mod backend;
 mod bridge;
 mod config;
+pub mod explain;
 mod filter;
 mod frames;
 mod go;

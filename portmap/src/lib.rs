@@ -8,6 +8,7 @@
 
 mod backend;
 mod config;
+pub mod explain;
 mod flows;
 mod go;
 mod host;

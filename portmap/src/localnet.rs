@@ -16,6 +16,9 @@ use cni_common::kernel::sysctl::{Sysctl, WritableSysctl};
 
 use crate::plan::{Addresses, Mapping, Plan};
 
+/// Of an interface, by IPv4.
+pub(crate) const PARAMETER: &str = "route_localnet";
+
 /// Kinds of link that hosts have towards their containers.
 const TOWARDS_CONTAINERS: [&str; 4] = ["bridge", "veth", "openvswitch", "tun"];
 /// An address that only a default route leads to (RFC 5737).
@@ -109,7 +112,7 @@ impl Way {
             return Ok(None);
         };
         let interface = interface_name(index)?;
-        let sysctl = Sysctl::ipv4_conf(&interface, "route_localnet");
+        let sysctl = Sysctl::ipv4_conf(&interface, PARAMETER);
         Ok(Some(Self { index, interface, sysctl }))
     }
 

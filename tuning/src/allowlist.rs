@@ -131,7 +131,7 @@ mod tests {
 
     fn allows(list: &str, key: &str) -> bool {
         let key = Key::parse(key, "eth0").expect("key");
-        super::allows(&parse(list).expect("list"), &key, &key.readings()[0])
+        super::allows(&parse(list).expect("list"), &key, key.first_reading())
     }
 
     #[test]

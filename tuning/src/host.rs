@@ -35,6 +35,15 @@ pub(crate) struct Host<'a> {
     container: &'a Container<'a>,
 }
 
+/// What settings are read from and written to: a namespace, or what only writes down.
+pub(crate) trait Namespace {
+    /// The property's present value; `None` if it has none that could be given back.
+    fn current(&self, setting: &Setting) -> Result<Option<Setting>, CniError>;
+
+    /// Gives the property its value.
+    fn set(&mut self, setting: &Setting) -> Result<(), CniError>;
+}
+
 impl<'a> Container<'a> {
     pub(crate) fn open(request: &'a AttachmentRequest) -> Result<Self, CniError> {
         let path = &request.netns;
@@ -116,8 +125,31 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// The property's present value; `None` if it has none that could be given back.
-    pub(crate) fn current(&self, setting: &Setting) -> Result<Option<Setting>, CniError> {
+    /// Looks at the interface again, after changes.
+    pub(crate) fn look_again(&mut self) -> Result<(), CniError> {
+        let Some(link) = &self.link else { return Ok(()) };
+        self.link = self.links.by_index(link.index).map_err(|error| {
+            let what = format!("cannot look at interface {}", self.ifname);
+            refused(&error, &what, "is rtnetlink available to the plugin?")
+        })?;
+        Ok(())
+    }
+
+    fn link_failure(&self, setting: LinkSetting, error: &RtnetlinkError) -> CniError {
+        let remedy = match setting {
+            LinkSetting::Mac(_) => {
+                "choose an address that the device takes; some take none while they are up"
+            }
+            LinkSetting::Mtu(_) => "choose one that the device and those it is stacked on allow",
+            _ => "the device may not support it: remove it from the configuration",
+        };
+        let what = format!("cannot set {} of {} to {setting}", setting.name(), self.ifname);
+        refused(error, &what, remedy)
+    }
+}
+
+impl Namespace for Host<'_> {
+    fn current(&self, setting: &Setting) -> Result<Option<Setting>, CniError> {
         match setting {
             Setting::Sysctl { path, .. } => {
                 let value = match self.sysctls.read(path) {
@@ -137,18 +169,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Looks at the interface again, after changes.
-    pub(crate) fn look_again(&mut self) -> Result<(), CniError> {
-        let Some(link) = &self.link else { return Ok(()) };
-        self.link = self.links.by_index(link.index).map_err(|error| {
-            let what = format!("cannot look at interface {}", self.ifname);
-            refused(&error, &what, "is rtnetlink available to the plugin?")
-        })?;
-        Ok(())
-    }
-
-    /// Gives the property its value.
-    pub(crate) fn set(&mut self, setting: &Setting) -> Result<(), CniError> {
+    fn set(&mut self, setting: &Setting) -> Result<(), CniError> {
         match setting {
             Setting::Sysctl { path, value } => self.sysctls.write(path, value).map_err(|error| {
                 let what = format!("cannot write {value:?} to {path}");
@@ -161,18 +182,6 @@ impl<'a> Host<'a> {
                     .map_err(|error| self.link_failure(*setting, &error))
             }
         }
-    }
-
-    fn link_failure(&self, setting: LinkSetting, error: &RtnetlinkError) -> CniError {
-        let remedy = match setting {
-            LinkSetting::Mac(_) => {
-                "choose an address that the device takes; some take none while they are up"
-            }
-            LinkSetting::Mtu(_) => "choose one that the device and those it is stacked on allow",
-            _ => "the device may not support it: remove it from the configuration",
-        };
-        let what = format!("cannot set {} of {} to {setting}", setting.name(), self.ifname);
-        refused(error, &what, remedy)
     }
 }
 

@@ -121,6 +121,12 @@ impl Key {
         &self.readings
     }
 
+    /// The one that is tried first.
+    pub(crate) fn first_reading(&self) -> &Reading {
+        // A key without one is none.
+        &self.readings[0]
+    }
+
     /// Whether both keys may mean the same file.
     pub(crate) fn meets(&self, other: &Self) -> bool {
         self.readings.iter().any(|one| other.readings.iter().any(|two| one.path == two.path))

@@ -11,6 +11,7 @@ mod allowlist;
 mod args;
 mod backend;
 mod config;
+pub mod explain;
 mod go;
 mod host;
 mod key;

@@ -1,9 +1,10 @@
 //! What must be in the container's namespace. No I/O.
 
-use cni_common::cni::protocol::CniResult;
+use cni_common::cni::protocol::{CniError, CniResult};
 
 use crate::config::{Config, WantedSysctl};
-use crate::setting::LinkSetting;
+use crate::key::{Key, Reading};
+use crate::setting::{LinkSetting, Setting};
 
 /// The settings in the order in which they are made: sysctls first.
 #[derive(Debug)]
@@ -28,6 +29,20 @@ impl<'a> Plan<'a> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.sysctls.is_empty() && self.link.is_empty()
+    }
+
+    /// Everything in the order in which it is set, with each key's file that `find` finds.
+    pub(crate) fn settings(
+        &self,
+        find: impl Fn(&'a Key) -> Result<&'a Reading, CniError>,
+    ) -> Result<Vec<Setting>, CniError> {
+        let mut settings = Vec::new();
+        for sysctl in self.sysctls {
+            let path = find(&sysctl.key)?.path().clone();
+            settings.push(Setting::Sysctl { path, value: sysctl.value.clone() });
+        }
+        settings.extend(self.link.iter().copied().map(Setting::Link));
+        Ok(settings)
     }
 
     /// The result with what ADD changed. Only the container's interface: the host may have one of

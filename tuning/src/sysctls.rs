@@ -44,7 +44,7 @@ impl Sysctls {
                 _ => "remove it from the configuration",
             };
             kernel_failure(&error.into(), &format!("cannot set sysctl {:?}", key.text()), remedy)
-                .with_details(format!("open {}: {error}", key.readings()[0].path()))
+                .with_details(format!("open {}: {error}", key.first_reading().path()))
         })
     }
 

@@ -85,8 +85,10 @@ pub struct Log {
     file: Option<RefCell<File>>,
     /// Members of every line: plugin, command, network, container ID, interface.
     context: Object,
-    /// What [`Log::warn`] was given: tests read it.
+    /// What [`Log::warn`] was given: tests and explanations read it.
     warnings: RefCell<Vec<String>>,
+    /// Whether warnings go to stderr as well.
+    says: bool,
 }
 
 impl Log {
@@ -108,7 +110,14 @@ impl Log {
             file: config.file.as_ref().and_then(|path| open(path).ok()).map(RefCell::new),
             context,
             warnings: RefCell::default(),
+            says: true,
         }
+    }
+
+    /// A log that only keeps its warnings, for [`Log::warnings`].
+    #[must_use]
+    pub fn keeping() -> Self {
+        Self { says: false, ..Self::disabled() }
     }
 
     /// A log that goes nowhere but to stderr.
@@ -120,7 +129,9 @@ impl Log {
     /// Something an administrator should look at.
     pub fn warn(&self, message: impl Into<String>) {
         let message = message.into();
-        say(format_args!("warning: {message}"));
+        if self.says {
+            say(format_args!("warning: {message}"));
+        }
         self.line(Level::Warn, &message, &Object::default());
         self.warnings.borrow_mut().push(message);
     }

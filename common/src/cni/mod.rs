@@ -4,6 +4,7 @@
 
 pub mod attachment;
 pub mod entry;
+pub mod explanation;
 pub mod failure;
 pub mod holder;
 pub mod log;
@@ -13,6 +14,7 @@ pub mod protocol;
 pub mod state;
 
 pub use attachment::{Attachment, OwnerTag, Stale};
+pub use explanation::{Explanation, Step, Surroundings};
 pub use failure::Failure;
 pub use holder::{Backend, Finding, Holder};
 pub use plugin::{AttachmentRequest, GcRequest, Plugin, StatusRequest, run};

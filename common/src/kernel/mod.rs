@@ -11,6 +11,7 @@ pub mod flock;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ip;
+pub mod iproute;
 pub mod iptables;
 pub mod link;
 pub mod mac;
@@ -23,6 +24,7 @@ mod request;
 pub mod retry;
 pub mod route;
 pub mod rtnetlink;
+pub mod shell;
 pub mod sysctl;
 pub mod tc;
 pub mod veth;

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use super::shell::word;
+
 /// One parameter, named by its path so that dots in interface names mean themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {
@@ -34,10 +36,24 @@ impl Sysctl {
         Ok(fs::read_to_string(&self.path)?.trim_end().to_owned())
     }
 
+    /// The line for a shell that gives it a value.
+    #[must_use]
+    pub fn line(&self, value: &str) -> String {
+        let path = self.path.strip_prefix("/proc/sys").unwrap_or(&self.path);
+        line(&path.display().to_string(), value)
+    }
+
     /// Opens the parameter for writing, to find out early whether that is allowed.
     pub fn open(&self) -> io::Result<WritableSysctl> {
         Ok(WritableSysctl { file: OpenOptions::new().write(true).open(&self.path)? })
     }
+}
+
+/// The line for a shell that gives a parameter below `/proc/sys` a value. With slashes a name may
+/// hold dots.
+#[must_use]
+pub fn line(path: &str, value: &str) -> String {
+    format!("sysctl -w {}", word(&format!("{path}={value}")))
 }
 
 impl WritableSysctl {

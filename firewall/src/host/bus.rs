@@ -149,7 +149,7 @@ impl Bus {
 }
 
 /// As the Go plugin writes a source.
-fn source(address: IpAddr) -> String {
+pub(crate) fn source(address: IpAddr) -> String {
     format!("{address}/{}", IpVersion::of(address).host_prefix())
 }
 

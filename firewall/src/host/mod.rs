@@ -14,7 +14,7 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant, legacy_table_loaded};
 use cni_common::kernel::nft::{Family, NetlinkNft, Nft, Table, open_nft_if_any};
 
-pub(crate) use bus::{Bus, Left, not_taken_out};
+pub(crate) use bus::{Bus, Left, not_taken_out, source};
 pub(crate) use forwards::Forward;
 pub(crate) use tables::FilterTables;
 

@@ -73,6 +73,8 @@ For instance: cni-chain lint ./my.conflist
 
 Exit status: 0 no error, 1 there is one, or the file cannot be read, 2 wrong usage.")]
     Lint(LintOptions),
+    /// Say what each plugin would do, without doing it
+    Explain(ExplainOptions),
     /// Ask each of a network's plugins whether it could serve `add`
     Status(StatusOptions),
     /// Give running containers back what a flushed firewall or a deleted qdisc took from them
@@ -134,9 +136,9 @@ impl Cli {
     }
 }
 
-/// Which network, and where everything is.
+/// Which network.
 #[derive(Debug, Args)]
-pub(crate) struct NetworkOptions {
+pub(crate) struct ConfOptions {
     /// Name of a network in the configuration directory, or path of a .conflist or .conf file
     pub(crate) network: String,
 
@@ -149,6 +151,13 @@ pub(crate) struct NetworkOptions {
         help_heading = LOCATIONS
     )]
     pub(crate) conf_dir: Option<String>,
+}
+
+/// Which network, and where everything is.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkOptions {
+    #[command(flatten)]
+    pub(crate) conf: ConfOptions,
 
     #[command(flatten)]
     pub(crate) plugin_dirs: PluginDirOptions,
@@ -203,14 +212,21 @@ pub(crate) struct AttachmentOptions {
     /// if it is gone
     pub(crate) netns: String,
 
-    /// Name of the interface inside the namespace [default: eth0]
-    #[arg(long, short = 'i', value_name = "NAME", env = "CNI_IFNAME", hide_env_values = true)]
-    pub(crate) ifname: Option<String>,
-
     /// Container ID; for check and del, its beginning is enough [default: computed from the
     /// namespace's path, as cnitool does it]
     #[arg(long, value_name = "ID")]
     pub(crate) container_id: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) arguments: ArgumentOptions,
+}
+
+/// What plugins are called with.
+#[derive(Debug, Args)]
+pub(crate) struct ArgumentOptions {
+    /// Name of the interface inside the namespace [default: eth0]
+    #[arg(long, short = 'i', value_name = "NAME", env = "CNI_IFNAME", hide_env_values = true)]
+    pub(crate) ifname: Option<String>,
 
     #[arg(
         long,
@@ -231,6 +247,64 @@ pub(crate) struct AttachmentOptions {
     /// was given
     #[arg(long, value_name = "PAIRS", env = "CNI_ARGS", hide_env_values = true)]
     pub(crate) args: Option<String>,
+}
+
+/// What to explain.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The plugins' own plans are told in the words of nft, iptables-restore, tc, ip and sysctl, in the order of
+the chain. Nothing is run and nothing is changed; root is not needed, nor a container. The container's
+addresses and the host's interfaces are an example made from the list, or those of --prev-result.
+
+Examples:
+  cni-chain explain mynet --publish 8080:80
+  cni-chain explain ./my.conflist --cap-args '{\"bandwidth\": {\"ingressRate\": 8000000}}'
+  cni-chain explain mynet --backend iptables
+  cni-chain explain mynet --json | jq -r '.plugins[].steps[] | select(.program == \"nft -f\").input'
+
+Exit status: 0 success, 1 ADD would fail, or something cannot be read, 2 wrong usage.")]
+pub(crate) struct ExplainOptions {
+    #[command(flatten)]
+    pub(crate) conf: ConfOptions,
+
+    /// Container ID that owners' tags name
+    #[arg(long, value_name = "ID", default_value = "example")]
+    pub(crate) container_id: String,
+
+    #[command(flatten)]
+    pub(crate) arguments: ArgumentOptions,
+
+    /// Result of the plugin that makes the interface, as `cni-chain add` prints it, in place of an
+    /// example
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prev_result: Option<PathBuf>,
+
+    /// Where rules would be that an entry names no backend for [default: nftables]
+    #[arg(long, value_name = "BACKEND")]
+    pub(crate) backend: Option<BackendChoice>,
+
+    /// Print JSON, as docs/schema/explain.json describes it; with nft's JSON where that has the words
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A backend of portmap or firewall.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BackendChoice {
+    Nftables,
+    Iptables,
+    Firewalld,
+}
+
+impl BackendChoice {
+    /// As in a configuration.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+            Self::Firewalld => "firewalld",
+        }
+    }
 }
 
 /// What to show.

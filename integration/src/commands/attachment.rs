@@ -9,7 +9,7 @@ use cni_common::cni::protocol::json::{Json, Object};
 
 use super::network::{Network, complete_id, load};
 use super::{given, runner};
-use crate::cli::AttachmentOptions;
+use crate::cli::{ArgumentOptions, AttachmentOptions};
 use crate::runner::faults::Faults;
 use crate::runner::{NetworkList, Runner, RuntimeConf};
 
@@ -19,11 +19,21 @@ const PORT_MAPPINGS: &str = "portMappings";
 
 /// ADD; the text is the result.
 pub(super) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
-    let list = load(&options.network)?;
+    let list = load(&options.network.conf)?;
     let conf = attachment(options)?;
+    require_a_taker(&list, &options.arguments)?;
+    let result = runner(&options.network).add(&list, &conf)?;
+    Ok(result.to_pretty() + "\n")
+}
+
+/// Ports that no plugin would be told of are an error.
+pub(super) fn require_a_taker(
+    list: &NetworkList,
+    arguments: &ArgumentOptions,
+) -> anyhow::Result<()> {
     let takes_ports =
         list.plugins.iter().any(|plugin| plugin.capabilities.iter().any(|c| c == PORT_MAPPINGS));
-    if !options.publish.is_empty() && !takes_ports {
+    if !arguments.publish.is_empty() && !takes_ports {
         bail!(
             "--publish would do nothing: no plugin of network {:?} declares the capability \
              {PORT_MAPPINGS}; append {{\"type\": \"portmap\", \"capabilities\": \
@@ -31,8 +41,7 @@ pub(super) fn add(options: &AttachmentOptions) -> anyhow::Result<String> {
             list.name
         );
     }
-    let result = runner(&options.network).add(&list, &conf)?;
-    Ok(result.to_pretty() + "\n")
+    Ok(())
 }
 
 /// DEL.
@@ -61,17 +70,33 @@ fn attachment(options: &AttachmentOptions) -> anyhow::Result<RuntimeConf> {
         None if netns.is_empty() => bail!("without a namespace, --container-id is needed"),
         None => default_container_id(&netns),
     };
+    arguments(&options.arguments, RuntimeConf { container_id, netns, ..RuntimeConf::default() })
+}
+
+/// A container of this ID in a namespace that need not exist.
+pub(super) fn without_namespace(container_id: &str) -> RuntimeConf {
+    RuntimeConf {
+        container_id: container_id.to_owned(),
+        netns: format!("{NETNS_DIR}/{container_id}"),
+        ..RuntimeConf::default()
+    }
+}
+
+/// The attachment with what plugins are called with.
+pub(super) fn arguments(
+    options: &ArgumentOptions,
+    conf: RuntimeConf,
+) -> anyhow::Result<RuntimeConf> {
     let mut capability_args = match given(options.cap_args.as_ref()) {
         Some(text) => parse_capability_args(text)?,
         None => Object::default(),
     };
     publish(options, &mut capability_args)?;
     Ok(RuntimeConf {
-        container_id,
-        netns,
         ifname: given(options.ifname.as_ref()).unwrap_or(DEFAULT_IFNAME).to_owned(),
         args: given(options.args.as_ref()).map_or(Ok(Vec::new()), parse_args)?,
         capability_args,
+        ..conf
     })
 }
 
@@ -89,12 +114,13 @@ fn as_added(options: &AttachmentOptions) -> anyhow::Result<(Runner, NetworkList,
         conf.container_id = complete_id(&conf.container_id, &remembered, Some(&network.name))?;
         added = cache.attachment(&network.name, &conf).unwrap_or_default();
     }
-    let Some(added) = added else { return Ok((runner, load(&options.network)?, conf)) };
+    let Some(added) = added else { return Ok((runner, load(&options.network.conf)?, conf)) };
     let list = network.list_for(&added)?;
-    if options.publish.is_empty() && given(options.cap_args.as_ref()).is_none() {
+    let given_now = &options.arguments;
+    if given_now.publish.is_empty() && given(given_now.cap_args.as_ref()).is_none() {
         conf.capability_args = added.conf.capability_args;
     }
-    if given(options.args.as_ref()).is_none() {
+    if given(given_now.args.as_ref()).is_none() {
         conf.args = added.conf.args;
     }
     Ok((runner, list, conf))
@@ -139,7 +165,7 @@ fn parse_capability_args(text: &str) -> anyhow::Result<Object> {
 }
 
 /// Appends the published ports to the mappings that the capability arguments may hold.
-fn publish(options: &AttachmentOptions, capability_args: &mut Object) -> anyhow::Result<()> {
+fn publish(options: &ArgumentOptions, capability_args: &mut Object) -> anyhow::Result<()> {
     if options.publish.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use crate::terminal::{Terminal, Tone};
 
 /// Says what is wrong with a list. The status says whether something is.
 pub(super) fn lint(options: &LintOptions) -> anyhow::Result<ExitCode> {
-    let list = load(&options.network)?;
+    let list = load(&options.network.conf)?;
     let mut remarks = remarks(&list, &plugins::search_path(&options.network.plugin_dirs.dirs));
     remarks.sort_by_key(|remark| std::cmp::Reverse(remark.weight));
     let terminal = Terminal::stdout();

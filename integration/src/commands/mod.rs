@@ -2,6 +2,7 @@
 
 mod attachment;
 mod demo;
+mod explain;
 mod gc;
 mod lint;
 mod network;
@@ -51,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gc(options) => gc::gc(&options)?,
         Command::Purge(options) => purge::purge(&options)?,
         Command::Lint(options) => return lint::lint(&options),
+        Command::Explain(options) => return explain::run(&options),
         Command::Status(options) => status::status(&options)?,
         Command::Restore(options) => return restore::run(&options),
         Command::Version(options) => print(&version::report(&options))?,

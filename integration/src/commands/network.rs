@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{anyhow, bail};
 
 use super::given;
-use crate::cli::NetworkOptions;
+use crate::cli::{ConfOptions, NetworkOptions};
 use crate::runner::{Cache, CachedAttachment, ConfError, NetworkList, container_id};
 
 const DEFAULT_CONF_DIR: &str = "/etc/cni/net.d";
 
 /// A network's configuration. A path has a slash or a configuration file's extension; anything
 /// else is a name.
-pub(super) fn load(options: &NetworkOptions) -> anyhow::Result<NetworkList> {
+pub(super) fn load(options: &ConfOptions) -> anyhow::Result<NetworkList> {
     find(options)?.map_err(|missing| anyhow!(missing))
 }
 
@@ -25,10 +25,10 @@ pub(super) struct Network {
 impl Network {
     /// The network, if its configuration or one attachment to it is found.
     pub(super) fn find(options: &NetworkOptions, cache: &Cache) -> anyhow::Result<Self> {
-        match find(options)? {
+        match find(&options.conf)? {
             Ok(list) => Ok(Self { name: list.name.clone(), list: Some(list) }),
             Err(missing) => {
-                let name = options.network.clone();
+                let name = options.conf.network.clone();
                 let remembered = cache.attachments(None).unwrap_or_default();
                 if remembered.iter().any(|attachment| attachment.network == name) {
                     return Ok(Self { name, list: None });
@@ -53,7 +53,7 @@ impl Network {
 }
 
 /// The outer error ends it; the inner one says that there is no such network.
-fn find(options: &NetworkOptions) -> anyhow::Result<Result<NetworkList, String>> {
+fn find(options: &ConfOptions) -> anyhow::Result<Result<NetworkList, String>> {
     let network = options.network.as_str();
     let is_path = network.contains('/')
         || [".conflist", ".conf", ".json"].iter().any(|extension| network.ends_with(extension));

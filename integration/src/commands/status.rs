@@ -25,7 +25,7 @@ enum Answer {
 
 /// STATUS: a line for each plugin.
 pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
-    let list = load(&options.network)?;
+    let list = load(&options.network.conf)?;
     let runner = runner(&options.network);
     let mut failed = 0;
     for plugin in &list.plugins {

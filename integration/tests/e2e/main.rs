@@ -2,6 +2,7 @@
 //! `cni_testbox`. What one plugin does alone is tested in its own crate.
 
 mod command;
+mod explain;
 mod four_plugins;
 mod masquerade;
 mod nft_kernel;

@@ -9,7 +9,7 @@ use super::originals::Originals;
 use super::restore::give_back_all;
 use super::store::Store;
 use crate::allowlist::Allowlist;
-use crate::host::Host;
+use crate::host::{Host, Namespace};
 use crate::plan::Plan;
 use crate::setting::Setting;
 use crate::value;
@@ -46,31 +46,31 @@ fn reachable(
     plan: &Plan<'_>,
     allowlist: &Allowlist,
 ) -> Result<Vec<Setting>, CniError> {
-    let mut settings = Vec::new();
-    for sysctl in plan.sysctls {
-        let meaning = match host.sysctls.find_writable(&sysctl.key) {
+    let settings = plan.settings(|key| {
+        let meaning = match host.sysctls.find_writable(key) {
             Ok(meaning) => meaning,
             // Whoever may not set it need not learn whether it exists.
             Err(error) => {
-                allowlist.permit(&sysctl.key, &sysctl.key.readings()[0])?;
+                allowlist.permit(key, key.first_reading())?;
                 return Err(error);
             }
         };
-        allowlist.permit(&sysctl.key, meaning)?;
-        settings
-            .push(Setting::Sysctl { path: meaning.path().clone(), value: sysctl.value.clone() });
-    }
+        allowlist.permit(key, meaning)?;
+        Ok(meaning)
+    })?;
     if !plan.link.is_empty() {
         host.require_link()?;
     }
-    settings.extend(plan.link.iter().copied().map(Setting::Link));
     Ok(settings)
 }
 
 /// Sets everything in order, then once more what a later one has reset: writing `ip_forward`,
 /// for one, resets a dozen others, and libcni hands sysctls over sorted by name, whatever order
 /// the operator wrote.
-fn set_all(host: &mut Host<'_>, wanted: &[Setting]) -> Result<Vec<String>, CniError> {
+pub(crate) fn set_all(
+    host: &mut impl Namespace,
+    wanted: &[Setting],
+) -> Result<Vec<String>, CniError> {
     let mut warnings = Vec::new();
     for setting in wanted {
         host.set(setting)?;
@@ -88,7 +88,7 @@ fn set_all(host: &mut Host<'_>, wanted: &[Setting]) -> Result<Vec<String>, CniEr
 }
 
 /// What is different about a sysctl. Link attributes are refused or taken, nothing between.
-fn drift(host: &Host<'_>, wanted: &Setting) -> Result<Option<String>, CniError> {
+fn drift(host: &impl Namespace, wanted: &Setting) -> Result<Option<String>, CniError> {
     let Setting::Sysctl { path, value } = wanted else { return Ok(None) };
     let found = host.current(wanted)?;
     let Some(Setting::Sysctl { value: found, .. }) = found else { return Ok(None) };

@@ -9,7 +9,7 @@ mod originals;
 mod restore;
 mod store;
 
-pub(crate) use add::add;
+pub(crate) use add::{add, set_all};
 pub(crate) use check::check;
 pub(crate) use restore::restore;
 pub(crate) use store::{Store, all_originals, forget_stale};

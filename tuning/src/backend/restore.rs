@@ -5,7 +5,7 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 
 use super::originals::Originals;
 use super::store::{Kept, Store};
-use crate::host::{Container, Host};
+use crate::host::{Container, Host, Namespace as _};
 use crate::setting::Setting;
 
 /// DEL: gives back what is kept and then forgets it. Returns warnings. Where another try may

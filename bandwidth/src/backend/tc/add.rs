@@ -74,7 +74,7 @@ fn build(
         if ifbs.is_empty() && (link.alias.is_none() || end.names(&plan.tag)) {
             host.set_alias(link, plan.tag.as_str())?;
         }
-        host.tc
+        host.kernel
             .set_tbf(link.index, HANDLE, tbf)
             .map_err(refused(|| format!("limit what goes to {}", link.name)))?;
     } else {
@@ -107,7 +107,7 @@ fn redirect_all(
         let mut ours: Vec<&InstalledFilter> = our_filters(end, hook).collect();
         if let Some(wanted) = redirect(plan, hook) {
             let ifb = ifb::ensure(host, &end.link, &plan.tag, hook)?;
-            host.tc
+            host.kernel
                 .set_tbf(ifb.index, HANDLE, wanted.tbf)
                 .map_err(refused(|| format!("limit {}", ifb.name)))?;
             if hooks.lose_filters() {

@@ -130,7 +130,7 @@ impl Before {
 
 fn restore_tbf(host: &mut Host, link: &Link, root: Option<&Qdisc>) -> Result<(), CniError> {
     let Some(Qdisc { kind: QdiscKind::Tbf(tbf), .. }) = root else { return Ok(()) };
-    host.tc
+    host.kernel
         .set_tbf(link.index, HANDLE, tbf.made_by())
         .map_err(refused(|| format!("limit {} as before", link.name)))
 }

@@ -37,7 +37,7 @@ pub(super) fn ensure(
     };
     let found = host.link(&name)?;
     if found.is_none() {
-        match host.links.create_ifb(&name, &wanted, tag.as_str()) {
+        match host.kernel.create_ifb(&name, &wanted, tag.as_str()) {
             Err(error) if !error.is_exists() => {
                 return Err(refused(|| format!("create the IFB {name}"))(error));
             }
@@ -61,7 +61,9 @@ pub(super) fn ensure(
         ));
     }
     if ifb.mtu != veth.mtu || !ifb.up {
-        host.links.change(ifb.index, &wanted).map_err(refused(|| format!("set up {name}")))?;
+        host.kernel
+            .change_link(ifb.index, &wanted)
+            .map_err(refused(|| format!("set up {name}")))?;
     }
     if ifb.alias.as_deref() != Some(tag.as_str()) {
         // The network has another name than it had, or an older version was killed.

@@ -59,7 +59,7 @@ fn delete_ifb(
 /// Takes away our TBF or the Go plugin's from the host's end.
 pub(super) fn delete_tbf(host: &mut Host, end: &HostEnd, go: &Leftovers) -> Result<(), CniError> {
     if end.root.as_ref().is_some_and(|root| is_our_tbf(root) || go.owns_root(root)) {
-        host.tc
+        host.kernel
             .delete_root(end.link.index)
             .map_err(refused(|| format!("remove the limit of {}", end.link.name)))?;
     }

@@ -256,18 +256,24 @@ impl Iptables {
     /// Applies lines to tables: `:CHAIN - [0:0]` makes or empties a chain, `-A`, `-I`, `-D`, `-F`
     /// and `-X` do as in iptables. All or nothing in each table.
     pub fn restore(&self, changes: &[(&str, Vec<String>)]) -> Result<(), IptablesError> {
-        let changes: Vec<_> = changes.iter().filter(|(_, lines)| !lines.is_empty()).collect();
-        if changes.is_empty() {
+        let script = script(changes);
+        if script.is_empty() {
             return Ok(());
         }
         let mut command = Command::new(&self.restore);
         command.args(["--noflush", "-w", XTABLES_WAIT]);
-        let mut script = String::new();
-        for (table, lines) in changes {
-            script.extend(["*", table, "\n", &lines.join("\n"), "\nCOMMIT\n"]);
-        }
         run(command, &self.restore, &script).map(|_| ())
     }
+}
+
+/// What [`Iptables::restore`] has the program read; nothing where nothing changes.
+#[must_use]
+pub fn script(changes: &[(&str, Vec<String>)]) -> String {
+    let mut script = String::new();
+    for (table, lines) in changes.iter().filter(|(_, lines)| !lines.is_empty()) {
+        script.extend(["*", table, "\n", &lines.join("\n"), "\nCOMMIT\n"]);
+    }
+    script
 }
 
 /// Whether the legacy implementation has this table loaded; without it, it has no rules there. That the

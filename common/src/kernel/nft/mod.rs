@@ -10,6 +10,7 @@ mod error;
 mod expressions;
 pub mod fake;
 mod family;
+pub mod json;
 mod l4;
 mod look;
 mod meaning;

@@ -161,11 +161,6 @@ impl Tc {
         }
     }
 
-    /// Changes one thing at the hooks of a link.
-    pub fn change_hook(&mut self, link: u32, change: HookChange) -> Result<(), RtnetlinkError> {
-        self.change_hooks(link, &[change])?.into_iter().collect()
-    }
-
     /// Changes what is at the hooks of a link, all in one datagram: who is killed has made all of it
     /// or nothing. What became of each is returned in its order.
     pub fn change_hooks(

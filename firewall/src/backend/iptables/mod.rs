@@ -14,9 +14,9 @@ use std::cell::{Cell, OnceCell};
 use cni_common::cni::failure::not_available;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale, Step};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{IptablesError, Variant};
+use cni_common::kernel::iptables::{IptablesError, TableDump, Variant, script};
 
 use crate::filter::{FORWARD, Filter, FilterRule, MEMBERS, TABLE};
 use crate::held::Held;
@@ -90,12 +90,7 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
     /// The Go plugin's rules of the same addresses are replaced in the same restore.
     fn add(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
         const DOING: &str = "cannot install the firewall rules";
-        if !plan.forward_chains.is_empty() {
-            return Err(CniError::config(
-                "nftablesForwardChains is for backend nftables, and this host's is iptables: set \
-                 \"backend\":\"nftables\", or remove the list",
-            ));
-        }
+        refuse_native_chains(plan)?;
         let entered = entered(host, plan).map_err(|error| error.into_cni(DOING))?;
         let mut looked = Vec::new();
         let outcome = enter(host, &entered, plan, &mut looked)
@@ -116,6 +111,27 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
         let cannot = |error: IptablesError| error.into_cni("firewall cannot use iptables");
         outcome.map(|_| ()).map_err(|error| not_available(cannot(error)))
     }
+}
+
+/// What ADD has `iptables-restore` read on a host that has nothing of iptables.
+pub(crate) fn explain(plan: &Plan) -> Result<Vec<Step>, CniError> {
+    refuse_native_chains(plan)?;
+    let empty = Filter::of_plugins(&TableDump::default());
+    let step = |version| {
+        let lines = changes(&empty, version, Some(plan), &Removal::Nothing);
+        Step::Restore(version, script(&[(TABLE, lines)]))
+    };
+    Ok(plan.versions().map(step).collect())
+}
+
+fn refuse_native_chains(plan: &Plan) -> Result<(), CniError> {
+    if plan.forward_chains.is_empty() {
+        return Ok(());
+    }
+    Err(CniError::config(
+        "nftablesForwardChains is for backend nftables, and this host's is iptables: set \
+         \"backend\":\"nftables\", or remove the list",
+    ))
 }
 
 /// The tables that a plan's rules go into: an accept counts where the drop is, and where several

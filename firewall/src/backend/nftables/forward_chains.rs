@@ -15,8 +15,8 @@ use cni_common::cni::protocol::CniError;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::is_rule;
 use cni_common::kernel::nft::{
-    Chain, DataType, Element, Family, Hook, InstalledRule, Nft, NftError, Object, Rule, Set,
-    Statement, Table, Transaction, Value, Verb, keys_only,
+    BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, InstalledRule, Nft, NftError,
+    Object, Priority, Rule, Set, Statement, Table, Transaction, Value, Verb, keys_only,
 };
 
 use super::elements;
@@ -68,6 +68,16 @@ fn jump(chain: &str) -> Rule {
 
 fn rule(chain: &str, statements: Vec<Statement>, comment: Option<&str>) -> Rule {
     Rule { chain: chain.to_owned(), statements, comment: comment.map(str::to_owned) }
+}
+
+/// Makes a chain of others, for a host that has nothing else.
+pub(super) fn assume(forward: &ForwardChain, transaction: &mut Transaction) {
+    let base =
+        BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: Priority::FILTER };
+    let chain = Chain { name: forward.chain.clone(), base: Some(base) };
+    let table = table_of(forward);
+    transaction.push(Verb::Add, &table, Object::Table(None));
+    transaction.push(Verb::Add, &table, Object::Chain(chain));
 }
 
 /// Refuses chains that are not there, or that forwarded packets do not come through, and tables in

@@ -15,9 +15,11 @@ mod tests;
 
 use std::net::IpAddr;
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale, Step};
 use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::fake::FakeNft;
 use cni_common::kernel::nft::{Element, Nft, NftError, Transaction, look};
 
 use crate::held::Held;
@@ -61,6 +63,19 @@ pub(crate) fn stale_addresses(host: &mut Host<'_>, stale: &Stale) -> Result<Vec<
 pub(crate) fn held(host: &mut Host<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, CniError> {
     let Some(nft) = host.nft_if_any() else { return Ok(Vec::new()) };
     admission::held_addresses(nft, addresses).map_err(|error| error.into_cni(READING))
+}
+
+/// What ADD commits on a host that has nothing in `nf_tables` but the chains that the configuration names.
+pub(crate) fn explain(plan: &Plan, log: &Log) -> Result<Vec<Step>, CniError> {
+    const DOING: &str = "cannot explain the firewall rules";
+    let mut host = FakeNft::new();
+    let mut given = Transaction::new();
+    for chain in &plan.forward_chains {
+        forward_chains::assume(chain, &mut given);
+    }
+    host.commit(&given).map_err(|error| error.into_cni(DOING))?;
+    add::add(&mut host, plan, log)?;
+    Ok(host.committed().iter().skip(1).cloned().map(Step::Nft).collect())
 }
 
 /// The admitted addresses with their owners, and the owners that are kept apart.

@@ -6,7 +6,7 @@ use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::iptables::{self, Iptables, IptablesError, Lock, TableDump, Variant};
 use cni_common::kernel::retry::retry;
 
 use super::changes::{ensure, install, put_back, removal};
@@ -57,6 +57,9 @@ struct Family {
     rules: Option<Rules>,
 }
 
+/// Lines for tables.
+type Changes = Vec<(&'static str, Vec<String>)>;
+
 /// What is saved: table nat, and the guard's table if it has to stand.
 type Tables = (TableDump, Option<TableDump>);
 
@@ -68,7 +71,7 @@ impl Family {
             Err(IptablesError::Missing(_)) if rules.is_none() => return Ok(None),
             found => found?,
         };
-        let guarded = plan.loopback && version.is_v4() && rules.is_some();
+        let guarded = is_guarded(plan, version) && rules.is_some();
         let tables = save(&iptables, guarded)?;
         Ok(Some(Self { iptables, tables, rules }))
     }
@@ -95,20 +98,14 @@ impl Family {
         })
     }
 
-    fn changes(
-        &self,
-        dump: &TableDump,
-        raw: Option<&TableDump>,
-        names: &Names,
-    ) -> Vec<(&'static str, Vec<String>)> {
+    fn changes(&self, dump: &TableDump, raw: Option<&TableDump>, names: &Names) -> Changes {
         let Some(rules) = &self.rules else {
             let chains = entry_chains(dump, names, &[]);
             let chains: Vec<_> = chains.into_iter().filter(|chain| dump.has_chain(chain)).collect();
             let lines = if chains.is_empty() { Vec::new() } else { removal(dump, &chains) };
             return vec![(TABLE, lines)];
         };
-        let guard = raw.map(|raw| (GUARD_TABLE, ensure(raw, &guard())));
-        guard.into_iter().chain([(TABLE, install(dump, rules))]).collect()
+        installation(rules, dump, raw)
     }
 
     /// Gives our chains the rules that they had. The guard stays.
@@ -117,6 +114,28 @@ impl Family {
         let now = self.iptables.save(TABLE)?;
         self.iptables.restore(&[(TABLE, put_back(before, &now))])
     }
+}
+
+/// What makes the rules in tables that are so.
+fn installation(rules: &Rules, dump: &TableDump, raw: Option<&TableDump>) -> Changes {
+    let guard = raw.map(|raw| (GUARD_TABLE, ensure(raw, &guard())));
+    guard.into_iter().chain([(TABLE, install(dump, rules))]).collect()
+}
+
+/// Whether the guard has to stand in a family.
+fn is_guarded(plan: &Plan, version: IpVersion) -> bool {
+    plan.loopback && version.is_v4()
+}
+
+/// What [`add`] has `iptables-restore` read on a host that has nothing of iptables, by family.
+pub(super) fn scripts(plan: &Plan) -> Vec<(IpVersion, String)> {
+    let empty = TableDump::default();
+    let script = |version| {
+        let rules = Rules::new(plan, version)?;
+        let raw = is_guarded(plan, version).then_some(&empty);
+        Some((version, iptables::script(&installation(&rules, &empty, raw))))
+    };
+    IpVersion::ALL.into_iter().filter_map(script).collect()
 }
 
 fn save(iptables: &Iptables, guarded: bool) -> Result<Tables, IptablesError> {

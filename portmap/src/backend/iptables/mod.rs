@@ -20,7 +20,7 @@ use cni_common::cni::failure::not_available;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale, Step};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{self, IptablesError, TableDump, Variant};
 
@@ -31,6 +31,12 @@ use names::Names;
 
 pub(crate) use places::{Place, that_may_have};
 pub(crate) use rules::{ChainRule, GoRules, TABLE, TOP_CHAIN};
+
+/// What ADD has `iptables-restore` read on a host that has nothing of iptables.
+pub(crate) fn explain(plan: &Plan) -> Vec<Step> {
+    let scripts = add::scripts(plan).into_iter();
+    scripts.map(|(version, script)| Step::Restore(version, script)).collect()
+}
 
 const READING: &str = "cannot read the port mappings";
 

@@ -20,9 +20,11 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
-use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale};
+use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale, Step};
 use cni_common::kernel::IpVersion;
+use cni_common::kernel::nft::fake::FakeNft;
 use cni_common::kernel::nft::{Nft, NftError, Transaction};
 
 use super::conflict::Held;
@@ -135,6 +137,13 @@ pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<(Held, Option<String>)>
     let in_force = owned::held(nft)?.into_iter().map(|held| (held, None));
     let waiting = claims::waiting(nft)?.into_iter().map(|(held, holder)| (held, Some(holder)));
     Ok(in_force.chain(waiting).collect())
+}
+
+/// What ADD commits on a host that has nothing of `nf_tables`.
+pub(crate) fn explain(plan: &Plan, log: &Log) -> Result<Vec<Step>, CniError> {
+    let mut host = FakeNft::new();
+    add::add(&mut host, &Wanted::by(plan)?, log)?;
+    Ok(host.committed().iter().cloned().map(Step::Nft).collect())
 }
 
 /// What ADD commits where our table is not there yet.
