@@ -100,6 +100,11 @@ impl Config {
         })
     }
 
+    /// An error if the entry's own subnets are none, whether or not there are limits for them.
+    pub(crate) fn judge_subnets(network: &NetworkConfig) -> Result<(), CniError> {
+        network.with_fields(|top| subnets(top).map(drop))
+    }
+
     /// What DEL can know of the configuration; none if it is not valid, which must not keep DEL from
     /// its work.
     pub(crate) fn read_leniently(network: &NetworkConfig) -> Option<Self> {

@@ -53,7 +53,8 @@ impl Plugin for Bandwidth {
     ];
 
     fn validate(config: &NetworkConfig) -> Result<(), CniError> {
-        Config::read(config).map(drop)
+        // Without a limit nobody reads the subnets, until a runtime sends one.
+        Config::read(config).and_then(|_| Config::judge_subnets(config))
     }
 
     fn add(&self, request: &AttachmentRequest) -> Result<CniResult, CniError> {
