@@ -14,6 +14,7 @@ mod go;
 mod host;
 pub mod listing;
 mod localnet;
+mod notices;
 mod plan;
 mod status;
 
@@ -97,6 +98,7 @@ impl Plugin for Portmap {
         }
         // Last: a packet that came now would only renew a flow that is stale.
         flows::forget_stale(&host.added, &request.log);
+        notices::tell(&host.added, choice.backend.name(), &request.log);
         Ok(result)
     }
 

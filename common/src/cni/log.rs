@@ -21,7 +21,7 @@ pub enum Level {
     Error,
     /// What an administrator should look at.
     Warn,
-    /// One line per command.
+    /// A line or two per command.
     Info,
     /// What was decided on the way.
     Debug,
@@ -134,6 +134,13 @@ impl Log {
         }
         self.line(Level::Warn, &message, &Object::default());
         self.warnings.borrow_mut().push(message);
+    }
+
+    /// What a command did.
+    pub fn info(&self, message: impl FnOnce() -> String) {
+        if self.file.is_some() && self.level >= Level::Info {
+            self.line(Level::Info, &message(), &Object::default());
+        }
     }
 
     /// What was decided on the way.

@@ -14,6 +14,7 @@ pub mod ip;
 pub mod iproute;
 pub mod iptables;
 pub mod link;
+pub mod listeners;
 pub mod mac;
 pub mod netlink;
 pub mod netns;
