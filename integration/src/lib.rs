@@ -15,6 +15,7 @@ mod notification;
 mod places;
 mod purge;
 pub mod restore;
+mod rules;
 mod runner;
 mod show;
 mod terminal;

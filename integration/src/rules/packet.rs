@@ -7,19 +7,21 @@ use cni_common::kernel::nft::L4Protocol;
 
 /// The first packet of a connection at one hook.
 #[derive(Clone, Debug)]
-pub(in crate::trace) struct Packet {
-    pub(in crate::trace) source: Option<IpAddr>,
-    pub(in crate::trace) destination: IpAddr,
-    pub(in crate::trace) protocol: L4Protocol,
-    pub(in crate::trace) destination_port: u16,
+pub(crate) struct Packet {
+    pub(crate) source: Option<IpAddr>,
+    /// Where it goes; where that may be any address, it tells the version alone.
+    pub(crate) destination: IpAddr,
+    pub(crate) is_any_destination: bool,
+    pub(crate) protocol: L4Protocol,
+    pub(crate) destination_port: u16,
     /// The interface it came in by.
-    pub(in crate::trace) input: Option<String>,
+    pub(crate) input: Option<String>,
     /// The interface it goes out by.
-    pub(in crate::trace) output: Option<String>,
+    pub(crate) output: Option<String>,
     /// Whether its destination was translated.
-    pub(in crate::trace) is_dnat: bool,
+    pub(crate) is_dnat: bool,
     /// Whether its destination is an address of this host.
-    pub(in crate::trace) is_local: bool,
+    pub(crate) is_local: bool,
 }
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` of `<linux/netfilter/nf_conntrack_common.h>`; a first packet has no
@@ -40,6 +42,9 @@ impl Packet {
             IpVersion::V6 => (8, 24, 16, 6),
         };
         if (destination_at..destination_at + len).contains(&offset) {
+            if self.is_any_destination {
+                return None;
+            }
             return octets(self.destination).get(offset - destination_at).copied();
         }
         if (source_at..source_at + len).contains(&offset) {

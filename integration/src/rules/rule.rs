@@ -5,8 +5,8 @@ use cni_common::kernel::nft::Found;
 
 use super::packet::{Packet, STATE_NEW, STATUS_DST_NAT};
 use super::registers::Registers;
+use super::verdict;
 use super::xtables;
-use crate::trace::verdict;
 
 /// What a rule does with a packet that is as its conditions want it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// Reads `NFTA_DATA_VERDICT` or `NFTA_TRACE_VERDICT`.
-    pub(super) fn read(parts: &Attributes<'_>) -> Option<Self> {
+    pub(crate) fn read(parts: &Attributes<'_>) -> Option<Self> {
         // enum nft_verdict_attributes
         const CODE: u16 = 1;
         const CHAIN: u16 = 2;
@@ -25,7 +25,7 @@ impl Verdict {
     }
 
     /// The verdict with this number, and where it leads.
-    pub(super) fn of(code: u32, chain: Option<String>) -> Self {
+    pub(crate) fn of(code: u32, chain: Option<String>) -> Self {
         match (code.cast_signed(), chain) {
             (0, _) => Self::Drop,
             (1, _) => Self::Accept,

@@ -14,7 +14,7 @@ use super::rule::{self, Outcome, Unreadable, Verdict};
 const DEEPEST: usize = 16;
 
 /// All rules that this namespace's IP packets may meet, read when they are asked for.
-pub(in crate::trace) struct Rules {
+pub(crate) struct Rules {
     nft: NetlinkNft,
     chains: Vec<(Table, InstalledChain)>,
     by_table: HashMap<Table, Chains>,
@@ -25,7 +25,7 @@ type Chains = HashMap<String, Rc<[InstalledRule]>>;
 
 /// What becomes of a packet in a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::trace) enum Fate {
+pub(crate) enum Fate {
     /// It goes on behind the chain.
     Passes,
     Dropped,
@@ -35,16 +35,16 @@ pub(in crate::trace) enum Fate {
 
 /// A base chain and what it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::trace) struct Decision {
-    pub(in crate::trace) table: Table,
+pub(crate) struct Decision {
+    pub(crate) table: Table,
     /// The base chain.
-    pub(in crate::trace) chain: String,
-    pub(in crate::trace) priority: i32,
-    pub(in crate::trace) fate: Fate,
+    pub(crate) chain: String,
+    pub(crate) priority: i32,
+    pub(crate) fate: Fate,
     /// The rule that decides, as chain and handle; none for the policy.
-    pub(in crate::trace) rule: Option<(String, u64)>,
+    pub(crate) rule: Option<(String, u64)>,
     /// A rule before it that may decide otherwise: a condition of it is not understood.
-    pub(in crate::trace) possibly: Option<(Fate, String, u64)>,
+    pub(crate) possibly: Option<(Fate, String, u64)>,
 }
 
 /// What a chain, base or not, decides.
@@ -55,14 +55,14 @@ struct Way {
 }
 
 impl Rules {
-    pub(in crate::trace) fn read() -> Result<Self, NftError> {
+    pub(crate) fn read() -> Result<Self, NftError> {
         let mut nft = NetlinkNft::open()?;
         let chains = nft.all_chains()?;
         Ok(Self { nft, chains, by_table: HashMap::new() })
     }
 
     /// What each base chain of a hook does with the packet, in the order in which it meets them.
-    pub(in crate::trace) fn at(
+    pub(crate) fn at(
         &mut self,
         hook: Hook,
         packet: &Packet,

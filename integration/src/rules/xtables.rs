@@ -104,6 +104,7 @@ mod tests {
         Packet {
             source: None,
             destination: "10.88.1.2".parse().expect("an address"),
+            is_any_destination: false,
             protocol: L4Protocol::Tcp,
             destination_port: 8080,
             input: None,

@@ -1,9 +1,10 @@
 //! `show`: what these plugins have on this host, and whose it is.
 //!
-//! `survey` reads the kernel by owner and compares with the cache; `listeners` and `translations`
-//! look for who else has a port; `subject` is what is asked about, `report` the answer.
+//! `survey` reads the kernel by owner and compares with the cache; `listeners`,
+//! `translations` and `native` look for who else has a port; `subject` is what is asked about, `report` the answer.
 
 mod listeners;
+mod native;
 mod report;
 mod subject;
 mod survey;
@@ -15,7 +16,6 @@ pub(crate) use listeners::{Listener, on as listeners_on};
 pub(crate) use report::Report;
 pub(crate) use subject::port;
 pub(crate) use survey::{Attached, Container, Mapped, Owner, Standing, Survey};
-pub(crate) use translations::{is_of_a_portmap, program};
 
 use subject::Subject;
 
@@ -35,6 +35,10 @@ pub(crate) fn look(cache: &Cache, text: Option<&str>) -> anyhow::Result<Report> 
         let (translations, unreadable) = translations::of(port, protocol);
         others = translations;
         survey.unreadable.extend(unreadable);
+        match native::of(port, protocol) {
+            Ok(translations) => others.extend(translations),
+            Err(error) => survey.unreadable.push(format!("rules of nftables: {error}")),
+        }
     }
     Ok(Report { subject, survey, listeners: found, translations: others })
 }

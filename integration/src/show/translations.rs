@@ -4,28 +4,20 @@ use cni_common::kernel::iptables::{Iptables, SavedRule};
 use cni_common::kernel::nft::L4Protocol;
 
 use crate::places;
+use crate::rules::{is_of_a_portmap, program};
 
 const TABLE: &str = "nat";
 /// Where destinations are translated.
 const BASE_CHAINS: [&str; 2] = ["PREROUTING", "OUTPUT"];
-/// What portmaps, ours and Go's, call their chains.
-const PORTMAPS: [&str; 3] = ["CNI-HOSTPORT-", "CNI-DN-", "CNI-SN-"];
-/// Whose chains begin so.
-const PROGRAMS: [(&str, &str); 4] = [
-    ("KUBE-", "kube-proxy"),
-    ("DOCKER", "docker"),
-    ("NETAVARK", "netavark"),
-    ("LIBVIRT", "libvirt"),
-];
 
 /// A rule of another program about the port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Translation {
     /// The program, as its chains' names tell; none for a chain that anybody may have.
     pub(crate) program: Option<&'static str>,
-    /// The kind of iptables and the family, as in `iptables-nft (IPv4)`.
+    /// The kind of iptables and the family, as in `iptables-nft (IPv4)`, or the table.
     pub(crate) place: String,
-    /// The rule, ready to follow `-A`.
+    /// The rule: ready to follow `-A`, or its chain and nft's words.
     pub(crate) rule: String,
 }
 
@@ -63,21 +55,11 @@ fn is_about(rule: &SavedRule, port: u16, protocol: Option<L4Protocol>) -> bool {
     ports.is_some_and(|ports| ports.split(',').any(|range| has(range, port))) && !leads_to_us()
 }
 
-/// Whether a chain is a portmap's, ours or Go's.
-pub(crate) fn is_of_a_portmap(chain: &str) -> bool {
-    PORTMAPS.iter().any(|own| chain.starts_with(own))
-}
-
 /// Whether `80` or `80:90` has the port.
 fn has(range: &str, port: u16) -> bool {
     let (first, last) = range.split_once(':').unwrap_or((range, range));
     let bounds = (first.parse::<u16>(), last.parse::<u16>());
     matches!(bounds, (Ok(first), Ok(last)) if (first..=last).contains(&port))
-}
-
-/// The program whose chain this is, by its name.
-pub(crate) fn program(chain: &str) -> Option<&'static str> {
-    PROGRAMS.iter().find(|(prefix, _)| chain.starts_with(prefix)).map(|(_, program)| *program)
 }
 
 #[cfg(test)]
@@ -107,7 +89,5 @@ mod tests {
                 "{chain} {spec}"
             );
         }
-        assert_eq!(program("KUBE-NODEPORTS"), Some("kube-proxy"));
-        assert_eq!(program("PREROUTING"), None);
     }
 }

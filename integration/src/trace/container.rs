@@ -7,9 +7,9 @@ use cni_common::kernel::netns::Netns;
 use cni_common::kernel::nft::{BaseChain, ChainKind, Hook, Table};
 use cni_common::kernel::route::Routes;
 
-use super::rules::{Fate, Packet, Rules};
 use super::step::{Finding, Step};
 use super::way::{Way, addresses};
+use crate::rules::{Fate, Packet, Rules};
 use crate::show::{Attached, Container, Listener, listeners_on};
 
 const CONTAINER: &str = "container";

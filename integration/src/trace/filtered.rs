@@ -4,9 +4,9 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Iptables, SavedRule, TableDump, Variant, legacy_table_loaded};
 use cni_common::kernel::nft::{BaseChain, ChainKind, Hook, Priority, Table};
 
-use super::rules::{Decision, Fate, Packet, Rules};
 use super::step::{Finding, Step};
 use super::way::{Origin, Way};
+use crate::rules::{Decision, Fate, Packet, Rules};
 
 const SUBJECT: &str = "filters";
 

@@ -1,8 +1,7 @@
 //! `trace`: follows one connection attempt through the host and says where it stops.
 //!
 //! It reads and changes nothing. `question` is what is asked, `way` the connection and its ends, and
-//! each further module looks at one part of its way and answers with steps; `rules` reads what the
-//! rules of this host make of its first packet.
+//! each further module looks at one part of its way and answers with steps.
 
 mod container;
 mod filtered;
@@ -13,15 +12,14 @@ mod mapped;
 mod path;
 mod question;
 mod report;
-mod rules;
 mod step;
 mod translated;
-mod verdict;
 mod way;
 
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::nft::NftError;
 
+use crate::rules::Rules;
 use crate::runner::Cache;
 use crate::show::{Attached, Container, Listener, Mapped, Survey, listeners_on};
 
@@ -29,7 +27,6 @@ pub(crate) use question::Question;
 pub(crate) use report::{json, packet_text, text};
 pub(crate) use step::Trace;
 
-use rules::Rules;
 use step::Step;
 use way::Way;
 

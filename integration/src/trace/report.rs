@@ -6,7 +6,7 @@ use cni_common::cni::protocol::json::{Json, Object};
 
 use super::live::Packet;
 use super::step::{Finding, Step, Trace};
-use super::verdict::Verdict;
+use crate::rules::verdict::Verdict;
 use crate::terminal::{Terminal, Tone, wrapped};
 
 /// Columns of a finding, and of what was looked at.

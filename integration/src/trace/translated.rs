@@ -2,10 +2,9 @@
 
 use cni_common::kernel::nft::{BaseChain, ChainKind, Hook, NftError, Table};
 
-use super::rules::{Decision, Fate, Packet, Rules};
 use super::step::{Finding, Step};
 use super::way::{Origin, Way};
-use crate::show::{is_of_a_portmap, program};
+use crate::rules::{Decision, Fate, Packet, Rules, is_of_a_portmap, program};
 
 const SUBJECT: &str = "translation";
 

@@ -9,7 +9,7 @@ use cni_common::kernel::route::{Route, Routes, interface_name};
 use cni_portmap::Mapping;
 use nix::ifaddrs::getifaddrs;
 
-use super::rules::Packet;
+use crate::rules::Packet;
 use crate::show::{Mapped, Owner};
 
 /// Somebody outside, where nobody is named: addresses for documentation (RFC 5737, RFC 3849).
@@ -100,6 +100,7 @@ impl<'a> Way<'a> {
         Packet {
             source: self.source(),
             destination: self.mapping.container,
+            is_any_destination: false,
             protocol: self.mapping.protocol,
             destination_port: self.mapping.container_port,
             input: input.clone(),
@@ -113,6 +114,7 @@ impl<'a> Way<'a> {
     pub(super) fn as_it_came(&self) -> Option<Packet> {
         Some(Packet {
             destination: self.to?,
+            is_any_destination: false,
             destination_port: self.mapping.host_port,
             output: None,
             is_dnat: false,

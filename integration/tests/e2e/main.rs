@@ -9,5 +9,6 @@ mod nft_kernel;
 mod readme;
 mod restore;
 mod trace;
+mod translations;
 mod upgrade;
 mod watch;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use cni_common::kernel::attributes::Attributes;
 
 use crate::notification::{self, Notification};
-use crate::trace::verdict::Verdict;
+use crate::rules::verdict::Verdict;
 
 /// What the kernel tells.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,11 +2,10 @@
 //!
 //! A rule of our own, in a table that goes with our socket, sets `nftrace` on packets to the port;
 //! the kernel then tells of each rule that they pass. `event` reads what it tells, `packet` gathers
-//! it, `words` says what a rule is.
+//! it.
 
 mod event;
 mod packet;
-mod words;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::TABLE;
 use super::event::{Event, Kind};
-use super::words::Words;
-use crate::trace::verdict::Verdict;
+use crate::rules::Words;
+use crate::rules::verdict::Verdict;
 
 /// A packet that has gone its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Packets {
         };
         Passage {
             place: format!("{family} {table} {}", event.chain),
-            owner: super::words::owner(table, &event.chain),
+            owner: crate::rules::owner(table, &event.chain),
             what,
             verdict: event.verdict.clone(),
             led_to,
