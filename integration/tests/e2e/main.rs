@@ -4,8 +4,10 @@
 mod command;
 mod explain;
 mod four_plugins;
+mod interrupted;
 mod masquerade;
 mod nft_kernel;
+mod pages;
 mod readme;
 mod restore;
 mod trace;

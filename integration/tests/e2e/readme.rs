@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cni_testbox::{TestBox, cases, sh};
+use cni_testbox::{Implementation, TestBox, cases, sh};
 use serde_json::{Value, json};
 
 use crate::restore::Node;
@@ -13,7 +13,7 @@ cases! {
     the_session_of_the_readme_works, ours;
 }
 
-fn top() -> PathBuf {
+pub(crate) fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -78,9 +78,14 @@ fn session(first: &str) -> String {
     lines.map(|line| line.trim_start().to_owned() + "\n").collect()
 }
 
-fn the_session_of_the_readme_works(b: &TestBox) {
-    let binaries = b.implementation.plugin("portmap");
-    let binaries = binaries.parent().expect("a directory").display();
+/// The directory of this workspace's plugins and of the command.
+pub(crate) fn binaries() -> String {
+    let portmap = Implementation::Ours.plugin("portmap");
+    portmap.parent().expect("a directory").display().to_string()
+}
+
+fn the_session_of_the_readme_works(_: &TestBox) {
+    let binaries = binaries();
     let (_, network) = blocks()
         .into_iter()
         .find(|(name, json)| name.contains("README.md") && json.get("plugins").is_some())
