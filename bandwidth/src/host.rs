@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 
+use cni_common::cni::failure::{MayPass, code_of};
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::{Link, LinkChange};
 use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc};
@@ -117,16 +118,16 @@ pub(crate) fn deletions<'a>(
 }
 
 /// An error of the kernel's, with what was to be done and what may help.
-pub(crate) fn refused<E: Display>(task: impl Fn() -> String) -> impl Fn(E) -> CniError {
+pub(crate) fn refused<E: Display + MayPass>(task: impl Fn() -> String) -> impl Fn(E) -> CniError {
     move |error| {
-        CniError::new(
-            ErrorCode::Kernel,
-            format!(
-                "the kernel refused to {}: is bandwidth run as root, with the modules ifb, sch_tbf, \
-                 sch_ingress, cls_u32 and act_mirred at hand?",
-                task()
-            ),
-        )
-        .with_details(error.to_string())
+        let code = code_of(&error, ErrorCode::Kernel);
+        let remedy = if code == ErrorCode::TryAgainLater {
+            "try again later"
+        } else {
+            "is bandwidth run as root, with the modules ifb, sch_tbf, sch_ingress, cls_u32 and act_mirred at \
+             hand?"
+        };
+        CniError::new(code, format!("the kernel refused to {}: {remedy}", task()))
+            .with_details(error.to_string())
     }
 }

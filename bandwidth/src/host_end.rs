@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use cni_common::cni::OwnerTag;
+use cni_common::cni::failure::code_of;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::Link;
 use cni_common::kernel::netns::Netns;
@@ -90,7 +91,7 @@ fn has_hook(clsact: Option<&Qdisc>, hook: Hook) -> bool {
 fn no_host_end(error: VethError, netns: &str, ifname: &str) -> CniError {
     match error {
         VethError::Namespace(error) => CniError::new(
-            ErrorCode::InvalidNetns,
+            code_of(&error, ErrorCode::InvalidNetns),
             format!("cannot enter CNI_NETNS {netns:?}: is the container still running?"),
         )
         .with_details(error.to_string()),

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use cni_common::cni::failure::code_of;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, CniResult, ErrorCode};
 use cni_common::cni::{AttachmentRequest, Failure as _, OwnerTag, Step};
@@ -54,7 +55,8 @@ pub(crate) fn no_bridge(policy: Policy) -> CniError {
 }
 
 fn cannot_look(error: &RtnetlinkError) -> CniError {
-    CniError::new(ErrorCode::Kernel, "cannot find the container's bridge: rtnetlink failed")
+    let code = code_of(error, ErrorCode::Kernel);
+    CniError::new(code, "cannot find the container's bridge: rtnetlink failed")
         .with_details(error.to_string())
 }
 
@@ -110,7 +112,8 @@ fn own_gateways(result: &CniResult, bridge: &str) -> Result<Vec<IpAddr>, CniErro
         return Ok(gateways);
     }
     let cannot = |error: std::io::Error| {
-        CniError::new(ErrorCode::Kernel, "cannot ask for the way to the network's gateway")
+        let code = code_of(&error, ErrorCode::Kernel);
+        CniError::new(code, "cannot ask for the way to the network's gateway")
             .with_details(error.to_string())
     };
     let mut routes = Routes::open().map_err(cannot)?;
@@ -296,7 +299,7 @@ fn switch_isolation(port: &BridgePort, isolated: bool) -> Result<(), CniError> {
         .and_then(|mut links| links.isolate_port(link.index, isolated));
     outcome.map_err(|error| {
         CniError::new(
-            ErrorCode::Kernel,
+            code_of(&error, ErrorCode::Kernel),
             format!("cannot isolate port {} of bridge {}", link.name, port.bridge),
         )
         .with_details(error.to_string())

@@ -43,7 +43,7 @@ impl Localnet {
             let path = sysctl
                 .map_or_else(|| "route_localnet".to_owned(), |s| s.path().display().to_string());
             CniError::new(
-                ErrorCode::Kernel,
+                code_of(error, ErrorCode::Kernel),
                 format!(
                     "unable to enable route_localnet in {path}: make /proc/sys writable for the plugin, set it \
                      to 1 beforehand, or set \"snat\": false"
@@ -88,7 +88,7 @@ impl Localnet {
         let Self::Set(sysctl, mut file) = self else { return Ok(()) };
         file.write("1").map_err(|error| {
             CniError::new(
-                ErrorCode::Kernel,
+                code_of(&error, ErrorCode::Kernel),
                 format!("cannot write 1 to {}", sysctl.path().display()),
             )
             .with_details(error.to_string())

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::protocol::{CniError, ErrorCode};
 use crate::kernel::iptables::IptablesError;
 use crate::kernel::nft::NftError;
+use crate::kernel::rtnetlink::RtnetlinkError;
 
 const LATER: &str = "try again later";
 
@@ -39,7 +40,7 @@ impl Failure for IptablesError {
             Self::Garbled(..) => {
                 (ErrorCode::Kernel, "nothing was changed; see what it prints by hand")
             }
-            Self::Io(_, error) if passes(error) => (ErrorCode::TryAgainLater, LATER),
+            Self::Io(_, error) if error.may_pass() => (ErrorCode::TryAgainLater, LATER),
             Self::Failed { .. } | Self::Io(..) => {
                 (ErrorCode::Kernel, "see the details for what iptables said")
             }
@@ -51,8 +52,26 @@ impl Failure for IptablesError {
 /// Code 11 for an error that says what the machine lacks at the moment, or that somebody else was
 /// not done in time; `otherwise` for every other.
 #[must_use]
-pub fn code_of(error: &io::Error, otherwise: ErrorCode) -> ErrorCode {
-    if passes(error) { ErrorCode::TryAgainLater } else { otherwise }
+pub fn code_of(error: &impl MayPass, otherwise: ErrorCode) -> ErrorCode {
+    if error.may_pass() { ErrorCode::TryAgainLater } else { otherwise }
+}
+
+/// An error that may be gone at another try.
+pub trait MayPass {
+    /// Whether it says what the machine lacks at the moment, or that somebody else was not done in time.
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for io::Error {
+    fn may_pass(&self) -> bool {
+        self.raw_os_error().is_some_and(lacks) || self.kind() == io::ErrorKind::TimedOut
+    }
+}
+
+impl MayPass for RtnetlinkError {
+    fn may_pass(&self) -> bool {
+        lacks(self.errno)
+    }
 }
 
 /// What STATUS says of an error that ADD would end with: code 50, unless another try may help.
@@ -68,23 +87,29 @@ fn code_of_nft(error: &NftError) -> ErrorCode {
     match error {
         NftError::Socket(error) => code_of(error, ErrorCode::Kernel),
         error if error.is_transient() => ErrorCode::TryAgainLater,
+        NftError::Refused(list) if list.iter().any(|refusal| is_short_of_memory(refusal.errno)) => {
+            ErrorCode::TryAgainLater
+        }
         _ => ErrorCode::Kernel,
     }
 }
 
-fn passes(error: &io::Error) -> bool {
-    let lacks = matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(
+/// `nf_tables` has limits of its own, which other errors tell of.
+fn is_short_of_memory(errno: i32) -> bool {
+    matches!(Errno::from_raw(errno), Errno::ENOMEM | Errno::ENOBUFS)
+}
+
+fn lacks(errno: i32) -> bool {
+    is_short_of_memory(errno)
+        || matches!(
+            Errno::from_raw(errno),
             Errno::EMFILE
                 | Errno::ENFILE
-                | Errno::ENOMEM
-                | Errno::ENOBUFS
+                | Errno::ENOLCK
+                | Errno::ENOSPC
                 | Errno::EAGAIN
                 | Errno::EINTR
         )
-    );
-    lacks || error.kind() == io::ErrorKind::TimedOut
 }
 
 /// The error of a plugin that cannot use `nf_tables` at all.

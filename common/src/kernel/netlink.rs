@@ -196,7 +196,10 @@ impl Connection {
         let mut dump = Dump::Consistent;
         loop {
             self.buffer.clear();
-            self.socket.recv(&mut self.buffer, 0)?;
+            if let Err(error) = self.socket.recv(&mut self.buffer, 0) {
+                self.drain();
+                return Err(error);
+            }
             for message in messages(&self.buffer) {
                 if message.sequence_number() < self.first {
                     continue;
@@ -222,6 +225,18 @@ impl Connection {
                         payload: message.payload(),
                     }),
                 }
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Takes the rest of a dump away that cannot be read. The kernel refuses another one meanwhile.
+    fn drain(&mut self) {
+        loop {
+            self.buffer.clear();
+            if self.socket.recv(&mut self.buffer, MSG_DONTWAIT).is_err() {
+                return;
             }
         }
     }

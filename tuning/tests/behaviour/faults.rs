@@ -114,7 +114,7 @@ fn add_does_nothing_without_the_originals(b: &TestBox) {
         // The first one finds out whether it can be written.
         ("", "openat2:error=EACCES:when=2", 101),
         ("", "openat2:error=EMFILE:when=2", 11),
-        ("", "renameat,renameat2,rename:error=ENOSPC", 5),
+        ("", "renameat,renameat2,rename:error=ENOSPC", 11),
     ] {
         fails_under(b, &add, path, injection, code, &[]);
         assert_eq!(present(), before, "{injection} {path}");

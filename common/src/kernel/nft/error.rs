@@ -118,6 +118,7 @@ impl NftError {
             {
                 "try again; the kernel was short of memory"
             }
+            Some(ENOBUFS | ENOMEM) => "try again; the kernel was short of memory",
             Some(EPERM | EACCES) => {
                 "run the plugin with CAP_NET_ADMIN in the host's network namespace"
             }

@@ -11,6 +11,8 @@ use super::stepper::{Fault, Hit, step};
 use super::{Case, Sweep, Wish};
 use crate::{Outcome, TestBox};
 
+/// The code of an error that may be gone when the runtime tries again.
+const TRY_AGAIN: u64 = 11;
 /// The code of a CHECK that found something else than ADD makes.
 const CHECK_FAILED: u64 = 100;
 
@@ -42,7 +44,7 @@ struct Found {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Hit { what, name, about } = &self.hit;
+        let Hit { what, name, about, .. } = &self.hit;
         write!(f, "{what} at call {} {name}({about}): {}", self.number, self.problem)
     }
 }
@@ -202,7 +204,7 @@ impl<'a> Judge<'a> {
         self.stage.at = None;
         let outcome = self.stage.plain(&call.env("PATH", path));
         let [what, name] = [misdeed.what, program].map(str::to_owned);
-        let hit = Hit { what, name, about: String::new() };
+        let hit = Hit { what, name, about: String::new(), passes: misdeed.passes };
         self.judge_error(&outcome, &hit).map_err(|problem| found(at, hit, &problem, &outcome))
     }
 
@@ -214,8 +216,8 @@ impl<'a> Judge<'a> {
             // Not all runs make all calls: the end is a clean one.
             self.tidy_after(self.case.command());
             return self.expect(self.end(), "no fault").map_err(|problem| {
-                let [what, name] = ["nothing".to_owned(), String::new()];
-                found(at, Hit { what, name, about: String::new() }, &problem, &run.outcome)
+                let [what, name, about] = ["nothing", "", ""].map(str::to_owned);
+                found(at, Hit { what, name, about, passes: None }, &problem, &run.outcome)
             });
         };
         let verdict = match fault {
@@ -289,6 +291,12 @@ impl<'a> Judge<'a> {
             };
         }
         let code = told?;
+        if let Some(passes) = hit.passes
+            && passes != (code == Some(TRY_AGAIN))
+        {
+            let wanted = if passes { "is not 11, though" } else { "is 11, though no" };
+            return Err(format!("the code {wanted} trying again helps\n"));
+        }
         if self.case == Case::Check && code == Some(CHECK_FAILED) {
             return Err("CHECK claims that something is not as ADD made it\n".into());
         }

@@ -8,7 +8,8 @@
 //! - After a kill, DEL leaves what was there before ADD, or ADD again leaves what one clean ADD leaves, or
 //!   GC leaves nothing of the attachment; the three take turns.
 //! - After an error, the plugin says so with one error object and has changed nothing, or it
-//!   succeeds, and has done what a clean run does. DEL and GC may have done a part of it, if they say
+//!   succeeds, and has done what a clean run does. The error's code is 11 if trying again helps, and
+//!   only then. DEL and GC may have done a part of it, if they say
 //!   so and the next one does the rest.
 //! - A second attachment beside it is in every comparison, and never changes.
 //!

@@ -25,6 +25,8 @@ pub(super) struct Misdeed {
     of: Of,
     /// Whether the next run of the program is as it should be.
     once: bool,
+    /// Whether trying again helps; none where nobody can say.
+    pub(super) passes: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +37,11 @@ enum Of {
 }
 
 const fn once(what: &'static str, of: Of, script: &'static str) -> Misdeed {
-    Misdeed { what, script, of, once: true }
+    Misdeed { what, script, of, once: true, passes: None }
 }
 
 const fn for_good(what: &'static str, of: Of, script: &'static str) -> Misdeed {
-    Misdeed { what, script, of, once: false }
+    Misdeed { what, script, of, once: false, passes: None }
 }
 
 const MISDEEDS: [Misdeed; 11] = [
@@ -61,7 +63,8 @@ const MISDEEDS: [Misdeed; 11] = [
 ];
 
 /// Takes as long as a plugin bears with it, so it is only tried where all is.
-pub(super) const HANGS: Misdeed = once("hangs", Of::Any, "sleep 100");
+pub(super) const HANGS: Misdeed =
+    Misdeed { passes: Some(true), ..once("hangs", Of::Any, "sleep 100") };
 
 /// What a program of this name can do wrong.
 pub(super) fn misdeeds(program: &str) -> impl Iterator<Item = Misdeed> {

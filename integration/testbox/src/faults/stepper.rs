@@ -49,6 +49,8 @@ pub(super) struct Hit {
     pub(super) name: String,
     /// What it was about: a path, what a descriptor is.
     pub(super) about: String,
+    /// Whether trying again helps; none where nobody can say.
+    pub(super) passes: Option<bool>,
 }
 
 /// A run under the stepper.
@@ -203,7 +205,8 @@ impl Tracer {
         };
         let about = describe(pid, &name, &registers);
         let what = error.map_or("killed".to_owned(), |error| format!("{error:?}"));
-        self.hit = Some(Hit { what, name, about });
+        let passes = error.map(system_calls::passes);
+        self.hit = Some(Hit { what, name, about, passes });
         match error {
             None => {
                 self.counting = false;

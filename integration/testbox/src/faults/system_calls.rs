@@ -87,6 +87,21 @@ pub(super) fn errors(name: &str) -> &'static [Errno] {
     ERRORS.iter().find(|(group, _)| is_in(group)).map_or(&[Errno::EPERM], |(_, errors)| errors)
 }
 
+/// Whether an error says what the machine lacks at the moment, so that trying again helps.
+pub(super) fn passes(error: Errno) -> bool {
+    [
+        Errno::EAGAIN,
+        Errno::EINTR,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOBUFS,
+        Errno::ENOLCK,
+        Errno::ENOMEM,
+        Errno::ENOSPC,
+    ]
+    .contains(&error)
+}
+
 /// Which of the arguments is a path.
 pub(super) fn path_argument(name: &str) -> Option<usize> {
     const FIRST: &str = "access chdir chmod chown link lstat mkdir open readlink rename rmdir stat \
