@@ -41,6 +41,7 @@ pub struct Bandwidth;
 
 impl Plugin for Bandwidth {
     const NAME: &'static str = "bandwidth";
+    const ABOUT: &'static str = "Limits how fast containers receive and send";
     const KEYS: &'static [&'static str] = &[
         "ingressRate",
         "ingressBurst",

@@ -52,6 +52,8 @@ impl Firewall {
 
 impl Plugin for Firewall {
     const NAME: &'static str = "firewall";
+    const ABOUT: &'static str =
+        "Lets containers' traffic through the host, and keeps networks apart";
     const KEYS: &'static [&'static str] = &[
         "backend",
         "ingressPolicy",

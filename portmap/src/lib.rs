@@ -42,6 +42,7 @@ pub struct Portmap;
 
 impl Plugin for Portmap {
     const NAME: &'static str = "portmap";
+    const ABOUT: &'static str = "Publishes ports of containers on ports of the host";
     const KEYS: &'static [&'static str] = &[
         "backend",
         "snat",

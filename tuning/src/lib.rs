@@ -39,6 +39,8 @@ pub struct Tuning;
 
 impl Plugin for Tuning {
     const NAME: &'static str = "tuning";
+    const ABOUT: &'static str =
+        "Sets sysctls and link attributes in containers, and gives them back";
     const KEYS: &'static [&'static str] =
         &["sysctl", "mac", "mtu", "promisc", "allmulti", "txQLen", "dataDir", "allowlistStrict"];
 

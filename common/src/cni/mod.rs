@@ -6,6 +6,7 @@ pub mod attachment;
 pub mod entry;
 pub mod explanation;
 pub mod failure;
+mod help;
 pub mod holder;
 pub mod log;
 pub mod netns;

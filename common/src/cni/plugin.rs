@@ -1,5 +1,6 @@
 //! From a process with `CNI_*` variables to a plugin's methods and back to stdout.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use super::protocol::json::{Json, Object};
 use super::protocol::result::CniResult;
 use super::protocol::version::{self, CniVersion};
 use crate::cni::attachment::{Attachment, Stale};
+use crate::cni::help;
 use crate::cni::log::{Log, LogConfig, say};
 use crate::cni::netns;
 
@@ -18,6 +20,8 @@ use crate::cni::netns;
 pub trait Plugin {
     /// The plugin's name, whatever its file is called.
     const NAME: &'static str;
+    /// What it does, in a sentence without its end, for a person.
+    const ABOUT: &'static str;
     /// The keys of its entry that it reads, besides [`COMMON_KEYS`].
     const KEYS: &'static [&'static str];
 
@@ -121,10 +125,8 @@ static STDOUT_USED: AtomicBool = AtomicBool::new(false);
 /// A plugin's whole `main`.
 pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
     report_panics_as_errors();
-    if let Some(argument) = std::env::args_os().nth(1)
-        && ["version", "--version", "-V"].iter().any(|known| argument == *known)
-    {
-        println!("{}\n{COLLECTION}", about(P::NAME));
+    if let Some(text) = std::env::args_os().nth(1).and_then(|argument| answer::<P>(&argument)) {
+        println!("{text}");
         return ExitCode::SUCCESS;
     }
     let environment = match Environment::read(|name| std::env::var_os(name)) {
@@ -141,6 +143,16 @@ pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
         Err(error) => return finish(Err(error)),
     };
     finish(dispatch(plugin, environment, &mut io::stdin()))
+}
+
+/// What a person is told who runs the plugin by hand.
+fn answer<P: Plugin>(argument: &OsStr) -> Option<String> {
+    let is = |known: &[&str]| known.iter().any(|known| argument == *known);
+    let version = format!("{}\n{COLLECTION}", about(P::NAME));
+    if is(&["--help", "-h"]) {
+        return Some(help::page(&version, P::NAME, P::ABOUT));
+    }
+    is(&["version", "--version", "-V"]).then_some(version)
 }
 
 /// The second line of `--version`, by which a plugin of this collection is told from another of

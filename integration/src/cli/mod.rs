@@ -65,9 +65,9 @@ Exit status: 0 it is, 1 it is not, or it cannot be told, 2 wrong usage.")]
     Purge(PurgeOptions),
     /// Say what is wrong with a network's configuration
     #[command(after_help = "\
-Keys that nobody reads, with the nearest that somebody does; capabilities that are not declared or do
-nothing; what a plugin would refuse; entries that cannot work where they stand; plugins that are missing
-or do not know the list's cniVersion. Nothing is changed, and no network is needed.
+Keys that nobody reads, with the nearest that somebody does; capabilities that are not declared or
+do nothing; what a plugin would refuse; entries that cannot work where they stand; plugins that are
+missing or do not know the list's cniVersion. Nothing is changed, and no network is needed.
 
 For instance: cni-chain lint ./my.conflist
 
@@ -252,9 +252,10 @@ pub(crate) struct ArgumentOptions {
 /// What to explain.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The plugins' own plans are told in the words of nft, iptables-restore, tc, ip and sysctl, in the order of
-the chain. Nothing is run and nothing is changed; root is not needed, nor a container. The container's
-addresses and the host's interfaces are an example made from the list, or those of --prev-result.
+The plugins' own plans are told in the words of nft, iptables-restore, tc, ip and sysctl, in the
+order of the chain. Nothing is run and nothing is changed; neither root nor a container is needed.
+The container's addresses and the host's interfaces are an example made from the list, or those of
+--prev-result.
 
 Examples:
   cni-chain explain mynet --publish 8080:80
@@ -283,7 +284,7 @@ pub(crate) struct ExplainOptions {
     #[arg(long, value_name = "BACKEND")]
     pub(crate) backend: Option<BackendChoice>,
 
-    /// Print JSON, as docs/schema/explain.json describes it; with nft's JSON where that has the words
+    /// Print JSON, as docs/schema/explain.json describes it, with nft's own JSON beside its text
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -345,11 +346,13 @@ pub(crate) struct ShowOptions {
 /// Which connection to follow.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each step of the connection's first packet is looked at, in the order in which it is met: the mapping,
-the host's address, rules that translate it first, forwarding, chains that drop, the way to the
-container, and what is in there. It reads and changes nothing; --live has a table of its own in the
-kernel for that time, which the kernel removes however the command ends. The first 20 packets are shown. A line marked with \"?\" may stop it:
-a rule's condition cannot be judged by reading.
+Each step of the connection's first packet is looked at, in the order in which it is met: the
+mapping, the host's address, rules that translate it first, forwarding, chains that drop, the way
+to the container, and what is in there. A line marked with \"?\" may stop it: a rule's condition
+cannot be judged by reading.
+
+It reads and changes nothing; --live has a table of its own in the kernel for that time, which the
+kernel removes however the command ends. The first 20 packets are shown.
 
 Examples:
   cni-chain trace 8080

@@ -35,6 +35,7 @@ const BRIDGE_ALIAS: &str = "made by demo-bridge";
 
 impl Plugin for DemoBridge {
     const NAME: &'static str = "demo-bridge";
+    const ABOUT: &'static str = "Makes the interface of the demo's containers";
     const KEYS: &'static [&'static str] = &["bridge", "addresses"];
 
     fn validate(config: &NetworkConfig) -> Result<(), CniError> {

@@ -28,6 +28,7 @@ impl Recorder {
 
 impl Plugin for Recorder {
     const NAME: &'static str = "recorder";
+    const ABOUT: &'static str = "Writes down what it is called for";
     const KEYS: &'static [&'static str] = &[];
 
     fn validate(_: &NetworkConfig) -> Result<(), CniError> {
