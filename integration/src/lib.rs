@@ -13,6 +13,7 @@ mod explain;
 mod lint;
 mod notification;
 mod places;
+mod progress;
 mod purge;
 pub mod restore;
 mod rules;

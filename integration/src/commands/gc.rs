@@ -10,6 +10,7 @@ use cni_common::cni::protocol::{CniResult, CniVersion};
 use super::network::{Network, complete_id};
 use super::{runner, say};
 use crate::cli::GcOptions;
+use crate::progress::Progress;
 use crate::restore::presence::{self, NamedNamespaces, Presence};
 use crate::runner::asking::Asked;
 use crate::runner::cache::CacheEntry;
@@ -76,9 +77,14 @@ impl Collection<'_> {
         if self.is_told_what_is_valid() {
             expect_no_living_unkept(&found)?;
         }
+        let mut progress = Progress::of(found.len());
         for found in &found {
-            self.carry_out(found)?;
+            let line = self.carry_out(found);
+            progress.hide();
+            line.map_or(Ok(()), |line| say(&line))?;
+            progress.step();
         }
+        drop(progress);
         if self.is_told_what_is_valid() {
             self.ask_plugins()?;
         }
@@ -151,43 +157,44 @@ impl Collection<'_> {
         }
     }
 
-    fn carry_out(&mut self, found: &Found) -> anyhow::Result<()> {
+    /// Returns what there is to tell.
+    fn carry_out(&mut self, found: &Found) -> Option<String> {
         let why = match &found.standing {
             Standing::Kept | Standing::There => {
                 self.kept += 1;
-                return Ok(());
+                return None;
             }
             Standing::Unknown(why) => {
                 self.failed += 1;
-                return say(&format!("{}: kept, but not looked at: {why}", found.name));
+                return Some(format!("{}: kept, but not looked at: {why}", found.name));
             }
             Standing::Gone(why) => why.as_str(),
             Standing::Named => "as asked, although its container is there",
         };
-        let Some(attachment) = &found.attachment else { return Ok(()) };
+        let attachment = found.attachment.as_ref()?;
         if self.options.dry_run {
             self.deleted += 1;
-            return say(&format!("{}: would delete: {why}", found.name));
+            return Some(format!("{}: would delete: {why}", found.name));
         }
         // It may have been added again since.
         if !found.entry.is_current() {
             self.kept += 1;
-            return say(&format!("{}: kept: it was deleted or added again meanwhile", found.name));
+            return Some(format!("{}: kept: it was deleted or added again meanwhile", found.name));
         }
         let outcome = self
             .network
             .list_for(attachment)
             .and_then(|list| Ok(self.runner.del(&list, &attachment.conf)?));
-        match outcome {
+        Some(match outcome {
             Ok(()) => {
                 self.deleted += 1;
-                say(&format!("{}: deleted: {why}", found.name))
+                format!("{}: deleted: {why}", found.name)
             }
             Err(error) => {
                 self.failed += 1;
-                say(&format!("{}: failed: {error:#}", found.name))
+                format!("{}: failed: {error:#}", found.name)
             }
-        }
+        })
     }
 
     /// GC of each plugin. Ours understand it in every version; others' since 1.1.0.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use super::privilege::may_administer_network;
 use super::say;
 use crate::cli::PurgeOptions;
+use crate::progress::Progress;
 use crate::purge::{Purge, Scope, Victim};
 use crate::runner::{Cache, container_id};
 
@@ -32,12 +33,17 @@ pub(super) fn purge(options: &PurgeOptions) -> anyhow::Result<()> {
         bail!("nothing was removed");
     }
     let mut failed = 0;
+    let mut progress = Progress::of(victims.len());
     for victim in &victims {
-        if let Err(failures) = purge.remove(victim) {
+        let outcome = purge.remove(victim);
+        progress.step();
+        if let Err(failures) = outcome {
             failed += 1;
+            progress.hide();
             say(&format!("{}: failed: {}", victim.name(), failures.join("; ")))?;
         }
     }
+    drop(progress);
     let (done, failures) = purge.clean_up(&cache);
     done.iter().try_for_each(|line| say(line))?;
     failures.iter().try_for_each(|line| say(&format!("failed: {line}")))?;

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use cni_common::cni::protocol::{CniResult, CniVersion};
 
+use crate::progress::Progress;
 use crate::runner::cache::{CacheEntry, Remembered};
 use crate::runner::plugins::MetaPlugin;
 use crate::runner::{CacheError, CachedAttachment, NetworkList, PluginConf, Runner, RuntimeConf};
@@ -107,11 +108,17 @@ impl Restorer {
         let (identifier, masquerader) = (Identifier::new(dirs), Masquerader::new(dirs));
         let round = Round { restorer: self, claims, identifier, masquerader };
         let mut touched = Vec::new();
-        for candidate in candidates.iter().filter(|candidate| self.is_asked_for(&candidate.entry)) {
+        let asked: Vec<_> =
+            candidates.iter().filter(|candidate| self.is_asked_for(&candidate.entry)).collect();
+        let mut progress = Progress::of(asked.len());
+        for candidate in asked {
             let (report, restored) = round.restore(candidate);
+            progress.hide();
             say(report);
+            progress.step();
             touched.extend(restored);
         }
+        drop(progress);
         for report in self.look_again(&round, &touched) {
             say(report);
         }
