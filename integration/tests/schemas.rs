@@ -173,6 +173,7 @@ fn numbers_and_texts() -> Vec<Value> {
         "firewalld",
         "NFTABLES",
         "replace",
+        "wait",
         "fail",
         "open",
         "same-bridge",

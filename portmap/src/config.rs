@@ -74,6 +74,8 @@ pub(crate) enum OnConflict {
     Replace,
     /// ADD fails and names the owner.
     Fail,
+    /// The new attachment waits behind everyone who has the port or waits for it already.
+    Wait,
 }
 
 /// One host port that leads to one container port.
@@ -259,7 +261,8 @@ fn on_conflict(field: &Field<'_>) -> Result<OnConflict, CniError> {
     match field.string()? {
         None | Some("" | "replace") => Ok(OnConflict::Replace),
         Some("fail") => Ok(OnConflict::Fail),
-        Some(_) => Err(field.expected("\"replace\" or \"fail\"")),
+        Some("wait") => Ok(OnConflict::Wait),
+        Some(_) => Err(field.expected("\"replace\", \"wait\" or \"fail\"")),
     }
 }
 

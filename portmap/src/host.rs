@@ -7,7 +7,7 @@ use cni_common::cni::protocol::CniError;
 use cni_common::kernel::iptables::Lock;
 use cni_common::kernel::nft::{NetlinkNft, Nft, NftError};
 
-use crate::plan::Mapping;
+use crate::plan::{Held, Mapping};
 
 /// The host as one call sees it.
 pub(crate) struct Host<'a> {
@@ -18,6 +18,8 @@ pub(crate) struct Host<'a> {
     pub(crate) replaced: bool,
     /// The mappings that were removed, wherever they were.
     pub(crate) removed: Vec<Mapping>,
+    /// What CHECK looked for and other containers have, each with the holder's tag.
+    pub(crate) held: Vec<Held>,
     /// Whether legacy iptables holds the guard, if a program was run that tells.
     pub(crate) guarded: Option<bool>,
     nft: Option<NetlinkNft>,
@@ -34,6 +36,7 @@ impl<'a> Host<'a> {
             added: Vec::new(),
             replaced: false,
             removed: Vec::new(),
+            held: Vec::new(),
             guarded: None,
             nft: None,
             is_settled: false,

@@ -27,13 +27,14 @@ use cni_common::cni::{
 };
 use cni_common::kernel::nft::Transaction;
 
-use backend::Look;
+use backend::{Look, conflict};
 use config::{Config, OnConflict};
 use go::Go;
 use host::Host;
 use localnet::Localnet;
 use plan::{Addresses, Plan};
 
+pub use backend::conflict::waiting_by;
 pub use plan::Mapping;
 
 /// The plugin.
@@ -78,7 +79,7 @@ impl Plugin for Portmap {
         localnet.warning().into_iter().for_each(|warning| request.log.warn(warning));
         let choice = backend::choose(&config, &mut host)?;
         if plan.on_conflict == OnConflict::Fail {
-            backend::conflict::refuse(&plan, Go::mappings(&mut host, &request.attachment)?)?;
+            conflict::refuse(&plan, Go::mappings(&mut host, &request.attachment)?)?;
         }
         // What can fail by itself fails before anything is changed.
         host.settle()?;
@@ -137,6 +138,13 @@ impl Plugin for Portmap {
                 Some(problem) if is_by_go => request.log.warn(problem),
                 problem => mismatches.extend(problem.map(str::to_owned)),
             }
+        }
+        // What the Go plugin's rules serve comes before ours, whose it is.
+        if mismatches.is_empty() && !is_by_go {
+            conflict::lost(&host.held)?;
+        } else if !mismatches.is_empty() {
+            // Not last: of many mismatches only so many are told.
+            mismatches.splice(1..1, host.held.iter().map(conflict::lost_mismatch));
         }
         CniError::unless_sound(
             "port mappings are not as ADD made them",
@@ -248,6 +256,12 @@ pub fn claims(
     result: &CniResult,
 ) -> Result<Vec<Mapping>, CniError> {
     Ok(plan_of(attachment, &Config::read(network)?, result).mappings)
+}
+
+/// Whether ADD leaves a host port to whoever has it, and comes behind who waits for it.
+#[must_use]
+pub fn yields(network: &NetworkConfig) -> bool {
+    Config::read(network).is_ok_and(|config| config.on_conflict == OnConflict::Wait)
 }
 
 /// What ADD commits on a host without our table if it chooses nftables.

@@ -49,6 +49,9 @@ pub struct Mapping {
     pub container_port: u16,
 }
 
+/// A mapping with its owner's tag, or what stands for it.
+pub(crate) type Held = (Mapping, String);
+
 /// The container's addresses with their prefix lengths, at most one of each family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addresses {

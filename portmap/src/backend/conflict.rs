@@ -4,10 +4,7 @@ use cni_common::cni::OwnerTag;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 
-use crate::plan::{Mapping, Plan};
-
-/// A mapping with its owner's tag, or what stands for it.
-pub(crate) type Held = (Mapping, String);
+use crate::plan::{Held, Mapping, Plan};
 
 /// `"onConflict": "fail"`: the error if another container holds any of the host ports, on the same
 /// address or where one of the two is on every address.
@@ -42,24 +39,40 @@ fn overlap(one: &Mapping, other: &Mapping) -> bool {
         }
 }
 
-/// CHECK of an attachment of which nothing is wrong but that others have these of its ports.
+const HELD: &str = "held: ";
+
+/// CHECK of an attachment of which nothing is wrong but that others have these of its ports. The code
+/// tells it from what ADD could put right.
 pub(crate) fn lost(held: &[(Mapping, String)]) -> Result<(), CniError> {
     let Some((mapping, owner)) = held.first() else { return Ok(()) };
-    let describe = |(mapping, owner): &Held| format!("{mapping} by {owner}");
-    let all: Vec<String> = held.iter().map(describe).collect();
+    let all: Vec<String> =
+        held.iter().map(|(mapping, owner)| format!("{}{owner}", by(mapping))).collect();
     Err(CniError::new(
-        ErrorCode::CheckFailed,
+        ErrorCode::PortConflict,
         format!(
-            "host port mapping {mapping} is not served: attachment {owner}, which was added later, has \
-             the port; it serves again when that attachment is deleted"
+            "host port mapping {mapping} is not served: attachment {owner} has the port; it serves again \
+             when that attachment is deleted"
         ),
     )
-    .with_details(format!("held: {}", all.join("; "))))
+    .with_details(format!("{HELD}{}", all.join("; "))))
+}
+
+/// Whether CHECK's error says that nothing is wrong but that mappings wait for others', and which do.
+#[must_use]
+pub fn waiting_by(error: &CniError) -> Option<impl Fn(&Mapping) -> bool + '_> {
+    let is_lost = error.code.number() == ErrorCode::PortConflict.number();
+    let held = error.details.strip_prefix(HELD).unwrap_or_default();
+    is_lost
+        .then_some(move |mapping: &Mapping| held.split("; ").any(|h| h.starts_with(&by(mapping))))
+}
+
+fn by(mapping: &Mapping) -> String {
+    format!("{mapping} by ")
 }
 
 /// A mismatch, where more is wrong.
 pub(crate) fn lost_mismatch((mapping, owner): &Held) -> String {
-    format!("host port mapping {mapping} is held by attachment {owner}, which was added later")
+    format!("host port mapping {mapping} is held by attachment {owner}")
 }
 
 /// STATUS: says in one line which mappings wait for whom; between networks of one container that is
@@ -78,10 +91,15 @@ pub(crate) fn tell_waiting(waiting: &[(Held, String)], log: &Log) {
     };
     if !shown.is_empty() {
         log.warn(format!(
-            "host port mappings wait for attachments that were added later: {}{rest}; cni-chain show tells all",
+            "host port mappings wait for attachments that have the ports: {}{rest}; cni-chain show tells all",
             shown.join(", ")
         ));
     }
+}
+
+/// What to tell of a mapping whose port is not taken from its holder.
+pub(crate) fn yielded((mapping, holder): &Held, tag: &OwnerTag) -> String {
+    format!("host port mapping {mapping} of {tag} waits: attachment {holder} has the port")
 }
 
 /// What to tell of somebody's mapping when its address is given to another attachment.

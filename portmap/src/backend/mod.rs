@@ -11,8 +11,7 @@ use cni_common::kernel::nft::NftError;
 
 use crate::config::{BackendName, Config, OnConflict};
 use crate::host::Host;
-use crate::plan::Plan;
-use conflict::Held;
+use crate::plan::{Held, Plan};
 use iptables::Iptables;
 use nftables::Nftables;
 

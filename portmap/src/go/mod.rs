@@ -14,10 +14,9 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{IptablesError, Variant};
 use cni_common::kernel::nft::NftError;
 
-use crate::backend::conflict::Held;
 use crate::backend::iptables::{GoRules, Place, TABLE, that_may_have};
 use crate::host::Host;
-use crate::plan::{Mapping, Masquerade, Plan};
+use crate::plan::{Held, Mapping, Masquerade, Plan};
 
 /// The Go plugin's tables and chains.
 pub(crate) struct Go;

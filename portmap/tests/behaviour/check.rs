@@ -112,7 +112,7 @@ fn check_misses_an_element_of_another_owner(b: &TestBox) {
     let other = b.web(&web.network, "other");
     b.map(&other, &both(8080, 80));
     // Restoring it would refuse: the port is the newer one's.
-    check(&web).run(b).expect_error_with(100, &["8080", "net1/other/eth0", "serves again"]);
+    check(&web).run(b).expect_error_with(102, &["8080", "net1/other/eth0", "serves again"]);
     check(&other).run(b).expect_silence();
 }
 

@@ -15,6 +15,9 @@ cases! {
     the_second_network_serves_when_the_first_is_disconnected, backends;
     the_second_network_serves_the_family_that_the_first_has_not, backends;
     check_of_a_loser_names_the_winner, backends;
+    check_names_who_has_the_port_of_what_is_missing, backends;
+    who_waits_takes_no_port_and_serves_last, backends;
+    who_waits_keeps_the_ports_that_it_has, backends;
     status_says_which_ports_wait, backends;
     an_address_whose_del_was_lost_is_its_next_owners, backends;
     a_network_renamed_before_del_leaves_nothing, backends;
@@ -102,7 +105,7 @@ fn check_of_a_loser_names_the_winner(b: &TestBox) {
     b.map(&new, &both(8080, 80));
     let check = |mappings: &[Mapping]| portmap("CHECK", &old).mappings(mappings).run(b);
     let outcome = check(&wanted);
-    outcome.expect_error_with(100, &["8080", "net1/new/eth0"]);
+    outcome.expect_error_with(102, &["8080", "net1/new/eth0"]);
     assert!(!outcome.stdout.contains("restore"), "{outcome}");
     // What is left to it is as it was.
     if b.implementation == Implementation::Ours {
@@ -110,6 +113,70 @@ fn check_of_a_loser_names_the_winner(b: &TestBox) {
     }
     b.unmap(&new, &both(8080, 80));
     check(&wanted).expect_silence();
+}
+
+/// Somebody deleted what the loser had, wholly or in part.
+fn check_names_who_has_the_port_of_what_is_missing(b: &TestBox) {
+    let network = Network::dual(1);
+    let (old, new) = (b.web(&network, "old"), b.web(&network, "new"));
+    b.map(&new, &both(8080, 80));
+    let check = || portmap("CHECK", &old).mappings(&[both(8080, 80), both(8090, 80)].concat());
+    for told in [&both(8070, 80)[..], &both(8090, 80)] {
+        b.map(&old, told);
+        let outcome = check().run(b);
+        outcome.expect_error_with(100, &["*:8080/tcp", "held by attachment net1/new/eth0"]);
+        b.unmap(&old, told);
+    }
+    check().run(b).expect_error_with(100, &["*:8080/tcp", "held by attachment net1/new/eth0"]);
+}
+
+fn patient() -> Network {
+    Network::dual(1).with(json!({ "onConflict": "wait" }))
+}
+
+fn who_waits_takes_no_port_and_serves_last(b: &TestBox) {
+    let [first, second] = ["first", "second"].map(|id| b.web(&Network::dual(1), id));
+    let [third, last] = ["third", "last"].map(|id| b.web(&patient(), id));
+    b.map(&first, &both(8080, 80));
+    b.map(&second, &both(8080, 80));
+    let wanted = [both(8080, 80), both(8090, 80)].concat();
+    for (web, wanted) in [(&third, &wanted[..]), (&last, &both(8080, 80))] {
+        let add = portmap("ADD", web).mappings(wanted).run(b);
+        add.expect_result();
+        let said = &add.stderr;
+        assert!(said.contains("*:8080/tcp") && said.contains("net1/second/eth0"), "{said}");
+        portmap("CHECK", web).mappings(wanted).run(b).expect_error_with(102, &["8080"]);
+    }
+    b.out.is_served(8080, "second");
+    b.out.is_served(8090, "third");
+    // Again is at the end again.
+    b.map(&third, &wanted);
+    b.out.is_served(8090, "third");
+    for (gone, heir) in [(&second, "first"), (&first, "last"), (&last, "third")] {
+        b.unmap(gone, &wanted);
+        b.out.is_served(8080, heir);
+    }
+    b.out.is_served(8090, "third");
+    portmap("CHECK", &third).mappings(&wanted).run(b).expect_silence();
+    b.unmap(&third, &wanted);
+    b.out.is_not_served(8080);
+}
+
+/// Behind whoever has one port, and still before who waits for another.
+fn who_waits_keeps_the_ports_that_it_has(b: &TestBox) {
+    let [behind, other] = ["behind", "other"].map(|id| b.web(&Network::dual(1), id));
+    let own = b.web(&patient(), "own");
+    b.map(&own, &both(8080, 80));
+    for web in [&behind, &other] {
+        let add = portmap("ADD", web).mappings(&both(8080, 80)).set("onConflict", "wait");
+        add.run(b).expect_result();
+    }
+    b.map(&other, &both(8090, 80));
+    b.map(&own, &[both(8080, 80), both(8090, 80)].concat());
+    b.out.is_served(8080, "own");
+    b.out.is_served(8090, "other");
+    b.unmap(&own, &[]);
+    b.out.is_served(8080, "behind");
 }
 
 /// In one line, however many, and not of a container's own other network.

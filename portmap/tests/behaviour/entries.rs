@@ -231,7 +231,7 @@ fn a_port_that_both_entries_lost_comes_back_to_both(b: &TestBox) {
     b.out.is_served(8080, "new");
     near.container.netns.is_served(8080, "new");
     let lost = portmap("CHECK", &of_web[0]).mappings(&both(8080, 80)).run(b);
-    lost.expect_error_with(100, &["8080", "net3/new/eth0"]);
+    lost.expect_error_with(102, &["8080", "net3/new/eth0"]);
     // ADD of one's own entry again takes its port back, and leaves the other waiting.
     b.map(&of_web[0], &both(8080, 80));
     b.out.is_served(8080, "web");

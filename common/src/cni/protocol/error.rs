@@ -34,7 +34,7 @@ pub enum ErrorCode {
     CheckFailed,
     /// 101: the kernel refused a change.
     Kernel,
-    /// 102: a host port is held by another attachment and `onConflict` is `fail`.
+    /// 102: a host port is held by another attachment, and ADD was not to take it, or CHECK finds that it waits.
     PortConflict,
     /// 999: anything else; a defect of the plugin.
     Internal,

@@ -13,16 +13,16 @@ use super::changes::{ensure, install, put_back, removal};
 use super::names::Names;
 use super::rules::{GUARD_TABLE, Rules, TABLE, guard};
 use super::saved::{entry_chains, evicted_chains};
-use super::standing::{conflicts, mappings};
+use super::standing::{self, conflicts, held};
 use crate::backend::conflict;
 use crate::config::OnConflict;
-use crate::plan::Plan;
+use crate::plan::{Mapping, Plan};
 
 const DOING: &str = "cannot install the port mappings with iptables";
 
 /// Makes exactly what the plan asks for in both families, replacing whatever the attachment had in the
-/// host's own iptables before, or changes nothing. Returns whether it had anything.
-pub(super) fn add(plan: &Plan, log: &Log) -> Result<bool, CniError> {
+/// host's own iptables before, or changes nothing.
+pub(super) fn add(plan: &Plan, log: &Log) -> Result<Added, CniError> {
     let cni = |error: IptablesError| error.into_cni(DOING);
     let _lock = Lock::acquire().map_err(cni)?;
     // Both are looked at before either is changed: what an earlier ADD made has to outlive a
@@ -34,9 +34,15 @@ pub(super) fn add(plan: &Plan, log: &Log) -> Result<bool, CniError> {
         families.push(family);
     }
     let names = Names::of_entry(&plan.attachment, plan.gate());
+    let mut mappings = Vec::new();
     for (position, family) in families.iter().enumerate() {
         match family.make(&names) {
-            Ok(told) => told.into_iter().for_each(|line| log.warn(line)),
+            Ok(Made { mappings: made, told }) => {
+                mappings.extend(made);
+                for line in told {
+                    log.warn(line);
+                }
+            }
             Err(error) => {
                 // All or nothing. Putting back is best effort: this error is the one to tell.
                 for begun in &families[..=position] {
@@ -46,7 +52,26 @@ pub(super) fn add(plan: &Plan, log: &Log) -> Result<bool, CniError> {
             }
         }
     }
-    Ok(families.iter().any(|family| !entry_chains(&family.tables.0, &names, &[]).is_empty()))
+    let replaced =
+        families.iter().any(|family| !entry_chains(&family.tables.0, &names, &[]).is_empty());
+    Ok(Added { mappings, replaced })
+}
+
+/// What ADD made.
+pub(super) struct Added {
+    /// The mappings that are now in force.
+    pub(super) mappings: Vec<Mapping>,
+    /// Whether the attachment had something before.
+    pub(super) replaced: bool,
+}
+
+/// What was made of one family.
+#[derive(Default)]
+struct Made {
+    /// The mappings that are now in force.
+    mappings: Vec<Mapping>,
+    /// What there is to tell about mappings of other attachments.
+    told: Vec<String>,
 }
 
 /// One family, as it is and as it must be.
@@ -79,22 +104,21 @@ impl Family {
     fn refuse(&self, plan: &Plan) -> Result<(), CniError> {
         let (Some(_), (dump, _)) = (&self.rules, &self.tables) else { return Ok(()) };
         match plan.on_conflict {
-            OnConflict::Replace => Ok(()),
-            OnConflict::Fail => conflict::refuse(plan, mappings(dump)),
+            OnConflict::Replace | OnConflict::Wait => Ok(()),
+            OnConflict::Fail => conflict::refuse(plan, standing::mappings(dump)),
         }
     }
 
-    /// Returns what there is to tell about mappings of other attachments.
-    fn make(&self, names: &Names) -> Result<Vec<String>, IptablesError> {
+    fn make(&self, names: &Names) -> Result<Made, IptablesError> {
         let mut again = None;
         retry(|| {
             let (dump, raw) = again.as_ref().unwrap_or(&self.tables);
             let outcome = self.iptables.restore(&self.changes(dump, raw.as_ref(), names));
-            let told = self.rules.as_ref().map(|rules| told(dump, rules)).unwrap_or_default();
+            let made = self.rules.as_ref().map(|rules| made(dump, rules)).unwrap_or_default();
             if outcome.is_err() {
                 again = Some(save(&self.iptables, raw.is_some())?);
             }
-            outcome.map(|()| told)
+            outcome.map(|()| made)
         })
     }
 
@@ -146,19 +170,28 @@ fn save(iptables: &Iptables, guarded: bool) -> Result<Tables, IptablesError> {
     Ok((iptables.save(TABLE)?, None))
 }
 
-fn told(dump: &TableDump, rules: &Rules) -> Vec<String> {
+fn made(dump: &TableDump, rules: &Rules) -> Made {
     let names = &rules.names;
     let addresses: Vec<IpAddr> = rules.mappings.iter().map(|mapping| mapping.container).collect();
     let evicted = evicted_chains(dump, names, &addresses);
     let is_evicted = |owner: &str| evicted.iter().any(|(_, tag)| tag.as_str() == owner);
-    let mut told: Vec<String> = mappings(dump)
+    let mut told: Vec<String> = standing::mappings(dump)
         .iter()
         .filter(|(_, owner)| is_evicted(owner))
         .map(|(mapping, owner)| conflict::evicted(mapping, owner, &names.attachment.tag()))
         .collect();
+    let mut mappings = rules.mappings.clone();
+    if rules.yields {
+        let held = held(dump, rules).into_iter().filter(|(_, owner)| !is_evicted(owner));
+        for held in held {
+            told.push(conflict::yielded(&held, &names.attachment.tag()));
+            mappings.retain(|mapping| *mapping != held.0);
+        }
+        return Made { mappings, told };
+    }
     let behind = conflicts(dump, rules).into_iter().filter(|(_, owner)| !is_evicted(owner));
     told.extend(behind.map(|(mapping, owner)| {
         format!("host port mapping {mapping} of attachment {owner} comes behind the newest owner's")
     }));
-    told
+    Made { mappings, told }
 }

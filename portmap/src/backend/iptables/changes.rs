@@ -8,6 +8,7 @@ use cni_common::kernel::iptables::{SavedRule, TableDump};
 use super::names::{Names, Owner, owner};
 use super::rules::{ChainRule, Entry, OLD_SNAT_TOP, Rules, SHARED_CHAINS, TOP_CHAIN};
 use super::saved::{entry_chains, evicted_chains};
+use super::standing::{Bounds, bounds};
 
 /// Chains that the kernel has by itself.
 const BUILT_IN: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
@@ -40,8 +41,12 @@ pub(super) fn install(dump: &TableDump, rules: &Rules) -> Vec<String> {
         .iter()
         .map(|entry| SavedRule { chain: TOP_CHAIN.to_owned(), spec: entry.to(chain) })
         .collect();
+    let bounds = rules.yields.then(|| bounds(dump, rules));
     for (entry, saved) in rules.entries.iter().zip(&inserted) {
-        let position = position(&rest, entry, &names.attachment);
+        let position = match &bounds {
+            Some(bounds) => last_position(&rest, entry, bounds),
+            None => position(&rest, entry, &names.attachment),
+        };
         lines.push(format!("-I {TOP_CHAIN} {} {}", position + 1, saved.spec));
         rest.insert(position, saved);
     }
@@ -66,6 +71,22 @@ fn position(entries: &[&SavedRule], entry: &Entry, own: &Attachment) -> usize {
         })
     });
     boundary.max(last_sibling.map_or(0, |index| index + 1))
+}
+
+/// Where an entry goes that takes no port from anyone: behind all others of its kind, but before those
+/// that wait for what it has.
+fn last_position(entries: &[&SavedRule], entry: &Entry, bounds: &Bounds) -> usize {
+    let specific = |rule: &&&SavedRule| rule.option("-d").is_some();
+    let specifics = entries.iter().take_while(specific).count();
+    let (start, end) = if entry.specific { (0, specifics) } else { (specifics, entries.len()) };
+    let leads_to = |rule: &SavedRule, chains: &[String]| {
+        rule.option("-j").is_some_and(|target| chains.contains(&target))
+    };
+    let same = &entries[start..end];
+    let behind = same.iter().position(|rule| leads_to(rule, &bounds.behind));
+    let ahead = same.iter().rposition(|rule| leads_to(rule, &bounds.ahead));
+    let last = behind.unwrap_or(same.len()).max(ahead.map_or(0, |index| index + 1));
+    start + last
 }
 
 /// The lines that add what is missing of shared chains and their rules.

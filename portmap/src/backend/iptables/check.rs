@@ -12,11 +12,10 @@ use cni_common::kernel::iptables::{
 use super::names::Names;
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
 use super::saved::entry_chains;
-use super::standing::lost;
-use crate::backend::conflict::Held;
-use crate::plan::Plan;
+use super::standing;
+use crate::plan::{Held, Plan};
 
-/// What the host's own iptables has of an attachment, and which of its mappings come behind others'.
+/// What the host's own iptables has of an attachment, and which of its ports other containers have.
 pub(super) fn find(plan: &Plan) -> Result<(Finding, Vec<Held>), IptablesError> {
     let mut mismatches = Vec::new();
     let mut held = Vec::new();
@@ -33,7 +32,7 @@ pub(super) fn find(plan: &Plan) -> Result<(Finding, Vec<Held>), IptablesError> {
         mismatches.extend(found.into_iter().map(|mismatch| format!("{program}: {mismatch}")));
         let go = GoRules::new(plan, version);
         ours |= go.is_some_and(|go| has_what_only_ours_has(&dump, &rules, &go));
-        held.extend(lost(&dump, &rules));
+        held.extend(standing::held(&dump, &rules));
     }
     let is_here = mismatches.is_empty() || ours;
     Ok((if is_here { Finding::of(mismatches) } else { Finding::Absent }, held))

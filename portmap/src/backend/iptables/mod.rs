@@ -24,9 +24,9 @@ use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale,
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{self, IptablesError, TableDump, Variant};
 
-use super::conflict::{self, Held};
+use super::conflict;
 use crate::host::Host;
-use crate::plan::{Mapping, Plan};
+use crate::plan::{Held, Mapping, Plan};
 use names::Names;
 
 pub(crate) use places::{Place, that_may_have};
@@ -95,16 +95,10 @@ impl Holder<Host<'_>, Plan> for Iptables {
         "iptables' table nat"
     }
 
-    fn check(&self, _host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
+    fn check(&self, host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
         let (finding, held) = check::find(plan).map_err(|error| error.into_cni(READING))?;
-        match finding {
-            Finding::Sound => conflict::lost(&held).map(|()| Finding::Sound),
-            Finding::Absent => Ok(Finding::Absent),
-            Finding::Mismatches(mut mismatches) => {
-                mismatches.extend(held.iter().map(conflict::lost_mismatch));
-                Ok(Finding::Mismatches(mismatches))
-            }
-        }
+        host.held = held;
+        Ok(finding)
     }
 
     fn remove(
@@ -197,8 +191,9 @@ impl<'a> super::Place<'a> for Iptables {
 
 impl Backend<Host<'_>, Plan> for Iptables {
     fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
-        host.replaced = add::add(plan, host.log)?;
-        host.added.extend(&plan.mappings);
+        let added = add::add(plan, host.log)?;
+        host.replaced = added.replaced;
+        host.added.extend(added.mappings);
         Ok(())
     }
 

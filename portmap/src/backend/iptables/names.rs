@@ -125,14 +125,21 @@ impl Names {
         self.gate.is_none() || self.gate == owner.gate
     }
 
+    /// Whether that one's mapping of the same port takes packets from this entry's if it comes first.
+    pub(super) fn meets(&self, owner: &Owner) -> bool {
+        owner.gate.is_none() || self.gate == owner.gate
+    }
+
+    /// Whether an owner is this entry's of this attachment.
+    pub(super) fn is_same_entry(&self, owner: &Owner) -> bool {
+        let Attachment { container_id, ifname, .. } = &self.attachment;
+        (&owner.attachment.container_id, &owner.attachment.ifname) == (container_id, ifname)
+            && self.is_of(owner)
+    }
+
     /// Whether a comment of ours is this entry's, whatever the network was called then.
     pub(super) fn is_renamed(&self, comment: &str) -> bool {
-        owner(comment).is_some_and(|Owner { attachment, is_exact, gate }| {
-            let Attachment { container_id, ifname, .. } = &self.attachment;
-            (&attachment.container_id, &attachment.ifname) == (container_id, ifname)
-                && is_exact
-                && gate == self.gate
-        })
+        owner(comment).is_some_and(|owner| owner.is_exact && self.is_same_entry(&owner))
     }
 }
 

@@ -11,7 +11,7 @@ use cni_common::kernel::nft::L4Protocol;
 use ipnet::IpNet;
 
 use super::names::Names;
-use crate::config::DEFAULT_MARK_BIT;
+use crate::config::{DEFAULT_MARK_BIT, OnConflict};
 use crate::plan::{LOOPBACK, Mapping, Masquerade, Plan};
 
 /// Where all of it is.
@@ -93,6 +93,8 @@ pub(crate) struct Rules {
     pub(crate) entries: Vec<Entry>,
     /// The mappings that it carries out.
     pub(crate) mappings: Vec<Mapping>,
+    /// Whether they come behind those of others.
+    pub(crate) yields: bool,
 }
 
 impl Entry {
@@ -114,6 +116,7 @@ impl Rules {
             entries: entries(&names, &mappings, plan.conditions.of(version)),
             names,
             mappings,
+            yields: plan.on_conflict == OnConflict::Wait,
         })
     }
 }

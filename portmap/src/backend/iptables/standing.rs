@@ -10,12 +10,12 @@ use cni_common::kernel::nft::L4Protocol;
 use super::names::Owner;
 use super::rules::Rules;
 use super::saved::{owners, translation};
-use crate::backend::conflict::Held;
-use crate::plan::Mapping;
+use crate::plan::{Held, Mapping};
 
 /// An entry of an attachment's list that has mappings in a saved table.
 #[derive(Debug)]
 struct Claimant {
+    chain: String,
     owner: Owner,
     tag: String,
 }
@@ -37,7 +37,7 @@ fn in_order(dump: &TableDump) -> Vec<(Mapping, Rc<Claimant>)> {
     let of_owner = |(chain, owner): (String, Owner)| {
         let mappings = by_chain.remove(chain.as_str()).unwrap_or_default();
         let tag = owner.attachment.tag().to_string();
-        let claimant = Rc::new(Claimant { owner, tag });
+        let claimant = Rc::new(Claimant { chain, owner, tag });
         mappings.into_iter().map(move |mapping| (mapping, Rc::clone(&claimant)))
     };
     owners(dump).into_iter().flat_map(of_owner).collect()
@@ -97,17 +97,52 @@ pub(super) fn conflicts(dump: &TableDump, rules: &Rules) -> Vec<Held> {
     conflicts.map(|(mapping, claimant)| (mapping, claimant.tag.clone())).collect()
 }
 
-/// Those of the mappings that packets do not reach, because another container's comes first.
-pub(super) fn lost(dump: &TableDump, rules: &Rules) -> Vec<Held> {
+/// Those of the mappings that another container has, whose comes first, or is all there is.
+pub(super) fn held(dump: &TableDump, rules: &Rules) -> Vec<Held> {
     let tag = rules.names.attachment.tag();
-    let wanted: HashMap<Key, &Mapping> = rules.mappings.iter().map(|m| (key(m), m)).collect();
-    let lost = standings(dump).filter_map(|(mapping, claimant, holder)| {
-        let holder = holder?;
-        let is_own = tag.is_same_attachment(&claimant.tag)
-            && rules.names.is_of(&claimant.owner)
-            && !tag.is_sibling(&holder.tag);
-        let mapping = wanted.get(&key(&mapping))?;
-        is_own.then(|| (**mapping, holder.tag.clone()))
+    let first = rivals(dump, rules).into_iter().filter_map(|(mapping, rivals)| {
+        let holder = rivals.first()?;
+        let is_other = !tag.is_same_attachment(&holder.tag) && !tag.is_sibling(&holder.tag);
+        is_other.then(|| (*mapping, holder.tag.clone()))
     });
-    lost.collect()
+    first.collect()
+}
+
+/// Between which chains the entries of who does not take a port have to be.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Bounds {
+    /// Those of who has a port that is wanted.
+    pub(super) ahead: Vec<String>,
+    /// Those of who waits for a port that the entry has already.
+    pub(super) behind: Vec<String>,
+}
+
+/// Where others' chains have to be if nobody is to lose a port.
+pub(super) fn bounds(dump: &TableDump, rules: &Rules) -> Bounds {
+    let is_own = |claimant: &&Rc<Claimant>| rules.names.is_same_entry(&claimant.owner);
+    let mut bounds = Bounds::default();
+    for (_, rivals) in rivals(dump, rules) {
+        match rivals.first() {
+            Some(first) if is_own(&first) => {
+                let others = rivals.iter().filter(|rival| !is_own(rival));
+                bounds.behind.extend(others.map(|rival| rival.chain.clone()));
+            }
+            Some(first) => bounds.ahead.push(first.chain.clone()),
+            None => {}
+        }
+    }
+    bounds
+}
+
+/// For each of the mappings, whose of the same port packets may meet, in order; with the entry's own.
+fn rivals<'r>(dump: &TableDump, rules: &'r Rules) -> Vec<(&'r Mapping, Vec<Rc<Claimant>>)> {
+    let mut by_key: HashMap<Key, Vec<Rc<Claimant>>> = HashMap::new();
+    for (mapping, claimant) in in_order(dump) {
+        if rules.names.meets(&claimant.owner) {
+            by_key.entry(key(&mapping)).or_default().push(claimant);
+        }
+    }
+    let of =
+        |mapping: &'r Mapping| (mapping, by_key.get(&key(mapping)).cloned().unwrap_or_default());
+    rules.mappings.iter().map(of).collect()
 }

@@ -14,27 +14,26 @@ use super::Wanted;
 use super::add::whole_table;
 use super::claims::Claim;
 use super::elements::{
-    Account, Content, index, is_mapping, mapping_of, mappings, owner_key, target_key,
+    Account, Content, describe, index, is_mapping, mapping_of, mappings, owner_key, target_key,
 };
 use super::entry::Split;
 use super::layout::Layout;
 use super::repair::repair;
 use super::sets::{self, Scope, TABLE};
 use super::{claims, owned};
-use crate::backend::conflict::{self, Held};
+use crate::backend::conflict;
+use crate::plan::Held;
 
-/// Compares the table with what is wanted.
-pub(super) fn check(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<Finding, CniError> {
+/// Compares the table with what is wanted. Tells also which of the ports other containers hold.
+pub(super) fn check(
+    nft: &mut dyn Nft,
+    wanted: &Wanted<'_>,
+) -> Result<(Finding, Vec<Held>), CniError> {
     let is_sound = |(finding, _): &(Finding, Vec<Held>)| *finding == Finding::Sound;
-    let (finding, held) = look(nft, |nft| find(nft, wanted), is_sound)
-        .map_err(|error| error.into_cni("cannot read the port mappings"))?;
-    match finding {
-        Finding::Sound => conflict::lost(&held).map(|()| Finding::Sound),
-        finding => Ok(finding),
-    }
+    look(nft, |nft| find(nft, wanted), is_sound)
+        .map_err(|error| error.into_cni("cannot read the port mappings"))
 }
 
-/// What is there, and which mappings others hold while this attachment's wait.
 fn find(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(Finding, Vec<Held>), NftError> {
     let content = &wanted.content;
     if content.is_empty() {
@@ -48,7 +47,6 @@ fn find(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(Finding, Vec<Held>), 
     if mismatches.is_empty() {
         return Ok((Finding::Sound, held));
     }
-    mismatches.extend(held.iter().map(conflict::lost_mismatch));
     let owned = owned::of(nft, &content.tag, Some(content))?.elements;
     let is_absent = owned.iter().all(|(_, elements)| elements.is_empty());
     let finding = if is_absent { Finding::Absent } else { Finding::Mismatches(mismatches) };
@@ -81,9 +79,13 @@ fn element_mismatches(
                 Some(other) if is_mapping(wanted) && tag.is_sibling(other.owner()) => {
                     elsewhere += 1;
                 }
-                Some(other) if waits(set, wanted) => {
-                    elsewhere += 1;
+                Some(other) if is_mapping(wanted) && !tag.owns(other) => {
                     held.extend(mapping_of(wanted).map(|m| (m, other.owner().to_owned())));
+                    if waits(set, wanted) {
+                        elsewhere += 1;
+                    } else {
+                        mismatches.push(claim_mismatch(wanted));
+                    }
                 }
                 Some(other) if tag.has(wanted, other) => {}
                 other => mismatches.extend(element_mismatch(&TABLE, set, wanted, other)),
@@ -103,6 +105,16 @@ fn element_mismatches(
         mismatches.extend(element_mismatch(&TABLE, &attachments.0, &expected, own));
     }
     Ok((mismatches, held))
+}
+
+/// That a mapping neither serves nor waits.
+fn claim_mismatch(wanted: &Element) -> String {
+    let version = mapping_of(wanted).map_or(IpVersion::V4, |mapping| mapping.version());
+    format!(
+        "claim to {} is missing from map {TABLE} {}",
+        describe(wanted),
+        sets::claims(version).name
+    )
 }
 
 /// The elements that the owner has because of mappings of this entry that wait: these, and their

@@ -8,7 +8,7 @@ use cni_common::kernel::nft::{Element, Elements, Nft, NftError, Set, Value, look
 
 use super::elements::{index, is_mapping, mapping_of};
 use super::sets::{self, Scope, TABLE};
-use crate::backend::conflict::Held;
+use crate::plan::Held;
 
 /// A mapping that waits for its key.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,9 +113,17 @@ pub(super) fn is_claims(set: &Set) -> bool {
     IpVersion::ALL.into_iter().any(|version| sets::claims(version).name == set.name)
 }
 
+/// The order of who is the first to wait: as many can come before as behind.
+const MIDDLE: u32 = 1 << 31;
+
 /// The order that is newer than all of these.
 pub(super) fn next_order(claims: &[Claim]) -> u32 {
-    claims.iter().map(|claim| claim.order).max().map_or(1, |newest| newest.saturating_add(1))
+    claims.iter().map(|claim| claim.order).max().map_or(MIDDLE, |newest| newest.saturating_add(1))
+}
+
+/// The order that is older than all of these.
+pub(super) fn last_order(claims: &[Claim]) -> u32 {
+    claims.iter().map(|claim| claim.order).min().map_or(MIDDLE, |oldest| oldest.saturating_sub(1))
 }
 
 /// For each key of a map that is free now, the newest claim to it, if there is any.

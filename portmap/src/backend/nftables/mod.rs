@@ -27,10 +27,9 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::fake::FakeNft;
 use cni_common::kernel::nft::{Nft, NftError, Transaction};
 
-use super::conflict::Held;
 use crate::host::Host;
 use crate::localnet;
-use crate::plan::Plan;
+use crate::plan::{Held, Plan};
 use elements::Content;
 use layout::Layout;
 
@@ -43,7 +42,9 @@ impl Holder<Host<'_>, Plan> for Nftables {
     }
 
     fn check(&self, host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
-        check::check(host.nft()?, &Wanted::by(plan)?)
+        let (finding, held) = check::check(host.nft()?, &Wanted::by(plan)?)?;
+        host.held = held;
+        Ok(finding)
     }
 
     fn remove(

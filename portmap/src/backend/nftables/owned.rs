@@ -13,8 +13,7 @@ use super::claims::{self, Claim};
 use super::elements::{Account, Content, describe, is_mapping, mapping_of, mappings, owner_key};
 use super::entry::Split;
 use super::sets::{self, TABLE};
-use crate::backend::conflict::Held;
-use crate::plan::Mapping;
+use crate::plan::{Held, Mapping};
 
 /// Everything of one owner.
 #[derive(Debug, Default)]

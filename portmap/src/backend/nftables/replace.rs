@@ -35,6 +35,7 @@ pub(super) struct Added {
 /// - Between attachments of one container the first keeps the key, as with the Go plugin, and the
 ///   second waits: runtimes hand the same mappings to each of a container's networks, and only
 ///   through the first, which has the default route, do answers leave the way questions came.
+/// - With `"onConflict": "wait"` whoever has a key keeps it, and whoever waits for it comes before.
 /// - An address is its newest attachment's. What led to it for somebody else is gone: that
 ///   container's DEL was lost, or is late.
 pub(super) fn replace(
@@ -64,7 +65,7 @@ pub(super) fn replace(
         ReplaceError::Nft(error) => error.into_cni(DOING),
         ReplaceError::Refused(error) => error,
     })?;
-    replacement.tell(&wanted.content.tag, log);
+    replacement.tell(&wanted.content, log);
     Ok(Added { mappings: replacement.content.mappings(), replaced })
 }
 
@@ -108,7 +109,7 @@ struct Replacement {
     transaction: Transaction,
     /// What is wanted, without what waits.
     content: Content,
-    /// Mappings that wait for another attachment of the same container, with the keeper's element.
+    /// Elements of attachments that keep a key which is wanted.
     waiting: Vec<(Set, Element)>,
     /// Other containers' mappings that wait from now on.
     taken: Vec<(Set, Element)>,
@@ -145,11 +146,13 @@ impl Found {
 
     fn settle(&self, wanted: &Wanted<'_>) -> Replacement {
         let tag = &wanted.content.tag;
-        let is_sibling = |element: &Element| is_mapping(element) && tag.is_sibling(element.owner());
+        let yields = wanted.plan.on_conflict == OnConflict::Wait;
+        let is_kept =
+            |element: &Element| is_mapping(element) && (yields || tag.is_sibling(element.owner()));
         let all = self.foreign.iter().flat_map(|(set, elements)| {
             elements.iter().map(move |element| (set.clone(), element.clone()))
         });
-        let (waiting, others): (Vec<_>, Vec<_>) = all.partition(|(_, element)| is_sibling(element));
+        let (waiting, others): (Vec<_>, Vec<_>) = all.partition(|(_, element)| is_kept(element));
         let (taken, nameless): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|(_, element)| is_mapping(element));
 
@@ -184,8 +187,11 @@ impl Found {
         let account = Account::new(content.len() + waiting.len() + others, conflicts);
         content.create(&mut transaction, account);
 
-        // Who is not served waits, the newest of all that wait for the key.
-        let order = claims::next_order(&self.claims);
+        // Who is not served waits, the newest of all that wait for the key, or behind them.
+        let order = match wanted.plan.on_conflict {
+            OnConflict::Wait => claims::last_order(&self.claims),
+            OnConflict::Replace | OnConflict::Fail => claims::next_order(&self.claims),
+        };
         let own = waiting.iter().filter_map(|(set, held)| {
             let wanted = is_wanted.get(&(set.name.as_str(), held.key.as_slice()))?;
             Some((set, (*wanted).clone()))
@@ -194,7 +200,7 @@ impl Found {
         for (map, element) in own.chain(lost) {
             // Who waited already, waits as long as before.
             let mut earlier = self.claims.iter().filter(|claim| claim.is_for(map, &element.key));
-            let earlier = earlier.find(|claim| claim.element.owner() == element.owner());
+            let earlier = earlier.find(|claim| !yields && claim.element.owner() == element.owner());
             let order = earlier.map_or(order, |claim| claim.order);
             let claim = Claim::new(&wanted.content.scope, map, element, order);
             if let Some((set, waiting)) = claim.waiting() {
@@ -266,12 +272,20 @@ impl Found {
 }
 
 impl Replacement {
-    fn tell(&self, tag: &OwnerTag, log: &Log) {
-        for (_, element) in &self.waiting {
+    fn tell(&self, wanted: &Content, log: &Log) {
+        let (tag, index) = (&wanted.tag, wanted.index());
+        for (set, element) in &self.waiting {
             let (mapping, keeper) = (describe(element), element.owner());
-            log.debug(|| {
-                format!("host port mapping {mapping} stays with {keeper}, the same container")
-            });
+            if tag.is_sibling(keeper) {
+                log.debug(|| {
+                    format!("host port mapping {mapping} stays with {keeper}, the same container")
+                });
+                continue;
+            }
+            let own = index.get(&(set.name.as_str(), element.key.as_slice()));
+            if let Some(own) = own.and_then(|own| mapping_of(own)) {
+                log.warn(conflict::yielded(&(own, keeper.to_owned()), tag));
+            }
         }
         for (_, element) in &self.taken {
             log.warn(format!(

@@ -9,6 +9,7 @@ use cni_common::kernel::nft::{L4Protocol, Nft as _, Object, Set, Table, Transact
 use super::layout::Layout;
 use super::sets::{self, TABLE};
 use super::{Wanted, add, check, garbage, owned};
+use crate::backend::conflict;
 use crate::config::{Conditions, Config, HostAddress, OnConflict, PortMapping};
 use crate::plan::{Addresses, Mapping, Plan};
 
@@ -78,8 +79,9 @@ fn add(nft: &mut FakeNft, wanted: &Wanted<'_>) -> Result<(), CniError> {
 
 /// CHECK as the plugin ends it.
 fn check(nft: &mut FakeNft, wanted: &Wanted<'_>) -> Result<(), CniError> {
-    match check::check(nft, wanted)? {
-        Finding::Sound => Ok(()),
+    let (finding, held) = check::check(nft, wanted)?;
+    match finding {
+        Finding::Sound => conflict::lost(&held),
         Finding::Absent => Err(CniError::new(ErrorCode::CheckFailed, "absent")),
         Finding::Mismatches(mismatches) => CniError::unless_sound("mismatches", &mismatches, ""),
     }
@@ -398,6 +400,26 @@ fn on_conflict_fail_sees_overlaps() {
     }
 }
 
+/// What is asked for again waits no longer than what was asked for since.
+#[test]
+fn who_yields_comes_behind_all_that_wait() {
+    let mut nft = FakeNft::new();
+    let [holder, old, first, last] = [2, 3, 4, 5].map(|n| plan(&format!("c{n}"), n, &[(8080, 80)]));
+    added(&mut nft, &old);
+    added(&mut nft, &holder);
+    for patient in [&first, &last, &first] {
+        let log = Log::disabled();
+        let active = add_as(&mut nft, patient, OnConflict::Wait, &log).expect("ADD");
+        assert!(active.is_empty() && log.warnings().len() == 2, "{:?}", log.warnings());
+    }
+    for (gone, heir) in [(&holder, &old), (&old, &last), (&last, &first)] {
+        del(&mut nft, gone, &Log::disabled());
+        check(&mut nft, heir).expect("serves");
+        let is_last = heir.content.tag == first.content.tag;
+        assert_eq!(check(&mut nft, &first).is_ok(), is_last);
+    }
+}
+
 /// CHECK says who has the port, and advises nothing that would refuse.
 #[test]
 fn check_of_a_loser_names_the_winner() {
@@ -405,16 +427,16 @@ fn check_of_a_loser_names_the_winner() {
     let old = plan("c1", 2, &[(8080, 80), (9090, 90)]);
     added(&mut nft, &old);
     added(&mut nft, &plan("c2", 3, &[(8080, 80)]));
-    let error = check::check(&mut nft, &old).expect_err("lost");
-    assert_eq!(error.code, ErrorCode::CheckFailed);
+    let error = check(&mut nft, &old).expect_err("lost");
+    assert_eq!(error.code, ErrorCode::PortConflict);
     assert!(error.msg.contains("*:8080/tcp") && error.msg.contains("net/c2/eth0"), "{error}");
     assert!(!error.to_string().contains("restore"), "{error}");
     // With more wrong than that, it is all told.
     flush_rules(&mut nft);
-    let finding = check::check(&mut nft, &old).expect("a finding");
+    let (finding, held) = check::check(&mut nft, &old).expect("a finding");
     let Finding::Mismatches(mismatches) = finding else { panic!("{finding:?}") };
     let text = mismatches.join("; ");
-    assert!(text.contains("net/c2/eth0") && text.contains("guard"), "{text}");
+    assert!(held[0].1.contains("net/c2/eth0") && text.contains("guard"), "{text}");
 }
 
 #[test]
