@@ -7,9 +7,10 @@
 //!
 //! `round` goes from one attachment to the next. `identify` knows which binaries may run again,
 //! [`presence`] whether a container is still the one that was attached, `ports` whose a host port
-//! is, `masquerade` what `ipMasq` means; `report` is the outcome in words. `watch` does it whenever
+//! is and `allotment` how it is asked for, `masquerade` what `ipMasq` means; `report` is the outcome in words. `watch` does it whenever
 //! something was flushed.
 
+mod allotment;
 mod identify;
 mod masquerade;
 mod part;
@@ -19,6 +20,7 @@ mod report;
 mod round;
 pub(crate) mod watch;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use cni_common::cni::protocol::{CniResult, CniVersion};
@@ -31,8 +33,8 @@ use crate::runner::{CacheError, CachedAttachment, NetworkList, PluginConf, Runne
 use identify::Identifier;
 use masquerade::{Masquerader, asks_for_masquerading};
 pub use part::Part;
-use ports::Claims;
 pub(crate) use ports::wanted as claimed_mappings;
+use ports::{Applicant, Claims};
 use presence::{NamedNamespaces, Presence};
 pub use report::{Outcome, Report, Step, Summary};
 use round::{Candidate, Round, Touched};
@@ -84,7 +86,8 @@ impl Restorer {
         }
     }
 
-    /// Goes through the cache once, the oldest attachment first, and tells about each.
+    /// Goes through the cache once and tells about each attachment: the oldest first, but behind all
+    /// others those that have lost a host port, and of these the newest first.
     pub fn run(&self, mut tell: impl FnMut(&Report)) -> Result<Summary, CacheError> {
         let mut summary = Summary::default();
         let mut say = |report: Report| {
@@ -102,16 +105,21 @@ impl Restorer {
         }
         // Those that are not asked for own ports as well.
         let claims = Claims::new(candidates.iter().filter(|c| c.is_there()).map(|candidate| {
-            (candidate.name.as_str(), &candidate.list, &candidate.conf, &candidate.result)
+            let Candidate { name, list, conf, result, .. } = candidate;
+            let is_asked_for = self.is_asked_for(&candidate.entry);
+            Applicant { name, list, conf, result, is_asked_for }
         }));
+        let losers = claims.losers().into_iter().enumerate();
+        let turns: HashMap<&str, usize> = losers.map(|(turn, name)| (name, turn)).collect();
+        let mut in_turn: Vec<&Candidate> =
+            candidates.iter().filter(|candidate| self.is_asked_for(&candidate.entry)).collect();
+        in_turn.sort_by_key(|candidate| turns.get(candidate.name.as_str()));
         let dirs = &self.runner.plugin_dirs;
         let (identifier, masquerader) = (Identifier::new(dirs), Masquerader::new(dirs));
-        let round = Round { restorer: self, claims, identifier, masquerader };
+        let round = Round::new(self, claims, identifier, masquerader);
         let mut touched = Vec::new();
-        let asked: Vec<_> =
-            candidates.iter().filter(|candidate| self.is_asked_for(&candidate.entry)).collect();
-        let mut progress = Progress::of(asked.len());
-        for candidate in asked {
+        let mut progress = Progress::of(in_turn.len());
+        for candidate in in_turn {
             let (report, restored) = round.restore(candidate);
             progress.hide();
             say(report);

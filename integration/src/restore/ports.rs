@@ -1,29 +1,28 @@
 //! Whose a host port is, where more than one attachment was given it.
 //!
 //! The newest owner has it, and newest means: whose ADD ended last, which is when the cache file
-//! was written. The kernel cannot tell any more after a flush. So an older attachment is restored
-//! without the ports that a newer one has, instead of taking them away for a moment.
+//! was written, unless that ADD was to wait. The kernel cannot tell any more after a flush. So who has
+//! all of its ports comes first, and an older attachment claims what a newer one has without taking it
+//! away for a moment: the newest first, each behind all that wait already.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 
 use cni_common::cni::Attachment;
-use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniResult, NetworkConfig};
 use cni_common::kernel::nft::L4Protocol;
 use cni_portmap::Mapping;
 
+use super::allotment::{Allotment, Key, key};
 use crate::runner::plugins::MetaPlugin;
 use crate::runner::{NetworkList, RuntimeConf, request};
-
-/// What portmap asks the kernel for; two mappings with the same cannot both be.
-type Key = (bool, Option<IpAddr>, L4Protocol, u16);
 
 /// Which attachments want which host ports.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     by_attachment: HashMap<String, Claim>,
-    /// In the order of age.
+    /// The last goes before the others, in all of its ports.
+    order: Vec<Claimant>,
+    /// In the same order.
     by_key: HashMap<Key, Vec<Claimant>>,
 }
 
@@ -31,50 +30,82 @@ pub(super) struct Claims {
 struct Claim {
     container_id: String,
     wanted: Vec<Mapping>,
+    is_asked_for: bool,
+}
+
+/// What there is to know of an attachment that may want host ports.
+pub(super) struct Applicant<'a> {
+    pub(super) name: &'a str,
+    pub(super) list: &'a NetworkList,
+    pub(super) conf: &'a RuntimeConf,
+    pub(super) result: &'a CniResult,
+    /// Whether it is to be restored.
+    pub(super) is_asked_for: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Claimant {
     name: String,
     container_id: String,
-}
-
-/// An attachment's part of the host ports that it wants.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Allotment {
-    /// What newer attachments left; `None` if that is all of it.
-    left: Option<Vec<Mapping>>,
-    /// Whether an older attachment wants some of it as well, and may have it in the kernel.
-    contested: bool,
+    /// What the kernel knows it by.
+    tag: String,
 }
 
 impl Claims {
-    /// The claims of attachments: the oldest first, each with its name.
-    pub(super) fn new<'a>(
-        attachments: impl Iterator<Item = (&'a str, &'a NetworkList, &'a RuntimeConf, &'a CniResult)>,
-    ) -> Self {
+    /// The claims of attachments, the oldest first.
+    pub(super) fn new<'a>(attachments: impl Iterator<Item = Applicant<'a>>) -> Self {
         let mut claims = Self::default();
-        for (name, list, conf, result) in attachments {
-            let wanted = wanted(list, conf, result);
-            let claimant =
-                || Claimant { name: name.to_owned(), container_id: conf.container_id.clone() };
-            for mapping in &wanted {
-                claims.by_key.entry(key(mapping)).or_default().push(claimant());
+        for Applicant { name, list, conf, result, is_asked_for } in attachments {
+            let container_id = conf.container_id.clone();
+            let claimant = Claimant {
+                name: name.to_owned(),
+                container_id: container_id.clone(),
+                tag: attachment(list, conf).tag().to_string(),
+            };
+            if yields(list, conf) {
+                claims.order.insert(0, claimant);
+            } else {
+                claims.order.push(claimant);
             }
-            let claim = Claim { container_id: conf.container_id.clone(), wanted };
+            let wanted = wanted(list, conf, result);
+            let claim = Claim { container_id, wanted, is_asked_for };
             claims.by_attachment.insert(name.to_owned(), claim);
         }
+        for claimant in &claims.order {
+            for mapping in &claims.by_attachment[&claimant.name].wanted {
+                claims.by_key.entry(key(mapping)).or_default().push(claimant.clone());
+            }
+        }
         claims
+    }
+
+    /// The attachments that have to wait, in the order in which they have to be restored: the newest
+    /// first, but of one container's the first before the next.
+    pub(super) fn losers(&self) -> Vec<&str> {
+        let is_loser = |claimant: &&Claimant| self.allotment(&claimant.name).is_partial();
+        let losers: Vec<&Claimant> = self.order.iter().filter(is_loser).collect();
+        let runs = losers.chunk_by(|one, other| one.container_id == other.container_id);
+        runs.rev().flatten().map(|claimant| claimant.name.as_str()).collect()
     }
 
     /// What an attachment may have.
     pub(super) fn allotment(&self, name: &str) -> Allotment {
         let Some(claim) = self.by_attachment.get(name) else { return Allotment::default() };
-        let mut left = claim.wanted.clone();
-        left.retain(|mapping| self.newer_owner(name, claim, mapping).is_none());
-        let contested = left.iter().any(|mapping| self.is_contested(claim, mapping));
+        let (mut left, mut owners) = (claim.wanted.clone(), Vec::new());
+        let mut lost = Vec::new();
+        left.retain(|mapping| match self.newer_owner(name, claim, mapping) {
+            None => true,
+            Some(owner) => {
+                owners.push(owner);
+                lost.push(key(mapping));
+                false
+            }
+        });
+        let rivals = left.iter().flat_map(|mapping| self.rivals(claim, mapping));
+        let rivals = rivals.map(|rival| rival.tag.clone()).collect();
         let is_all = left.len() == claim.wanted.len();
-        Allotment { left: (!is_all).then_some(left), contested }
+        let may_wait = owners.iter().all(|owner| self.by_attachment[*owner].is_asked_for);
+        Allotment { left: (!is_all).then_some(left), lost, may_wait, rivals }
     }
 
     /// What to tell about ports that newer attachments have: a note for each owner and protocol.
@@ -107,36 +138,10 @@ impl Claims {
         others.next().map(|claimant| claimant.name.as_str())
     }
 
-    fn is_contested(&self, claim: &Claim, mapping: &Mapping) -> bool {
-        self.by_key.get(&key(mapping)).is_some_and(|claimants| {
-            claimants.iter().any(|claimant| claimant.container_id != claim.container_id)
-        })
-    }
-}
-
-impl Allotment {
-    /// Whether newer attachments have some of it.
-    pub(super) fn is_partial(&self) -> bool {
-        self.left.is_some()
-    }
-
-    /// Whether newer attachments have all of it.
-    pub(super) fn is_nothing(&self) -> bool {
-        self.left.as_ref().is_some_and(Vec::is_empty)
-    }
-
-    /// portmap's request, asking for no more than is allotted.
-    ///
-    /// Where nobody in the cache contests a port, somebody who has it all the same is unknown to
-    /// the cache, or was added this moment: ADD must not take it from them.
-    pub(super) fn apply(&self, mut request: Object) -> Object {
-        if let Some(left) = &self.left {
-            set_mappings(&mut request, left);
-        }
-        if !self.contested {
-            request.set("onConflict", "fail");
-        }
-        request
+    /// Attachments of other containers that want it as well.
+    fn rivals(&self, claim: &Claim, mapping: &Mapping) -> impl Iterator<Item = &Claimant> {
+        let claimants = self.by_key.get(&key(mapping)).into_iter().flatten();
+        claimants.filter(|claimant| claimant.container_id != claim.container_id)
     }
 }
 
@@ -155,53 +160,44 @@ fn ranges(ports: &BTreeSet<u16>) -> String {
     ranges.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
-fn set_mappings(request: &mut Object, mappings: &[Mapping]) {
-    let mut runtime = match request.get("runtimeConfig") {
-        Some(Json::Object(runtime)) => runtime.clone(),
-        _ => Object::default(),
-    };
-    runtime.set("portMappings", mappings.iter().map(mapping_entry).collect::<Vec<Json>>());
-    request.set("runtimeConfig", runtime);
-}
-
-/// The entry that stands for a mapping in its own family only.
-fn mapping_entry(mapping: &Mapping) -> Json {
-    let any = if mapping.container.is_ipv4() { "0.0.0.0" } else { "::" };
-    let mut entry = Object::default();
-    entry.push("hostPort", u64::from(mapping.host_port));
-    entry.push("containerPort", u64::from(mapping.container_port));
-    entry.push("protocol", mapping.protocol.to_string());
-    entry.push("hostIP", mapping.host_address.map_or(any.to_owned(), |a| a.to_string()));
-    entry.into()
-}
-
-fn key(mapping: &Mapping) -> Key {
-    (mapping.container.is_ipv4(), mapping.host_address, mapping.protocol, mapping.host_port)
-}
-
 /// What the chain's portmap is asked for, in its own reading. A configuration that it would
 /// refuse claims nothing.
 pub(crate) fn wanted(list: &NetworkList, conf: &RuntimeConf, result: &CniResult) -> Vec<Mapping> {
-    let is_portmap =
-        |plugin_type: &str| MetaPlugin::by_type(plugin_type) == Some(MetaPlugin::Portmap);
-    let portmaps = list.plugins.iter().filter(|plugin| is_portmap(&plugin.plugin_type));
-    let attachment = Attachment {
+    let attachment = attachment(list, conf);
+    let claims = portmaps(list, conf)
+        .filter_map(|config| cni_portmap::claims(&config, &attachment, result).ok());
+    claims.flatten().collect()
+}
+
+fn attachment(list: &NetworkList, conf: &RuntimeConf) -> Attachment {
+    Attachment {
         network: list.name.clone(),
         container_id: conf.container_id.clone(),
         ifname: conf.ifname.clone(),
-    };
-    let claims = portmaps.filter_map(|plugin| {
+    }
+}
+
+/// Whether the attachment was to come behind all others, by its configuration.
+fn yields(list: &NetworkList, conf: &RuntimeConf) -> bool {
+    portmaps(list, conf).any(|config| cni_portmap::yields(&config))
+}
+
+fn portmaps(list: &NetworkList, conf: &RuntimeConf) -> impl Iterator<Item = NetworkConfig> {
+    let is_portmap =
+        |plugin_type: &str| MetaPlugin::by_type(plugin_type) == Some(MetaPlugin::Portmap);
+    let portmaps = list.plugins.iter().filter(move |plugin| is_portmap(&plugin.plugin_type));
+    portmaps.filter_map(|plugin| {
         let request = request::for_attachment(list, plugin, None, conf).to_string();
-        let config = NetworkConfig::from_stdin(request.as_bytes()).ok()?;
-        cni_portmap::claims(&config, &attachment, result).ok()
-    });
-    claims.flatten().collect()
+        NetworkConfig::from_stdin(request.as_bytes()).ok()
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use cni_common::cni::protocol::CniVersion;
+    use cni_common::cni::protocol::json::{Json, Object};
+    use cni_common::cni::protocol::{CniError, CniVersion, ErrorCode};
 
+    use super::super::allotment::Moved;
     use super::*;
 
     fn list() -> NetworkList {
@@ -239,7 +235,13 @@ mod tests {
             .iter()
             .map(|(name, id, mappings, addresses)| (*name, conf(id, mappings), result(addresses)))
             .collect();
-        Claims::new(all.iter().map(|(name, conf, result)| (*name, &list, conf, result)))
+        Claims::new(all.iter().map(|(name, conf, result)| Applicant {
+            name,
+            list: &list,
+            conf,
+            result,
+            is_asked_for: true,
+        }))
     }
 
     fn asks_for(claims: &Claims, name: &str) -> String {
@@ -268,8 +270,17 @@ mod tests {
             r#"{"runtimeConfig":{"portMappings":[{"hostPort":81,"containerPort":2,"protocol":"tcp","hostIP":"0.0.0.0"}]},"onConflict":"fail"}"#
         );
         assert_eq!(claims.notes("a"), ["host port 80/tcp is b's, which is newer"]);
-        // It may have to take the port from the older.
-        assert_eq!(asks_for(&claims, "b"), "{}");
+        assert_eq!(asks_for(&claims, "b"), r#"{"onConflict":"fail"}"#);
+        // It may have to take the port from the older, and from no other.
+        for (owner, is_taken) in [("net/a/eth0", true), ("net/x/eth0", false)] {
+            let msg = format!(
+                "host port mapping m belongs to attachment {owner}: delete that attachment"
+            );
+            let refusal = CniError::new(ErrorCode::PortConflict, msg);
+            let request = claims.allotment("b").apply_rightfully(Object::default(), &refusal);
+            let expected = is_taken.then(|| r#"{"onConflict":"replace"}"#.to_owned());
+            assert_eq!(request.map(|request| Json::from(request).to_string()), expected);
+        }
     }
 
     #[test]
@@ -316,7 +327,9 @@ mod tests {
     fn attachments_of_one_container_do_not_contest() {
         let claims = claims(&[("a", "web", P80, &DUAL), ("b", "web", P80, &DUAL)]);
         for name in ["a", "b"] {
-            assert_eq!(claims.allotment(name), Allotment::default());
+            assert!(
+                !claims.allotment(name).is_partial() && claims.allotment(name).rivals.is_empty()
+            );
         }
     }
 
@@ -325,13 +338,35 @@ mod tests {
         let all = [("a", "a", P80, &DUAL[..]), ("b", "b", P80, &DUAL), ("c", "c", P80, &DUAL)];
         let claims = claims(&all);
         assert!(claims.allotment("a").is_nothing() && claims.allotment("b").is_nothing());
-        assert_eq!(claims.allotment("c"), Allotment { left: None, contested: true });
+        let rivals = ["net/a/eth0", "net/b/eth0"].map(str::to_owned);
+        let mut all = Allotment { may_wait: true, ..Allotment::default() };
+        // In either family.
+        all.rivals = [rivals.clone(), rivals].concat();
+        assert_eq!(claims.allotment("c"), all);
+    }
+
+    /// The queue is made anew from its head; a container's own first network goes before its second.
+    #[test]
+    fn who_waits_gets_its_turn_the_newest_first() {
+        let claims = claims(&[
+            ("a", "a", P80, &DUAL),
+            ("b1", "b", P80, &DUAL),
+            ("b2", "b", P80, &DUAL),
+            ("other", "other", "[]", &DUAL),
+            ("c", "c", P80_AND_81, &DUAL),
+            ("d", "d", P80, &DUAL),
+        ]);
+        assert_eq!(claims.losers(), ["c", "b1", "b2", "a"]);
+        let mut moved = Moved::default();
+        assert!(!moved.concerns(&claims.allotment("a")));
+        moved.add(&claims.allotment("c"));
+        assert!(moved.concerns(&claims.allotment("a")) && !moved.concerns(&claims.allotment("d")));
     }
 
     #[test]
     fn what_portmap_would_refuse_claims_nothing() {
         let bad = r#"[{"hostPort":0,"containerPort":1,"protocol":"tcp"}]"#;
         let claims = claims(&[("a", "a", P80, &DUAL), ("b", "b", bad, &DUAL)]);
-        assert_eq!(claims.allotment("a"), Allotment::default());
+        assert!(!claims.allotment("a").is_partial() && claims.allotment("a").rivals.is_empty());
     }
 }

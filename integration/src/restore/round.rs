@@ -1,14 +1,16 @@
 //! One attachment after the other: what it lacks, and how it gets that back.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
 
+use super::allotment::{Allotment, Moved, of_a_port};
 use super::identify::Identifier;
 use super::masquerade::{Masquerader, Sources};
 use super::part::Part;
-use super::ports::{Allotment, Claims};
+use super::ports::Claims;
 use super::presence::Presence;
 use super::report::{self, Outcome, Report, Step};
 use super::{DEFAULT_PARTS, Restorer};
@@ -52,13 +54,23 @@ impl Restored<'_> {
 
 /// One way through the cache, and what all of its attachments have in common.
 pub(super) struct Round<'a> {
-    pub(super) restorer: &'a Restorer,
-    pub(super) claims: Claims,
-    pub(super) identifier: Identifier<'a>,
-    pub(super) masquerader: Masquerader<'a>,
+    restorer: &'a Restorer,
+    claims: Claims,
+    moved: RefCell<Moved>,
+    identifier: Identifier<'a>,
+    masquerader: Masquerader<'a>,
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
+    pub(super) fn new(
+        restorer: &'a Restorer,
+        claims: Claims,
+        identifier: Identifier<'a>,
+        masquerader: Masquerader<'a>,
+    ) -> Self {
+        Self { restorer, claims, moved: RefCell::default(), identifier, masquerader }
+    }
+
     /// Restores what an attachment lacks of what was asked for.
     pub(super) fn restore<'c>(&self, candidate: &'c Candidate) -> (Report, Option<Touched<'c>>) {
         let report = |outcome| Report { name: candidate.name.clone(), outcome };
@@ -109,36 +121,80 @@ impl Round<'_> {
             Ok(path) => path,
             Err(step) => return Some((part, step, None)),
         };
-        let step = self.restore_plugin(candidate, plugin, conf, &path);
+        let step = match plugin {
+            MetaPlugin::Portmap => self.restore_ports(candidate, conf, &path),
+            _ => self.restore_plugin(candidate, conf, &path),
+        };
         let restored = (step == Step::Restored).then_some(Restored::Plugin(plugin, path, conf));
         Some((part, step, restored))
     }
 
-    fn restore_plugin(
+    fn restore_plugin(&self, candidate: &Candidate, conf: &PluginConf, path: &Path) -> Step {
+        match self.mismatch(candidate, conf, path) {
+            Ok(None) => Step::Sound,
+            Ok(Some(missing)) => {
+                let missing = report::what_check_found(&missing);
+                self.put_back(candidate, conf, missing, |request| {
+                    self.call(Command::Add, path, &request, &candidate.conf)
+                })
+            }
+            Err(reason) => Step::Failed(reason),
+        }
+    }
+
+    /// The same for portmap, which may have to wait for some of its ports.
+    fn restore_ports(&self, candidate: &Candidate, conf: &PluginConf, path: &Path) -> Step {
+        let allotment = self.claims.allotment(&candidate.name);
+        let waits = allotment.waits();
+        if allotment.is_nothing() && !waits {
+            return Step::Sound;
+        }
+        let missing = match self.mismatch(candidate, conf, path) {
+            Err(reason) => return Step::Failed(reason),
+            Ok(missing) => missing.filter(|error| {
+                error.cni_error().is_none_or(|error| !allotment.is_explained_by(error))
+            }),
+        };
+        let missing = missing.as_ref().map(report::what_check_found);
+        // Nobody asks for what is moved only so that others stay in order.
+        let is_behind = !self.restorer.dry_run && self.moved.borrow().concerns(&allotment);
+        if missing.is_none() && !is_behind {
+            return Step::Sound;
+        }
+        let has_own = missing.is_some() && !allotment.is_nothing();
+        let step = self.put_back(candidate, conf, missing.unwrap_or_default(), |request| {
+            let add = |request: &Object| self.call(Command::Add, path, request, &candidate.conf);
+            if has_own {
+                add(&allotment.apply(request.clone())).or_else(|refusal| {
+                    let error = refusal.cni_error();
+                    let request = request.clone();
+                    let rightfully = error.and_then(|e| allotment.apply_rightfully(request, e));
+                    rightfully.map_or(Err(refusal), |request| add(&request))
+                })?;
+            }
+            if waits { add(&Allotment::apply_waiting(request)) } else { Ok(()) }
+        });
+        if waits && step == Step::Restored {
+            self.moved.borrow_mut().add(&allotment);
+        }
+        step
+    }
+
+    /// Adds what is missing again, unless it is only to be told.
+    fn put_back(
         &self,
         candidate: &Candidate,
-        plugin: MetaPlugin,
         conf: &PluginConf,
-        path: &Path,
+        missing: Vec<String>,
+        add: impl FnOnce(Object) -> Result<(), ExecError>,
     ) -> Step {
-        let is_portmap = plugin == MetaPlugin::Portmap;
-        let allotment = is_portmap.then(|| self.claims.allotment(&candidate.name));
-        let missing = match self.mismatch(candidate, conf, path, allotment.as_ref()) {
-            Ok(None) => return Step::Sound,
-            Ok(Some(missing)) => missing,
-            Err(reason) => return Step::Failed(reason),
-        };
         if let Some(step) = self.only_said(candidate, missing) {
             return step;
         }
-        let request = match candidate.request(conf, &candidate.list) {
-            Ok(request) => request,
-            Err(reason) => return Step::Failed(reason),
-        };
-        let request = allotment.map_or(request.clone(), |allotment| allotment.apply(request));
-        match self.call(Command::Add, path, &request, &candidate.conf) {
-            Ok(()) => Step::Restored,
-            Err(error) => Step::Failed(describe(&error)),
+        match candidate.request(conf, &candidate.list).map(add) {
+            Ok(Ok(())) => Step::Restored,
+            Ok(Err(error)) => Step::Failed(describe(&error)),
+            Err(reason) => Step::Failed(reason),
         }
     }
 
@@ -186,32 +242,20 @@ impl Round<'_> {
         (!is_current).then(|| Step::Skipped(why()))
     }
 
-    /// What CHECK finds, of what was asked for, or else of what others left of it.
+    /// CHECK's error.
     fn mismatch(
         &self,
         candidate: &Candidate,
         conf: &PluginConf,
         path: &Path,
-        allotment: Option<&Allotment>,
-    ) -> Result<Option<Vec<String>>, String> {
+    ) -> Result<Option<ExecError>, String> {
         let mut list = candidate.list.clone();
         if !list.at_least(CHECK_SINCE)? {
             // libcni would not ask; our plugins mean the same by every version.
             list = list.raised_to(CHECK_SINCE);
         }
         let request = candidate.request(conf, &list)?;
-        let check = |request: &Object| {
-            let outcome = self.call(Command::Check, path, request, &candidate.conf);
-            outcome.err().map(|error| report::what_check_found(&error))
-        };
-        let partial = allotment.filter(|allotment| allotment.is_partial());
-        if partial.is_some_and(Allotment::is_nothing) {
-            return Ok(None);
-        }
-        Ok(check(&request).and_then(|found| match partial {
-            Some(allotment) => check(&allotment.apply(request)),
-            None => Some(found),
-        }))
+        Ok(self.call(Command::Check, path, &request, &candidate.conf).err())
     }
 
     /// What is not restored unless it is asked for, but belongs into an answer to what is amiss.
@@ -226,7 +270,8 @@ impl Round<'_> {
             return None;
         }
         let path = self.identifier.identify(&conf.plugin_type).ok()?;
-        self.mismatch(candidate, conf, &path, None).ok()?
+        let missing = self.mismatch(candidate, conf, &path).ok()??;
+        Some(report::what_check_found(&missing))
     }
 
     fn call(
@@ -288,8 +333,7 @@ impl Candidate {
 fn describe(error: &ExecError) -> String {
     let Some(error) = error.cni_error() else { return error.to_string() };
     if error.code.number() == ErrorCode::PortConflict.number() {
-        let (what, _) =
-            error.msg.split_once(": delete that attachment").unwrap_or((&error.msg, ""));
+        let what = of_a_port(&error.msg).unwrap_or(&error.msg);
         return format!(
             "{what}, which the cache knows nothing of, and stays there: delete that attachment if \
              its container is gone"

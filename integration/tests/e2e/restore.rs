@@ -17,6 +17,8 @@ cases! {
     a_flushed_host_serves_again, backends;
     a_sound_host_is_not_touched, backends;
     a_newer_owners_port_stays_with_it, backends;
+    who_waits_for_a_port_waits_after_a_flush, backends;
+    who_lost_its_place_gets_it_back, backends;
     go_plugins_are_left_alone, ours;
     a_container_that_is_gone_gets_nothing, ours;
     a_cache_without_namespaces_will_do, ours;
@@ -273,6 +275,77 @@ fn a_newer_owners_port_stays_with_it(b: &TestBox) {
         assert!(printed.contains(&format!("belongs to attachment {NAME}/new/eth0")), "{printed}");
     }
     node.serves("new", PORT);
+}
+
+/// What restore says of it, and a second one that has nothing to do.
+#[track_caller]
+fn restores_the_queue(b: &TestBox, node: &Node<'_>, lines: &[&str]) {
+    let printed = node.restore(&[]);
+    for line in lines {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let before = everything(b);
+    assert_eq!(node.restore(&["--quiet"]), "");
+    assert_eq!(everything(b), before);
+}
+
+/// Each of these has the port when the one before it goes.
+#[track_caller]
+fn serve_in_turn(node: &Node<'_>, port: u16, mut queue: &[&RuntimeConf]) {
+    while let [holder, losers @ ..] = queue {
+        node.serves(&holder.container_id, port);
+        assert!(node.is_sound(holder));
+        for loser in losers {
+            let error = node.runner().check(&node.list, loser).expect_err("its port is another's");
+            assert_eq!(error.code(), Some(102), "{error}");
+            assert!(error.to_string().contains(&format!("{NAME}/{}/eth0", holder.container_id)));
+        }
+        node.runner().del(&node.list, holder).expect("DEL");
+        queue = losers;
+    }
+}
+
+fn who_waits_for_a_port_waits_after_a_flush(b: &TestBox) {
+    let node = Node::new(b);
+    let mappings = |ports: &[u16]| {
+        let of = |port: &u16| {
+            ["tcp", "udp"].map(
+                |protocol| json!({ "hostPort": port, "containerPort": 80, "protocol": protocol }),
+            )
+        };
+        json!({ "portMappings": ports.iter().flat_map(of).collect::<Vec<_>>() })
+    };
+    let all = [("old", &[PORT][..]), ("mid", &[PORT, PORT + 1]), ("new", &[PORT])];
+    let all = all.map(|(id, ports)| {
+        let (container, conf) = node.add_with(id, &mappings(ports));
+        container.netns.serve(id, 80);
+        (container, conf)
+    });
+    let [old, mid, new] = all.each_ref().map(|(_, conf)| conf);
+    flush(b);
+    restores_the_queue(
+        b,
+        &node,
+        &["new/eth0: restored", "mid/eth0: restored", "old/eth0: restored"],
+    );
+    node.serves("mid", PORT + 1);
+    serve_in_turn(&node, PORT, &[new, mid, old]);
+}
+
+/// Somebody deleted what one of them had, which then must not come behind who waits behind it.
+fn who_lost_its_place_gets_it_back(b: &TestBox) {
+    let node = Node::new(b);
+    let all = ["old", "mid", "new"].map(|id| node.add(id, PORT));
+    let [old, mid, new] = all.each_ref().map(|(_, conf)| conf);
+    let del = format!(
+        "echo '{{\"cniVersion\":\"1.0.0\",\"name\":\"{NAME}\",\"type\":\"portmap\"}}' | CNI_COMMAND=DEL \
+         CNI_CONTAINERID=mid CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin {}",
+        b.implementation.plugin("portmap").display()
+    );
+    run(tool("sh").args(["-c", &del]));
+    assert!(!node.is_sound(mid));
+    restores_the_queue(b, &node, &["new/eth0: nothing missing", "mid/eth0: restored portmap"]);
+    serve_in_turn(&node, PORT, &[new, mid, old]);
 }
 
 fn go_plugins_are_left_alone(b: &TestBox) {

@@ -25,13 +25,6 @@ impl Claims {
         self.0.get(&port)?.last().map(String::as_str)
     }
 
-    /// After a flush and a restore only the owners are known to the kernel.
-    pub(crate) fn forget_waiting(&mut self) {
-        for claimants in self.0.values_mut() {
-            claimants.drain(..claimants.len() - 1);
-        }
-    }
-
     /// Ports with their owners.
     pub(crate) fn owners(&self) -> impl Iterator<Item = (u16, &str)> {
         self.0.iter().filter_map(|(port, claimants)| Some((*port, claimants.last()?.as_str())))

@@ -22,8 +22,8 @@ use crate::served::Served;
 
 const NAME: &str = "podnet";
 const LIST: &str = "/run/podnet.conflist";
-/// Ports that containers are given, so few that some are wanted twice.
-const PORTS: usize = 900;
+/// Ports that containers are given, so few that most are wanted more than once.
+const PORTS: usize = 60;
 const FIRST_PORT: u16 = 8_000;
 /// The Go plugins' containers get others: theirs are not kept for whoever waits.
 const FIRST_GO_PORT: u16 = 30_000;
@@ -53,8 +53,6 @@ pub(crate) struct Node<'a> {
     /// Their DEL was lost; only GC removes what they had.
     lost: BTreeSet<String>,
     claims: Claims,
-    /// Who waited for a port when `restore` ran.
-    forgotten: BTreeSet<String>,
     made: u32,
     counts: BTreeMap<&'static str, usize>,
 }
@@ -81,7 +79,6 @@ impl<'a> Node<'a> {
             members: BTreeMap::new(),
             lost: BTreeSet::new(),
             claims: Claims::default(),
-            forgotten: BTreeSet::new(),
             made: 0,
             counts: BTreeMap::new(),
         }
@@ -269,11 +266,6 @@ impl<'a> Node<'a> {
             });
             return;
         }
-        // Restore gives it only what nobody newer has, so that after a flush its claim is not known; and a
-        // later one gives it what became free.
-        if self.forgotten.contains(&id) {
-            return;
-        }
         let error = self.ours.check(&self.list, &conf).expect_err("its port is another's");
         let text = error.to_string();
         if let Some(owner) = self.claims.owner(lost[0]) {
@@ -304,13 +296,6 @@ impl<'a> Node<'a> {
             // What nobody has any more is gone.
             self.lost.iter().for_each(|id| self.claims.remove(id));
         }
-        // A loser is restored without the ports that it waits for.
-        let has_lost = |(id, member): &(&String, &Member)| {
-            member.ports.iter().any(|port| self.claims.owner(*port) != Some(id))
-        };
-        let forgotten = self.members.iter().filter(has_lost).map(|(id, _)| id.clone());
-        self.forgotten.extend(forgotten.collect::<Vec<_>>());
-        self.claims.forget_waiting();
     }
 
     fn ask_for_restore(&mut self, is_flushed: bool) {

@@ -234,25 +234,64 @@ fn a_port_stays_with_its_newest_owner() {
     assert_eq!(
         lines,
         [
-            "net/old/eth0: nothing missing; host port 8080/tcp is net/new/eth0's, which is newer",
-            "net/mid/eth0: restored portmap; host port 8080/tcp is net/new/eth0's, which is newer",
             "net/new/eth0: restored portmap",
+            "net/mid/eth0: restored portmap; host port 8080/tcp is net/new/eth0's, which is newer",
+            "net/old/eth0: restored portmap; host port 8080/tcp is net/new/eth0's, which is newer",
         ]
     );
-    let adds: Vec<Value> = stage
+    let ports = |mappings: &Value| -> Vec<u64> {
+        let port = |mapping: &Value| mapping.get("hostPort").or(mapping.get("HostPort"))?.as_u64();
+        mappings.as_array().expect("a list").iter().filter_map(port).collect()
+    };
+    let adds: Vec<(String, Vec<u64>, Value)> = stage
         .calls()
         .iter()
         .filter(|call| call.command == "ADD")
-        .map(|call| call.stdin()["runtimeConfig"]["portMappings"].clone())
+        .map(|call| {
+            let stdin = call.stdin();
+            let asked = ports(&stdin["runtimeConfig"]["portMappings"]);
+            (call.env["CNI_CONTAINERID"].clone(), asked, stdin["onConflict"].clone())
+        })
         .collect();
-    assert_eq!(adds.len(), 2);
+    let add =
+        |id: &str, ports: &[u64], on_conflict: Value| (id.to_owned(), ports.to_vec(), on_conflict);
     assert_eq!(
-        adds[0],
-        json!([{"hostPort": 8081, "containerPort": 81, "protocol": "tcp", "hostIP": "0.0.0.0"}])
+        adds,
+        [
+            // What nobody newer wants, and then the rest, for which it waits.
+            add("new", &[8080], json!("fail")),
+            add("mid", &[8081], json!("fail")),
+            add("mid", &[8080, 8081], json!("wait")),
+            add("old", &[8080], json!("wait")),
+        ]
     );
-    assert_eq!(adds[1][0]["HostPort"], 8080);
-    let last = stage.calls().pop().expect("a call").stdin();
-    assert_eq!(last.get("onConflict"), None, "it may take the port from the older");
+}
+
+/// CHECK says that nothing is wrong but that somebody else has the port.
+#[test]
+fn who_waits_already_is_left_alone() {
+    let stage = stage();
+    let mut old = cached("net", "old", 8080);
+    let other = json!({"HostPort": 9090, "ContainerPort": 80, "Protocol": "tcp"});
+    old["capabilityArgs"]["portMappings"].as_array_mut().expect("a list").push(other);
+    remember(&stage, "net-old-eth0", &old, 1);
+    remember(&stage, "net-new-eth0", &cached("net", "new", 8080), 2);
+    // Of the other port nobody newer is known.
+    for (held, outcome) in [(8080, "nothing missing"), (9090, "restored portmap")] {
+        let mapping = format!("*:{held}/tcp -> 10.0.0.2:80");
+        let error = json!({"code": 102, "msg": format!("host port mapping {mapping} is not served"),
+            "details": format!("held: {mapping} by net/new/eth0")});
+        let error = json!({"stdout": error.to_string(), "exit": 1});
+        stage.tell("portmap", &answers("portmap", &json!({"CHECK": error})));
+        let theirs = "host port 8080/tcp is net/new/eth0's, which is newer";
+        assert_eq!(
+            run(&restorer(&stage)).0,
+            [
+                "net/new/eth0: restored portmap".to_owned(),
+                format!("net/old/eth0: {outcome}; {theirs}")
+            ]
+        );
+    }
 }
 
 fn only_old(conf: &RuntimeConf, result: &CniResult, _: &NamedNamespaces) -> Presence {
@@ -413,14 +452,26 @@ fn a_port_of_somebody_unknown_is_not_taken() {
         "ADD": fails(102, msg)}),
         ),
     );
+    let failed = "net/c1/eth0: portmap failed: host port mapping *:8080/tcp -> 10.0.0.9:80 belongs to \
+                  attachment x/y/eth0, which the cache knows nothing of, and stays there: delete that \
+                  attachment if its container is gone";
     let (lines, summary) = run(&restorer(&stage));
-    assert_eq!(
-        lines,
-        ["net/c1/eth0: portmap failed: host port mapping *:8080/tcp -> 10.0.0.9:80 belongs to \
-          attachment x/y/eth0, which the cache knows nothing of, and stays there: delete that \
-          attachment if its container is gone"]
-    );
+    assert_eq!(lines, [failed]);
     assert_eq!(summary.failed(), 1);
+    // Nor where somebody older wants it as well, unless it is that one who has it.
+    let adds = |stage: &Stage| -> Vec<Value> {
+        let adds = stage
+            .calls()
+            .into_iter()
+            .filter(|call| call.command == "ADD" && call.env["CNI_CONTAINERID"] == "c1");
+        adds.map(|call| call.stdin()["onConflict"].clone()).collect()
+    };
+    remember(&stage, "net-c0-eth0", &cached("net", "c0", 8080), 0);
+    assert_eq!(run(&restorer(&stage)).0[0], failed);
+    assert_eq!(adds(&stage), ["fail", "fail"]);
+    remember(&stage, "x-y-eth0", &cached("x", "y", 8080), 0);
+    run(&restorer(&stage));
+    assert_eq!(adds(&stage), ["fail", "fail", "fail", "replace"]);
 }
 
 #[test]
