@@ -68,14 +68,17 @@ fn networks_and_entries_have_no_error(b: &TestBox) {
     assert!(seen >= 5, "{seen} networks and entries were found");
 }
 
-/// The indented lines of README.md that begin with this one.
-fn session(first: &str) -> String {
-    let text = fs::read_to_string(top().join("README.md")).expect("README.md");
-    let at = text
-        .find(&format!("    {first}\n"))
-        .unwrap_or_else(|| panic!("README.md has no {first:?}"));
+/// The indented lines of a page that begin with this one.
+fn session(page: &str, first: &str) -> String {
+    let text = fs::read_to_string(top().join(page)).expect("a page");
+    let at =
+        text.find(&format!("    {first}")).unwrap_or_else(|| panic!("{page} has no {first:?}"));
     let lines = text[at..].lines().take_while(|line| line.starts_with("    "));
-    lines.map(|line| line.trim_start().to_owned() + "\n").collect()
+    let lines: String = lines.map(|line| line.trim_start().to_owned() + "\n").collect();
+    // The server is of this session only.
+    lines
+        .replace("80 &\n", "80 >/dev/null 2>&1 & server=$!\n")
+        .replace("ip netns del web", "kill $server; ip netns del web")
 }
 
 /// The directory of this workspace's plugins and of the command.
@@ -92,17 +95,32 @@ fn the_session_of_the_readme_works(_: &TestBox) {
         .expect("a network");
     fs::create_dir("/run/session").expect("a directory");
     fs::write("/run/session/podnet.conflist", network.to_string()).expect("a file");
+    // Networks are found by name here.
     let start = format!(
-        "set -e; cd /run/session; export PATH={binaries}:$PATH CNI_PATH={binaries}:/usr/lib/cni;\n"
+        "set -e; cd /run/session; export NETCONFPATH=/run/session PATH={binaries}:$PATH \
+         CNI_PATH={binaries}:/usr/lib/cni;\n"
     );
-    sh(&format!("{start}{}", "cni-chain lint ./podnet.conflist"));
-    let lines = session("ip netns add web");
-    assert!(lines.contains("curl "), "{lines}");
-    // The server is of this session only.
-    let lines = lines
-        .replace("80 &\n", "80 >/dev/null 2>&1 & server=$!\n")
-        .replace("ip netns del web", "kill $server; ip netns del web");
-    let printed = sh(&format!("{start}{lines}"));
+    sh(&format!("{start}{}", session("README.md", "cni-chain lint ./podnet.conflist")));
+    let lines = session("README.md", "ip netns add web");
+    // What is asked when it breaks, while it works. Of real packets there are none, which is status 1.
+    let asked =
+        session("README.md", "cni-chain show 8080").replace("--live 10", "--live 1 || true");
+    let (begin, end) = lines.split_at(lines.find("cni-chain del").expect("an end"));
+    let printed = sh(&format!("{start}{begin}{asked}{end}"));
+    for answer in [
+        "Directory listing for /",
+        "podnet/cnitool-",
+        "Nothing stops it",
+        "attachments: 1 with nothing missing",
+        "portmap: ok",
+        "network podnet: 1 kept",
+    ] {
+        assert!(printed.contains(answer), "no {answer:?} in {printed}");
+    }
+    assert!(!sh("nft list ruleset").contains("8080"));
+    // The command's own page has one, too, from the top of the source tree.
+    let lines = session("docs/cni-chain.md", "ip netns add web");
+    let printed = sh(&format!("{start}cd {}\n{lines}", top().display()));
     assert!(printed.contains("Directory listing for /"), "{printed}");
     assert!(!sh("nft list ruleset").contains("8080"));
 }
