@@ -10,6 +10,7 @@ mod nft_kernel;
 mod pages;
 mod readme;
 mod restore;
+mod screens;
 mod trace;
 mod translations;
 mod upgrade;
