@@ -9,6 +9,7 @@ use cni_testbox::{
 
 cases! {
     two_entries_with_other_conditions_both_serve;
+    entries_of_a_network_with_a_long_name_both_serve, backends;
     an_entry_with_conditions_and_one_without_both_serve;
     each_entry_is_added_again_and_checked_by_itself, backends;
     entries_on_two_backends_leave_each_other_alone, ours;
@@ -59,6 +60,29 @@ fn two_entries_with_other_conditions_both_serve(b: &TestBox) {
     b.unmap(&outside, &both(8080, 80));
     b.out.is_not_served(8080);
     near.container.netns.is_not_served(8080);
+}
+
+/// A comment in iptables has no room for such a name.
+fn entries_of_a_network_with_a_long_name_both_serve(b: &TestBox) {
+    let mut web = b.web(&Network::dual(1), "web");
+    web.network.name = "n".repeat(250);
+    let near = b.web(&Network::dual(2), "near");
+    let entries = outside_and_neighbours(b, &web);
+    for entry in &entries {
+        b.map(entry, &both(8080, 80));
+    }
+    for (number, again) in entries.iter().enumerate() {
+        b.map(again, &both(8080, 80));
+        b.out.is_served(8080, "web");
+        near.container.netns.is_served(8080, "web");
+        for entry in &entries {
+            check(b, entry);
+        }
+        if number == 1 {
+            b.unmap(again, &both(8080, 80));
+            near.container.netns.is_not_served(8080);
+        }
+    }
 }
 
 fn an_entry_with_conditions_and_one_without_both_serve(b: &TestBox) {

@@ -33,6 +33,8 @@ pub(crate) struct Names {
     pub(crate) old_snat_chain: String,
     /// `dnat name: "…" id: "…" if: "…"`, and `gate: "…"`
     pub(crate) comment: String,
+    /// The same as earlier versions cut it off where it was too long.
+    cut_comment: String,
     /// The same as Go writes it, which knows no interface.
     pub(crate) go_comment: String,
 }
@@ -50,16 +52,23 @@ impl Names {
         let of_interface = format!("{network}/{container_id}/{ifname}");
         let of_gate = gate.as_deref().unwrap_or_default();
         let alternative = hashed("CNI-DN-", &format!("{of_interface}/{of_gate}"));
-        let plain = format!("dnat name: \"{network}\" id: \"{container_id}\"");
+        let plain = dnat(network, container_id);
         let chain = match ifname.as_str() {
             USUAL_IFNAME => go_chain.clone(),
             _ => hashed("CNI-DN-", &of_interface),
         };
-        let comment = format!("{plain} if: \"{ifname}\"");
-        let comment = match &gate {
-            Some(gate) => format!("{comment} gate: \"{gate}\""),
-            None => comment,
+        let end = match &gate {
+            Some(gate) => format!(" if: \"{ifname}\" gate: \"{gate}\""),
+            None => format!(" if: \"{ifname}\""),
         };
+        let mut comment = format!("{plain}{end}");
+        let cut_comment = fit(comment.clone());
+        if comment.len() > COMMENT_LEN {
+            // Of a network that is too long to be named, the name in tags.
+            let tag = attachment.tag();
+            let short = tag.as_str().split('/').next().unwrap_or_default();
+            comment = format!("{}{end}", dnat(short, container_id));
+        }
         Self {
             attachment: attachment.clone(),
             gate,
@@ -68,6 +77,7 @@ impl Names {
             go_chain,
             old_snat_chain: hashed("CNI-SN-", &format!("{network}{container_id}")),
             comment: fit(comment),
+            cut_comment,
             go_comment: fit(plain),
         }
     }
@@ -94,7 +104,8 @@ impl Names {
         match owner(comment) {
             // One that is cut off names the network at best.
             None => {
-                [&self.comment, &self.go_comment].iter().any(|own| *own == comment)
+                let own = [&self.comment, &self.cut_comment, &self.go_comment];
+                own.iter().any(|own| *own == comment)
                     && self.chains().iter().any(|chain| *chain == target)
             }
             Some(Owner { attachment, .. })
@@ -141,6 +152,11 @@ impl Names {
     pub(super) fn is_renamed(&self, comment: &str) -> bool {
         owner(comment).is_some_and(|owner| owner.is_exact && self.is_same_entry(&owner))
     }
+}
+
+/// How a comment begins.
+fn dnat(network: &str, container_id: &str) -> String {
+    format!("dnat name: \"{network}\" id: \"{container_id}\"")
 }
 
 fn fit(comment: String) -> String {
@@ -217,6 +233,21 @@ mod tests {
     }
 
     #[test]
+    fn a_long_network_leaves_room_for_the_rest() {
+        let attachment = attachment(&"n".repeat(300), "cid-one", "eth0");
+        let of = |gate: &str| Names::of_entry(&attachment, Some(gate.to_owned()));
+        let [one, two] = ["0123456789ab", "ba9876543210"].map(of);
+        assert_ne!(one.comment, two.comment);
+        let owner = owner(&one.comment).expect("whole");
+        assert_eq!(owner.attachment.tag(), attachment.tag());
+        assert!(one.is_same_entry(&owner) && !two.is_same_entry(&owner));
+        assert!(one.owns(&one.comment, "CNI-DN-any", || false));
+        // What an earlier version made goes with DEL as well.
+        let before = fit(format!("{} if: \"eth0\"", dnat(&attachment.network, "cid-one")));
+        assert!(one.owns(&before, &one.chain, || false) && one.comment.len() <= COMMENT_LEN);
+    }
+
+    #[test]
     fn comments_name_the_owner() {
         for ifname in ["eth0", "net1"] {
             let attachment = attachment("h1net", "cid-one", ifname);
@@ -232,9 +263,9 @@ mod tests {
         for foreign in ["", "something", "dnat name: \"x", "dnat name: \"x\" id: \"y..."] {
             assert_eq!(owner(foreign), None, "{foreign}");
         }
-        let long = Names::new(&attachment(&"n".repeat(300), "c", "eth0")).comment;
+        let long = Names::new(&attachment("n", &"c".repeat(300), "eth0")).comment;
         assert_eq!(long.len(), COMMENT_LEN);
-        let names = Names::new(&attachment(&"n".repeat(300), "c", "eth0"));
+        let names = Names::new(&attachment("n", &"c".repeat(300), "eth0"));
         assert!(names.owns(&long, &names.chain, || false));
         assert!(!names.owns(&long, "CNI-DN-another", || true));
         let names = |ifname| Names::new(&attachment("renamed", "cid-one", ifname));
