@@ -2,7 +2,7 @@
 //! project promises to keep.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -110,6 +110,14 @@ impl Call {
         let line = text.lines().find(|line| line.contains("Collected"))?;
         line.rsplit(' ').next()?.parse().ok()
     }
+}
+
+/// The CPU time of a program and of its children. What it prints is not looked at.
+pub fn cpu_of(mut program: Command) -> Duration {
+    let before = children_cpu();
+    let output = program.stdin(Stdio::null()).output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    children_cpu().saturating_sub(before)
 }
 
 fn children_cpu() -> Duration {
