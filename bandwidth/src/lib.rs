@@ -158,9 +158,11 @@ fn check_go(
 fn mismatch(mismatches: &[String]) -> CniError {
     CniError::new(
         ErrorCode::CheckFailed,
-        format!("the limits are not as ADD made them: {}", mismatches.join("; ")),
+        format!(
+            "the limits are not as ADD made them: {}; run cni-chain restore to set them again",
+            mismatches.join(", ")
+        ),
     )
-    .with_details("run cni-chain restore to set them again")
 }
 
 /// An IFB's entry in the result.

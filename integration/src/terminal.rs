@@ -61,6 +61,17 @@ impl Terminal {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// A line of text as far as it has room; what has none goes on below, indented.
+    pub(crate) fn paragraph(self, text: &str) -> String {
+        const HANGING: usize = 4;
+        match self.width {
+            Some(width) if text.chars().count() > width => {
+                wrapped(text, width.saturating_sub(HANGING)).join(&format!("\n{:HANGING$}", ""))
+            }
+            _ => text.to_owned(),
+        }
+    }
+
     /// Whether a table has room with all of its cells in full.
     pub(crate) fn has_room(self, rows: &[Row]) -> bool {
         let widths = widths_of(&column_texts(rows, |cell| &cell.full));
@@ -192,6 +203,15 @@ mod tests {
             ]
         );
         assert!(Terminal { width: Some(1), colour: false }.table(&[], true).is_empty());
+    }
+
+    #[test]
+    fn what_has_no_room_in_a_line_goes_on_below() {
+        let paragraph = |width| Terminal { width, colour: false }.paragraph("one two three four");
+        assert_eq!(paragraph(None), "one two three four");
+        assert_eq!(paragraph(Some(18)), "one two three four");
+        assert_eq!(paragraph(Some(17)), "one two three\n    four");
+        assert_eq!(paragraph(Some(3)), "one\n    two\n    three\n    four");
     }
 
     #[test]

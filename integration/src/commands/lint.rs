@@ -21,7 +21,8 @@ pub(super) fn lint(options: &LintOptions) -> anyhow::Result<ExitCode> {
             Weight::Warning => ("warning", Tone::Odd),
         };
         let entry = remark.entry.as_deref().map(|entry| format!("{entry}: ")).unwrap_or_default();
-        say(&format!("{}: {entry}{}", terminal.paint(word, tone), remark.text))?;
+        let line = terminal.paragraph(&format!("{word}: {entry}{}", remark.text));
+        say(&line.replacen(word, &terminal.paint(word, tone), 1))?;
     }
     let errors = remarks.iter().filter(|remark| remark.weight == Weight::Error).count();
     let count = |number: usize, word: &str| match number {

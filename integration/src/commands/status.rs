@@ -10,6 +10,7 @@ use crate::cli::StatusOptions;
 use crate::runner::asking::Asked;
 use crate::runner::plugins::MetaPlugin;
 use crate::runner::{NetworkList, PluginConf, Runner};
+use crate::terminal::Terminal;
 
 /// What became of the question.
 enum Answer {
@@ -27,6 +28,7 @@ enum Answer {
 pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
     let list = load(&options.network.conf)?;
     let runner = runner(&options.network);
+    let terminal = Terminal::stdout();
     let mut failed = 0;
     for plugin in &list.plugins {
         let answer = match ask(&runner, &list, plugin) {
@@ -42,7 +44,7 @@ pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
                 format!("failed: {why}")
             }
         };
-        say(&format!("{}: {answer}", plugin.plugin_type))?;
+        say(&terminal.paragraph(&format!("{}: {answer}", plugin.plugin_type)))?;
     }
     match failed {
         0 => Ok(()),

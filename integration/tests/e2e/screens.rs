@@ -61,9 +61,9 @@ fn taken(command: &Command) -> String {
         words.join(" ")
     );
     let on_terminal = |columns: u16| {
-        // A terminal of its own, whose line ends are two characters.
+        // A terminal of its own, whose line ends are two characters. One without rows has no columns either.
         let screen = sh(&format!(
-            "script -qec \"stty cols {columns} && TERM=xterm {line}\" /dev/null < /dev/null || true"
+            "script -qec \"stty rows 24 cols {columns} && TERM=xterm {line}\" /dev/null < /dev/null || true"
         ));
         format!("=== a terminal of {columns} columns\n{}", screen.replace("\r\n", "\n"))
     };
