@@ -61,15 +61,10 @@ impl Terminal {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// A line of text as far as it has room; what has none goes on below, indented.
+    /// Lines of text as far as they have room; what has none goes on below, indented.
     pub(crate) fn paragraph(self, text: &str) -> String {
-        const HANGING: usize = 4;
-        match self.width {
-            Some(width) if text.chars().count() > width => {
-                wrapped(text, width.saturating_sub(HANGING)).join(&format!("\n{:HANGING$}", ""))
-            }
-            _ => text.to_owned(),
-        }
+        let Some(width) = self.width else { return text.to_owned() };
+        text.lines().map(|line| folded(line, width)).collect::<Vec<_>>().join("\n")
     }
 
     /// Whether a table has room with all of its cells in full.
@@ -146,6 +141,17 @@ impl From<String> for Cell {
     }
 }
 
+fn folded(line: &str, width: usize) -> String {
+    const HANGING: usize = 4;
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    let text = line.trim_start();
+    let indent = line.len() - text.len();
+    let pieces = wrapped(text, width.saturating_sub(indent + HANGING));
+    format!("{:indent$}{}", "", pieces.join(&format!("\n{:1$}", "", indent + HANGING)))
+}
+
 /// Breaks text at its spaces; a word that is too long stands alone. There is at least one line.
 pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
@@ -212,6 +218,8 @@ mod tests {
         assert_eq!(paragraph(Some(18)), "one two three four");
         assert_eq!(paragraph(Some(17)), "one two three\n    four");
         assert_eq!(paragraph(Some(3)), "one\n    two\n    three\n    four");
+        let terminal = Terminal { width: Some(15), colour: false };
+        assert_eq!(terminal.paragraph("one\n  two three four"), "one\n  two three\n      four");
     }
 
     #[test]

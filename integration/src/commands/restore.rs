@@ -10,6 +10,7 @@ use crate::cli::RestoreOptions;
 use crate::restore::watch::{Reason, Round, watch};
 use crate::restore::{Outcome, Restorer, Summary};
 use crate::runner::{CacheError, Runner, plugins};
+use crate::terminal::Terminal;
 
 /// The exit status by which `--exit-code` tells.
 const SOMETHING_MISSED: u8 = 3;
@@ -51,12 +52,13 @@ fn restorer(options: &RestoreOptions) -> anyhow::Result<Restorer> {
 
 /// One round, a line for each attachment as it is done.
 fn restore(restorer: &Restorer, quiet: bool) -> Result<Summary, CacheError> {
+    let terminal = Terminal::stdout();
     restorer.run(|report| {
         let is_wanted =
             if quiet { report.is_news() } else { report.outcome != Outcome::NotConcerned };
         if is_wanted {
             // A reader that went away is no reason to leave others unrestored.
-            let _ = say(&report.to_string());
+            let _ = say(&terminal.paragraph(&report.to_string()));
         }
     })
 }
