@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
-use cni_testbox::bench::{self, Limits, against_go, furnish_bridge, mean};
+use cni_testbox::bench::{Limits, against_go, furnish_bridge, mean, port_mappings};
 use cni_testbox::{Call, Implementation, enter_box};
 
 const MANY: u16 = 10_000;
@@ -48,20 +48,7 @@ struct Bench {
 }
 
 fn config(container: &str, ports: impl Iterator<Item = u16>) -> Call {
-    config_at(CONTAINER, container, ports)
-}
-
-fn config_at(address: &str, container: &str, ports: impl Iterator<Item = u16>) -> Call {
-    let mappings: Vec<String> = ports
-        .map(|port| format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#))
-        .collect();
-    let stdin = format!(
-        r#"{{"cniVersion":"1.0.0","name":"bench","type":"portmap","runtimeConfig":{{"portMappings":[{}]}},
-        "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"br0"}},{{"name":"eth0","sandbox":"/run/netns/c1"}}],
-        "ips":[{{"address":"{address}/24","interface":1}}]}}}}"#,
-        mappings.join(",")
-    );
-    bench::call("portmap", container, &stdin)
+    port_mappings(CONTAINER, container, ports)
 }
 
 impl Bench {
@@ -126,7 +113,7 @@ impl Bench {
     fn fill() -> Vec<Call> {
         (0..100)
             .map(|index| {
-                config_at(
+                port_mappings(
                     &format!("10.71.1.{index}"),
                     &format!("fill{index}"),
                     (0..100).map(move |port| 20_000 + index * 100 + port),

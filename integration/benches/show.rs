@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cni_common::kernel::netns::Netns;
-use cni_testbox::bench::{self, Limits, cpu_of, furnish_bridge, mean};
+use cni_testbox::bench::{Limits, cpu_of, furnish_bridge, mean, port_mappings};
 use cni_testbox::{Implementation, enter_box};
 
 const ROUNDS: usize = 20;
@@ -25,7 +25,8 @@ fn main() {
     let netns = Netns::open(Path::new("/run/netns/c1")).expect("netns");
     let listener = netns.run(|| TcpListener::bind("0.0.0.0:80").expect("bind")).expect("setns");
     std::thread::spawn(move || listener.incoming().for_each(drop));
-    map_ports();
+    let all_at_once = port_mappings("10.71.0.2", "many", FIRST..FIRST + MANY);
+    all_at_once.cpu(&Implementation::Ours.plugin("portmap"), "ADD");
 
     let port = (FIRST + MANY / 2).to_string();
     let mut limits = Limits::default();
@@ -40,20 +41,6 @@ fn main() {
         limits.line(&arguments.join(" "), cpu, limit, " ms");
     }
     limits.conclude();
-}
-
-/// In a single ADD.
-fn map_ports() {
-    let mappings: Vec<String> = (FIRST..FIRST + MANY)
-        .map(|port| format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#))
-        .collect();
-    let stdin = format!(
-        r#"{{"cniVersion":"1.0.0","name":"bench","type":"portmap","runtimeConfig":{{"portMappings":[{}]}},
-        "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"br0"}},{{"name":"eth0","sandbox":"/run/netns/c1"}}],
-        "ips":[{{"address":"10.71.0.2/24","interface":1}}]}}}}"#,
-        mappings.join(",")
-    );
-    bench::call("portmap", "many", &stdin).cpu(&Implementation::Ours.plugin("portmap"), "ADD");
 }
 
 fn milliseconds(arguments: &[&str]) -> f64 {

@@ -43,6 +43,20 @@ pub fn call(plugin: &str, container: &str, stdin: &str) -> Call {
         .stdin(stdin)
 }
 
+/// Portmap's call for TCP ports that lead to port 80 of this address.
+pub fn port_mappings(address: &str, container: &str, ports: impl Iterator<Item = u16>) -> Call {
+    let mappings: Vec<String> = ports
+        .map(|port| format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#))
+        .collect();
+    let stdin = format!(
+        r#"{{"cniVersion":"1.0.0","name":"bench","type":"portmap","runtimeConfig":{{"portMappings":[{}]}},
+        "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"br0"}},{{"name":"eth0","sandbox":"/run/netns/c1"}}],
+        "ips":[{{"address":"{address}/24","interface":1}}]}}}}"#,
+        mappings.join(",")
+    );
+    call("portmap", container, &stdin)
+}
+
 /// Furnishes the host, in namespaces that [`enter_box`](crate::enter_box) led into.
 pub fn furnish(commands: &[&str]) {
     for command in commands {
