@@ -7,7 +7,8 @@ pub(crate) struct Chance(u64);
 
 impl Chance {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed | 1)
+        // Nothing comes of zero.
+        Self(seed.max(1))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
