@@ -40,20 +40,8 @@ pub fn chain_mismatches(
     table: &Table,
     expected: &[(Chain, Vec<Rule>)],
 ) -> Result<Vec<String>, NftError> {
-    if expected.len() > 2 && nft.size(table)? <= FEW {
-        let installed = nft.rules(table)?;
-        return chain_mismatches_in(nft, table, expected, &installed);
-    }
-    let chains = installed_chains(nft, table, expected)?;
-    let mut mismatches = Vec::new();
-    for ((chain, rules), found) in expected.iter().zip(&chains) {
-        let mismatch = match place_mismatch(table, chain, found.as_ref()) {
-            None => rule_mismatch(table, chain, rules, &nft.rules_of(table, &chain.name)?),
-            mismatch => mismatch,
-        };
-        mismatches.extend(mismatch);
-    }
-    Ok(mismatches)
+    let installed = installed_rules(nft, table, expected)?;
+    chain_mismatches_in(nft, table, expected, &installed)
 }
 
 /// The same for a table whose rules were read.
@@ -87,6 +75,22 @@ pub fn misplaced_chains(
         .filter(|(chain, found)| is_misplaced((chain, found)))
         .map(|(_, found)| found.chain)
         .collect())
+}
+
+/// The rules of these chains at least, each chain's in order.
+fn installed_rules(
+    nft: &mut dyn Nft,
+    table: &Table,
+    expected: &[(Chain, Vec<Rule>)],
+) -> Result<Vec<InstalledRule>, NftError> {
+    if expected.len() > 2 && nft.size(table)? <= FEW {
+        return nft.rules(table);
+    }
+    let mut rules = Vec::new();
+    for (chain, _) in expected {
+        rules.extend(nft.rules_of(table, &chain.name)?);
+    }
+    Ok(rules)
 }
 
 fn installed_chains(
