@@ -4,13 +4,14 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use netlink_packet_core::NLM_F_REQUEST;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
 use super::netlink::Connection;
 use super::nft::L4Protocol;
 use super::request::Request;
 
-const NETLINK_SOCK_DIAG: isize = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// From `include/net/tcp_states.h`.
