@@ -8,7 +8,6 @@ mod interrupted;
 mod masquerade;
 mod nft_kernel;
 mod pages;
-mod readme;
 mod restore;
 mod screens;
 mod trace;
