@@ -65,8 +65,8 @@ Exit status: 0 it is, 1 it is not, or it cannot be told, 2 wrong usage.")]
     Purge(PurgeOptions),
     /// Say what is wrong with a network's configuration
     #[command(after_help = "\
-Keys that nobody reads, with the nearest that somebody does; capabilities that are not declared or
-do nothing; what a plugin would refuse; entries that cannot work where they stand; plugins that are
+Keys that nobody reads, with the nearest that somebody does; capabilities that are not declared or \
+do nothing; what a plugin would refuse; entries that cannot work where they stand; plugins that are \
 missing or do not know the list's cniVersion. Nothing is changed, and no network is needed.
 
 For instance: cni-chain lint ./my.conflist
@@ -252,9 +252,9 @@ pub(crate) struct ArgumentOptions {
 /// What to explain.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The plugins' own plans are told in the words of nft, iptables-restore, tc, ip and sysctl, in the
-order of the chain. Nothing is run and nothing is changed; neither root nor a container is needed.
-The container's addresses and the host's interfaces are an example made from the list, or those of
+The plugins' own plans are told in the words of nft, iptables-restore, tc, ip and sysctl, in the \
+order of the chain. Nothing is run and nothing is changed; neither root nor a container is needed. \
+The container's addresses and the host's interfaces are an example made from the list, or those of \
 --prev-result.
 
 Examples:
@@ -311,11 +311,11 @@ impl BackendChoice {
 /// What to show.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without an argument, all there is. A number is a host port; then it is also shown which program of
-the host listens there and which rules of other programs name the port. An address is one of the
+Without an argument, all there is. A number is a host port; then it is also shown which program of \
+the host listens there and which rules of other programs name the port. An address is one of the \
 host or of a container. A container ID may be cut off as long as only one begins so.
 
-State of a host port: in TABLE (in force), missing (ADD was asked for it, and something took it
+State of a host port: in TABLE (in force), missing (ADD was asked for it, and something took it \
 away), waiting (a newer owner has it).
 
 Examples:
@@ -346,12 +346,12 @@ pub(crate) struct ShowOptions {
 /// Which connection to follow.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each step of the connection's first packet is looked at, in the order in which it is met: the
-mapping, the host's address, rules that translate it first, forwarding, chains that drop, the way
-to the container, and what is in there. A line marked with \"?\" may stop it: a rule's condition
+Each step of the connection's first packet is looked at, in the order in which it is met: the \
+mapping, the host's address, rules that translate it first, forwarding, chains that drop, the way \
+to the container, and what is in there. A line marked with \"?\" may stop it: a rule's condition \
 cannot be judged by reading.
 
-It reads and changes nothing; --live has a table of its own in the kernel for that time, which the
+It reads and changes nothing; --live has a table of its own in the kernel for that time, which the \
 kernel removes however the command ends. The first 20 packets are shown.
 
 Examples:
@@ -396,12 +396,12 @@ fn host_port(text: &str) -> Result<(u16, Option<L4Protocol>), String> {
 /// What GC keeps.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Of the attachments to the network that the cache directory remembers, whoever added them, those are
-deleted whose container is gone: there is no namespace at the path, or not with that interface. One
+Of the attachments to the network that the cache directory remembers, whoever added them, those are \
+deleted whose container is gone: there is no namespace at the path, or not with that interface. One \
 whose container is there stays, unless --delete names it.
 
-With --keep or --keep-none the plugins are also asked to remove what nobody remembers, as a runtime
-does it: they remove whatever of the network is not kept. A container that is there and was
+With --keep or --keep-none the plugins are also asked to remove what nobody remembers, as a runtime \
+does it: they remove whatever of the network is not kept. A container that is there and was \
 forgotten in the list ends the command before anything is deleted.
 
 Exit status: 0 success, 1 something could not be looked at or deleted, 2 wrong usage.")]
@@ -436,9 +436,9 @@ pub(crate) struct GcOptions {
 #[command(
     group(clap::ArgGroup::new("what").required(true)),
     after_help = "\
-Host ports, accept rules and isolation, limits, and tuned settings go, in whatever table they are,
-and with them tables, IFBs, files and route_localnet that serve nobody any more. What others made
-stays. The cache stays, too: a later del of the runtime succeeds, and cni-chain restore gives
+Host ports, accept rules and isolation, limits, and tuned settings go, in whatever table they are, \
+and with them tables, IFBs, files and route_localnet that serve nobody any more. What others made \
+stays. The cache stays, too: a later del of the runtime succeeds, and cni-chain restore gives \
 everything back. The plugins need not be installed any more.
 
 Exit status: 0 success, 1 something could not be removed or was not to be, 2 wrong usage.")]
@@ -483,16 +483,16 @@ pub(crate) struct StatusOptions {
 /// What to restore.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For when something flushed the tables under running containers: nft flush ruleset, iptables -F, a
-restart of nftables.service, a reload or restart of firewalld, tc qdisc del. For every attachment
-that the cache directory remembers, whichever runtime added it, the plugins of cni-chain in its
+For when something flushed the tables under running containers: nft flush ruleset, iptables -F, a \
+restart of nftables.service, a reload or restart of firewalld, tc qdisc del. For every attachment \
+that the cache directory remembers, whichever runtime added it, the plugins of cni-chain in its \
 chain are asked whether all is there (CHECK), and only those that miss something run ADD again.
 
-The main plugin never runs: what it made, such as a bridge's ipMasq rules, is not restored. Plugins
-that are not cni-chain's are left alone. A host port stays with the container that was added last.
-It may run at any time, and more than once at the same time.
+The plugin that made the interface does not run again; the masquerade rules of bridge's and ptp's \
+ipMasq are made again in its place. Plugins that are not cni-chain's are left alone. A host port \
+stays with the container that was added last. It may run at any time, also twice at the same time.
 
-Exit status: 0 success, 1 something is missing and could not be restored, 2 wrong usage, and with
+Exit status: 0 success, 1 something is missing and could not be restored, 2 wrong usage, and with \
 --exit-code 3 if something was missing.")]
 pub(crate) struct RestoreOptions {
     /// Only attachments to this network
@@ -543,7 +543,7 @@ pub(crate) struct TellingOptions {
 /// How to run the demo.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs no other program, and no root where the host allows user namespaces. The demo runs in network
+Needs no other program, and no root where the host allows user namespaces. The demo runs in network \
 and mount namespaces of its own: the network of this machine is not touched, and nothing stays behind.
 
 Exit status: 0 all was as it should be, 1 it was not, or the demo could not run, 2 wrong usage.")]
@@ -583,6 +583,19 @@ mod tests {
         for mut command in Cli::command().get_subcommands().cloned() {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Exit status: 0"), "{help}");
+        }
+    }
+
+    /// A line that is broken by hand is broken again by a narrow terminal, at another word.
+    #[test]
+    fn the_terminal_breaks_lines() {
+        let is_prose =
+            |line: &&str| !line.is_empty() && !line.starts_with([' ', 'F']) && !line.ends_with(':');
+        for command in Cli::command().get_subcommands() {
+            let text = command.get_after_help().expect("a text").to_string();
+            for pair in text.lines().collect::<Vec<_>>().windows(2) {
+                assert!(!pair.iter().all(is_prose), "{}: {pair:?}", command.get_name());
+            }
         }
     }
 

@@ -18,7 +18,7 @@ impl Words {
 
 fn rules_of(family: &str, table: &str) -> HashMap<u64, String> {
     let output = Command::new("nft")
-        .args(["-a", "-n", "-s", "list", "table", family, table])
+        .args(["-a", "-s", "list", "table", family, table])
         .stdin(Stdio::null())
         .output();
     let text = output.map(|output| output.stdout).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use cni_testbox::{TestBox, cases, run, sh, tool};
+use cni_testbox::{HOST_V4, Implementation, OUT_V4, TestBox, cases, eventually, run, sh, tool};
 
 use crate::restore::{Node, PORT};
 
@@ -23,18 +23,24 @@ const EXPLAINED: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"
 fn screens(b: &TestBox) {
     let node = Node::new(b);
     let id = |letter: &str| letter.repeat(64);
-    node.add("web", PORT);
+    node.add_without_listener("web", PORT);
+    listen_in("web");
     node.add(&id("a")[..12], PORT + 1);
     b.host.serve("program", PORT + 2);
+    let mut differing = plugins_help();
+    let from_outside = ["trace", "8080/tcp", "--to", HOST_V4, "--from", OUT_V4];
+    differing.extend(difference("trace", &taken(&node.cni_chain(&from_outside))));
     b.nft("table ip site { chain early { type nat hook prerouting priority -110; tcp dport 8080 dnat to 192.0.2.1; }; }");
     fs::write("/run/bad.conflist", BAD_LIST).expect("a file");
     fs::write("/run/explained.conflist", EXPLAINED).expect("a file");
-    let mut differing = Vec::new();
     let mut look = |name: &str, arguments: &[&str]| {
         differing.extend(difference(name, &taken(&node.cni_chain(arguments))));
     };
     look("help", &["--help"]);
-    look("help-explain", &["explain", "--help"]);
+    for command in ["explain", "restore", "trace"] {
+        look(&format!("help-{command}"), &[command, "--help"]);
+    }
+    look("trace-stopped", &from_outside);
     look("show", &["show"]);
     look("show-port", &["show", "8080"]);
     look("status", &["status", "/run/explained.conflist"]);
@@ -46,6 +52,22 @@ fn screens(b: &TestBox) {
     run(tool("ip").args(["netns", "del", "web"]));
     look("gc", &["gc", "podnet", "--dry-run"]);
     assert!(differing.is_empty(), "screens differ: {}", differing.join(", "));
+}
+
+/// A server of a name that is the same in each run, on port 80.
+fn listen_in(container: &str) {
+    sh(&format!("ip netns exec {container} python3 -m http.server 80 --bind :: >/dev/null 2>&1 &"));
+    eventually("somebody listens", || {
+        sh(&format!("ip netns exec {container} ss -Hltn")).contains(":80 ")
+    });
+}
+
+fn plugins_help() -> Vec<String> {
+    let look = |name: &str| {
+        let mut command = Command::new(Implementation::Ours.plugin(name));
+        difference(&format!("help-{name}"), &taken(command.arg("--help")))
+    };
+    ["portmap", "bandwidth", "tuning", "firewall"].into_iter().filter_map(look).collect()
 }
 
 /// A command's screens, each under its heading.
@@ -86,10 +108,23 @@ fn without_chance(text: &str) -> String {
         }
         words += rest;
     }
-    let pid = std::process::id().to_string();
     let directory = Path::new(env!("CARGO_BIN_EXE_cni-chain")).parent().expect("a directory");
     let words = words.replace(&directory.display().to_string(), "PLUGINS");
-    words.replace(&format!("({pid})"), "(PID)").replace('\x1b', "ESC")
+    without_process_ids(&words).replace('\x1b', "ESC")
+}
+
+/// A number alone in brackets is a process.
+fn without_process_ids(text: &str) -> String {
+    let mut parts = text.split('(');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |words, part| {
+        let is_number =
+            |number: &str| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit());
+        match part.split_once(')') {
+            Some((number, rest)) if is_number(number) => format!("{words}(PID){rest}"),
+            _ => format!("{words}({part}"),
+        }
+    })
 }
 
 /// The name if a screen is not as it was kept, which is printed then.

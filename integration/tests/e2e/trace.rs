@@ -543,6 +543,12 @@ fn real_packets_are_followed(b: &TestBox) {
         assert!(text.contains("  now to 10.88.1.2:80\n"), "{text}");
         assert!(text.contains("  passed all of them\n"), "{text}");
     }
+    if b.implementation == Implementation::Ours {
+        assert!(text.contains("      fib daddr type local goto hostports\n"), "{text}");
+        let packets = text.split("in by ext0\n").skip(1);
+        assert!(packets.clone().count() >= 3, "{text}");
+        assert!(packets.clone().all(|one| one.matches("cni_portmap guard").count() == 1), "{text}");
+    }
     assert_eq!(b.ruleset(), before);
 
     sh(

@@ -49,13 +49,17 @@ impl Packets {
     /// Takes what is told of packets that our rule chose; others may be traced by somebody else.
     pub(super) fn add(&mut self, event: Event) {
         let now = Instant::now();
-        let known = self.open.iter_mut().find(|(packet, ..)| *packet == event.packet);
-        if let Some((_, last, events)) = known {
-            *last = now;
-            events.push(event);
-        } else if event.table.1 == TABLE.name {
-            self.seen += 1;
-            self.open.push((event.packet, now, vec![event]));
+        let known = self.open.iter_mut().rfind(|(packet, ..)| *packet == event.packet);
+        match known {
+            Some((_, last, events)) if !begins_again(&event, events) => {
+                *last = now;
+                events.push(event);
+            }
+            _ if event.table.1 == TABLE.name => {
+                self.seen += 1;
+                self.open.push((event.packet, now, vec![event]));
+            }
+            _ => {}
         }
     }
 
@@ -102,6 +106,17 @@ impl Packets {
     }
 }
 
+/// Whether this is another packet. The kernel's number is made of where the packet is in memory, and a later one of
+/// the connection may be in the same place. Our rule is the first that a packet meets; one of the host's own to itself
+/// meets that of output, and then that of prerouting.
+fn begins_again(event: &Event, events: &[Event]) -> bool {
+    let is_ours = event.table.1 == TABLE.name && matches!(event.kind, Kind::Rule(_));
+    let comes_in_again = || {
+        events.first().is_some_and(|first| first.chain == "output") && event.chain == "prerouting"
+    };
+    is_ours && !comes_in_again()
+}
+
 impl Packet {
     /// The passage that dropped it.
     pub(crate) fn dropped(&self) -> Option<&Passage> {
@@ -111,4 +126,42 @@ impl Packet {
 
 fn name(index: u32) -> Option<String> {
     cni_common::kernel::route::interface_name(index).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(table: &str, chain: &str, kind: Kind) -> Event {
+        Event {
+            packet: 7,
+            table: ("inet", table.to_owned()),
+            chain: chain.to_owned(),
+            kind,
+            verdict: Verdict::Accept,
+            ends: None,
+            input: None,
+            output: None,
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_packet() {
+        let ours = |chain| event(&TABLE.name, chain, Kind::Rule(1));
+        let passed = || event("site", "filter", Kind::Policy);
+        let mut packets = Packets::default();
+        for event in
+            [passed(), ours("prerouting"), passed(), ours("prerouting"), passed(), passed()]
+        {
+            packets.add(event);
+        }
+        // One of the host's to itself comes in again.
+        for event in [ours("output"), passed(), ours("prerouting"), passed()] {
+            packets.add(event);
+        }
+        let passages: Vec<usize> =
+            packets.through(Duration::ZERO).iter().map(|packet| packet.passages.len()).collect();
+        assert_eq!(passages, [1, 2, 2]);
+        assert_eq!(packets.seen(), 3);
+    }
 }
