@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables-save", "iptables"),
     ("mount", "mount"),
     ("nft", "nftables"),
+    ("prlimit", "util-linux"),
     ("setpriv", "util-linux"),
     ("sh", "dash"),
     ("strace", "strace"),
@@ -33,6 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("timeout", "coreutils"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
+    ("valgrind", "valgrind"),
 ];
 
 /// Fails by the package's name where a program is not installed.

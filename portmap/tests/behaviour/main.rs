@@ -11,6 +11,7 @@ mod failure;
 mod iptables_output;
 mod iptables_words;
 mod loopback;
+mod many;
 mod notices;
 mod odd_input;
 mod ownership;

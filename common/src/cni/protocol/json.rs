@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -41,6 +42,8 @@ const MOST_VALUES: usize = 1 << 23;
 const LONG_TEXT: usize = 1 << 16;
 /// How many different keys are shared; a search in more of them would take too long.
 const SHARED_KEYS: usize = 64;
+/// An indentation can make a text of many small values a hundred times as long.
+const LONGEST_INDENTED: usize = 64 << 20;
 
 impl Json {
     /// Parses exactly one JSON value of at most some million values. Invalid UTF-8 inside it
@@ -111,15 +114,39 @@ impl Json {
     }
 }
 
-/// The text of a tree, or of what would make one, with an indentation of four spaces.
+/// The text of a tree, or of what would make one, with an indentation of four spaces. Where that makes it too
+/// long, it has none.
 pub(super) fn pretty(value: &impl Serialize) -> String {
-    let mut text = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    match value.serialize(&mut serializer).map(|()| String::from_utf8(text)) {
-        Ok(Ok(text)) => text,
+    indented(value, LONGEST_INDENTED).unwrap_or_else(|| {
         // Writing strings and numbers into memory has no way to fail.
-        error => unreachable!("serialising JSON into memory: {error:?}"),
+        serde_json::to_string(value).unwrap_or_else(|error| unreachable!("JSON in memory: {error}"))
+    })
+}
+
+fn indented(value: &impl Serialize, longest: usize) -> Option<String> {
+    let mut text = Bounded { text: Vec::new(), longest };
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter)).ok()?;
+    String::from_utf8(text.text).ok()
+}
+
+/// Memory for a text up to a length.
+struct Bounded {
+    text: Vec<u8>,
+    longest: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.text.len() + part.len() > self.longest {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -266,6 +293,21 @@ impl Tree {
         }
         key
     }
+
+    /// What `Vec` does by itself makes room for four at first, and what three of them leave between other lists
+    /// when they go is of no use to anybody.
+    fn push<T>(&self, items: &mut Vec<T>, item: T) {
+        if self.saves_memory && items.len() == items.capacity() {
+            items.reserve_exact(items.len().max(1));
+        }
+        items.push(item);
+    }
+
+    fn no_more<T>(&self, items: &mut Vec<T>) {
+        if self.saves_memory {
+            items.shrink_to_fit();
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for &Tree {
@@ -308,21 +350,17 @@ impl<'de> Visitor<'de> for &Tree {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(self)? {
-            items.push(item);
+            self.push(&mut items, item);
         }
-        if self.saves_memory {
-            items.shrink_to_fit();
-        }
+        self.no_more(&mut items);
         Ok(Json::Array(items))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
         let mut members = Vec::new();
         while let Some(member) = map.next_entry_seed(Key(self), self)? {
-            members.push(member);
+            self.push(&mut members, member);
         }
-        if self.saves_memory {
-            members.shrink_to_fit();
-        }
+        self.no_more(&mut members);
         Ok(Json::Object(Object(members)))
     }
 }
@@ -402,6 +440,17 @@ mod tests {
         let text = format!("{{{}}}", members.join(","));
         assert!(text.len() > LONG_TEXT);
         assert_eq!(Json::from(object(&text)).to_string(), text);
+    }
+
+    #[test]
+    fn a_text_that_its_indentation_makes_too_long_has_none() {
+        let json = Json::from(object(r#"{"a":[1,{"b":null}]}"#));
+        let indented = indented(&json, 1000).expect("a short text");
+        assert_eq!(super::indented(&json, indented.len()), Some(indented.clone()));
+        assert_eq!(super::indented(&json, indented.len() - 1), None);
+        assert_eq!(json.to_pretty(), indented);
+        let long = format!(r#"{{"a":[{}0]}}"#, "0,".repeat(LONGEST_INDENTED / 10));
+        assert_eq!(Json::from(object(&long)).to_pretty(), long);
     }
 
     #[test]

@@ -170,8 +170,8 @@ impl CniResult {
         if version <= CniVersion::V0_2_0 {
             return self.to_json(version).map(|json| json.to_pretty());
         }
-        // Everything but the lists, which may be long.
-        let rest = Self { dns: self.dns.clone(), extra: self.extra.clone(), ..Self::default() };
+        // Everything but what may be long.
+        let rest = Self { dns: self.dns.clone(), ..Self::default() };
         Ok(pretty(&Printed { result: self, version, rest: rest.to_json(version)? }))
     }
 
@@ -250,7 +250,7 @@ impl CniResult {
 struct Printed<'a> {
     result: &'a CniResult,
     version: CniVersion,
-    /// The members around the lists: the version in front of them, the others behind.
+    /// The members around the lists: the version in front of them, `dns` behind, if at all.
     rest: Json,
 }
 
@@ -265,7 +265,7 @@ impl Serialize for Printed<'_> {
         entry(&mut map, "interfaces", &result.interfaces, |item| item.to_json(*version))?;
         entry(&mut map, "ips", &result.ips, |item| item.to_json(*version))?;
         entry(&mut map, "routes", &result.routes, Route::to_json)?;
-        for (key, value) in members {
+        for (key, value) in members.chain(result.extra.iter()) {
             map.serialize_entry(key, value)?;
         }
         map.end()

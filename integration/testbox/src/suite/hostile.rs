@@ -170,19 +170,25 @@ pub fn container_ids_and_interface_names(s: &Subject<'_>) {
             assert!(refusal.code == 4 && named, "{ifname:?}: {refusal:?}");
         }
     }
-    // Linux takes these, and DEL removes what another plugin made under such a name.
-    for ifname in ["a\"b", "a\u{1}b", "\u{1b}[31m", "a\u{7f}"] {
+    for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"] {
+        let call = s.call("ADD", good()).env(name, OsString::from_vec(vec![b'a', 0xff]));
+        let refusal = host.refuse(&call);
+        assert!(refusal.code == 4 && refusal.msg.contains(name), "{refusal:?}");
+    }
+}
+
+/// Linux takes such names. DEL has nothing of theirs to find, and says so by silence.
+pub fn interface_names_that_no_ruleset_can_hold_are_refused(s: &Subject<'_>) {
+    let host = Occupied::new(s);
+    let good = || Document::good(s).text();
+    for ifname in ["a\"b", "\"", "a\u{1}b", "\u{1b}[31m", "a\u{7f}"] {
         for command in ["ADD", "CHECK"] {
             let refusal = host.refuse(&s.call(command, good()).env("CNI_IFNAME", ifname));
             let named = refusal.msg.contains("a quote or a control character");
             assert!(refusal.code == 4 && named, "{ifname:?}: {refusal:?}");
         }
         s.call("DEL", good()).env("CNI_IFNAME", ifname).run(s.b).expect_silence();
-    }
-    for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"] {
-        let call = s.call("ADD", good()).env(name, OsString::from_vec(vec![b'a', 0xff]));
-        let refusal = host.refuse(&call);
-        assert!(refusal.code == 4 && refusal.msg.contains(name), "{refusal:?}");
+        host.is_untouched();
     }
 }
 
@@ -261,6 +267,25 @@ pub fn a_configuration_without_an_end(s: &Subject<'_>) {
         let refusal = host.refuse(&s.call(command, Document::good(s).text() + &padding));
         assert!(refusal.code == 6 && refusal.msg.contains("too long"), "{refusal:?}");
         assert!(refusal.details.contains("64 MiB"), "{refusal:?}");
+    }
+}
+
+/// Whatever makes it so long; and a result is printed as it came.
+pub fn the_longest_configuration_takes_ten_times_its_length_of_memory(s: &Subject<'_>) {
+    const LONGEST: usize = 64 << 20;
+    let host = Occupied::new(s);
+    let limit = format!("--as={}", 10 * LONGEST);
+    let strings = format!(r#""strings":[{}0]"#, r#""short","#.repeat(8_000_000));
+    let lists = format!(r#"{{"lists":[{}0],"#, "[0],".repeat(4_000_000));
+    let result = s.container.result.to_string().replacen('{', &lists, 1);
+    for document in [Document::good(s).with(&strings), Document::good(s).result(&result)] {
+        let mut stdin = document.text();
+        stdin.extend(std::iter::repeat_n(' ', LONGEST - stdin.len()));
+        let call = |command| s.call(command, stdin.clone()).under(&["prlimit", &limit]).run(s.b);
+        call("ADD").expect_success();
+        call("CHECK").expect_silence();
+        call("DEL").expect_silence();
+        host.is_untouched();
     }
 }
 

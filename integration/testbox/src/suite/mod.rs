@@ -143,11 +143,13 @@ macro_rules! hostile_suite {
         $crate::suite! { hostile $sample:
             a_number_that_is_none
             container_ids_and_interface_names
+            interface_names_that_no_ruleset_can_hold_are_refused
             network_names
             long_names_work_and_leave_nothing
             json_that_ends_too_early
             json_that_is_not_one_document
             a_configuration_without_an_end
+            the_longest_configuration_takes_ten_times_its_length_of_memory
             a_huge_unknown_key_is_nobodys_problem
             previous_results
             namespaces
