@@ -206,7 +206,8 @@ fn step_json(step: &Step) -> Json {
             object.push("nftables", commands);
         }
         if nft::json::needs_newer_nft(transaction) {
-            let note = "nft 1.0.6 cannot read this in JSON, since maps have concatenated data; nft 1.1.7 can";
+            let note = "it takes nft 1.1.0 to read this as JSON: older ones make a set of a map to an address and a port; \
+                        they read the text";
             object.push("note", note);
         }
     }

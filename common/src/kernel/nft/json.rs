@@ -14,8 +14,9 @@ pub fn render(transaction: &Transaction) -> Json {
     json!({ "nftables": commands })
 }
 
-/// Whether nft has to be a newer one to read it: 1.0.6 takes no map whose data is a concatenation in
-/// JSON, and crashes; 1.1.7 does.
+/// Whether it takes nft 1.1.0 or newer to read it. An older one reads `map` where it is a string, passes over a list
+/// of types, and makes a set of that map; what looks it up is then refused, or crashes it. There is no other way to
+/// say in its JSON that data is a concatenation.
 #[must_use]
 pub fn needs_newer_nft(transaction: &Transaction) -> bool {
     let is_such =
