@@ -159,7 +159,10 @@ fn what_an_older_plugin_does_not_know_is_not_made(b: &TestBox) {
     assert!(!nat().contains("podnet"));
 }
 
-/// What bridge 1.9.1 made of the container `one`, as `nft list` shows it.
+/// What Debian sid's bridge 1.9.1, run on such a node, made for the container `one`, as `nft list` shows it. It is
+/// the shape that `setupIPMasqNFTablesWithInterface` in the Go plugins' `pkg/ip/ipmasq_nftables_linux.go` writes; that
+/// file is the same from 1.6.1 to 1.9.1, and 1.6.0 wrote the same rules, but kept only the last address's. Their DEL
+/// finds rules of the chain `masq_checks` by the beginning of the comment, their GC by all of it.
 const NEWER: &str = r#"table inet cni_plugins_masquerade {
 	comment "Masquerading for plugins from github.com/containernetworking/plugins"
 	chain masq_checks {
@@ -177,7 +180,8 @@ const NEWER: &str = r#"table inet cni_plugins_masquerade {
 }
 "#;
 
-/// A plugin that says that it is newer, and leaves the rules to the test.
+/// In the place of a newer bridge, which this machine has none of: it says that it is newer by the CNI version that it
+/// knows, makes the interface by Debian's bridge, and leaves the rules to the test.
 const NEWER_BRIDGE: &str = r#"#!/bin/sh
 [ -n "$CNI_COMMAND" ] || {
     echo "CNI bridge plugin version unknown
