@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cni_testbox::{bare_cases, must_fail};
+use cni_testbox::{bare_cases, must_fail, sh};
 
 bare_cases! {
     with_the_go_portmap;
@@ -21,6 +21,7 @@ bare_cases! {
     a_missing_plugin_is_named_with_the_remedy;
     nobody_needs_no_root;
     where_only_root_may_there_is_one_sentence;
+    the_setting_that_lets_only_root_is_named;
     a_plugin_directory_that_would_be_hidden_is_refused;
     these_tests_notice_a_change_of_the_machine;
     kept_namespaces_can_be_entered;
@@ -322,6 +323,21 @@ fn where_only_root_may_there_is_one_sentence() {
         outcome.complaint,
         "cni-chain: the demo needs namespaces of its own: run it with sudo: this host lets only root \
          make them (Operation not permitted (os error 1))\n"
+    );
+}
+
+fn the_setting_that_lets_only_root_is_named() {
+    // The setting is each user namespace's own; where the box has it, it is read-only.
+    sh("mkdir /opt/proc; mount -t proc proc /opt/proc");
+    let forbid = "echo 0 >/opt/proc/sys/user/max_user_namespaces; exec setpriv --inh-caps=-all --ambient-caps=-all \"$@\"";
+    let somebody =
+        ["unshare", "--user", "--map-user=1000", "--keep-caps", "sh", "-c", forbid, "sh"];
+    let outcome = run(&[&somebody[..], &[PROGRAM, "demo"]].concat());
+    assert_eq!((outcome.status, outcome.screen.as_str()), (1, ""));
+    assert_eq!(
+        outcome.complaint,
+        "cni-chain: the demo needs namespaces of its own: run it with sudo: this host lets only root \
+         make them (user.max_user_namespaces is 0)\n"
     );
 }
 
