@@ -10,6 +10,7 @@ use cni_common::kernel::nft::L4Protocol;
 
 use crate::restore::Part;
 use crate::runner::ValidAttachment;
+use crate::runner::plugins::MetaPlugin;
 use crate::show::port;
 
 pub(crate) use publish::Publish;
@@ -79,6 +80,10 @@ Exit status: 0 no error, 1 there is one, or the file cannot be read, 2 wrong usa
     Status(StatusOptions),
     /// Give running containers back what a flushed firewall or a deleted qdisc took from them
     Restore(RestoreOptions),
+    /// Install the plugins and this command on this host
+    Install(InstallOptions),
+    /// Take them out again, and put back what was there before
+    Uninstall(UninstallOptions),
     /// Print the versions of this command and of its plugins
     #[command(after_help = "\
 Exit status: 0 success, also if a plugin is missing, 2 wrong usage.")]
@@ -538,6 +543,92 @@ pub(crate) struct TellingOptions {
     /// Print what was restored and what failed, and nothing else
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// What to install, and where.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each program is written beside its place, run once, and then renamed: a runtime that calls a plugin
+at this moment gets the old one or the new one. Nothing is replaced unless all of them run. A plugin
+of another that is replaced is kept as NAME.go-backup. Running containers keep what they have. Done
+again, it changes nothing.
+
+Without --bin-dir it is the directory that the configuration of containerd (also k3s's, RKE2's,
+microk8s's) or CRI-O names, else the one with CNI plugins of /opt/cni/bin, /usr/lib/cni,
+/usr/libexec/cni, and those of k3s, microk8s and GKE, else /opt/cni/bin.
+
+Examples:
+  cni-chain install --dry-run
+  cni-chain install --append portmap,firewall --conflist /etc/cni/net.d/10-podnet.conflist
+  cni-chain install --bin-dir /usr/libexec/cni --systemd
+
+Exit status: 0 success, 1 it failed, 2 wrong usage.")]
+pub(crate) struct InstallOptions {
+    /// Directory with the programs to install [default: the one of this cni-chain]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceOptions,
+
+    /// Only these plugins, and cni-chain
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = ALL_PLUGINS)]
+    pub(crate) plugins: Vec<MetaPlugin>,
+
+    /// Also give these plugins an entry in a network, where they have none: portmap,bandwidth
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "conflist")]
+    pub(crate) append: Vec<MetaPlugin>,
+
+    /// The network's file, of which every other byte stays
+    #[arg(long, value_name = "FILE", requires = "append")]
+    pub(crate) conflist: Option<PathBuf>,
+
+    /// Also install systemd units that restore containers' rules after a flush or a reload
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) systemd: bool,
+
+    /// Stay, and install again whenever somebody else has replaced what is installed
+    #[arg(long)]
+    pub(crate) watch: bool,
+
+    /// Say what would be done and change nothing
+    #[arg(long, short = 'n', conflicts_with = "watch")]
+    pub(crate) dry_run: bool,
+}
+
+/// Where to install.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceOptions {
+    /// Directory where the runtime looks for plugins
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+
+    /// Replace files that belong to a package of this host; its next update puts its own back
+    #[arg(long)]
+    pub(crate) replace_packaged: bool,
+}
+
+const ALL_PLUGINS: &str = "portmap,bandwidth,tuning,firewall";
+
+/// What to take out.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Plugins that were there before come back, the very files; entries that install put into networks go,
+and every other byte stays; the systemd units are disabled and deleted.
+
+Exit status: 0 success, 1 it failed or was not to be, 2 wrong usage.")]
+pub(crate) struct UninstallOptions {
+    /// Directory of the plugins [default: as install finds it]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+
+    /// Where the network's file is, if install was given another path to it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conflist: Option<PathBuf>,
+
+    /// Say what would be done and change nothing
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
 }
 
 /// How to run the demo.

@@ -4,6 +4,7 @@ mod attachment;
 mod demo;
 mod explain;
 mod gc;
+mod install;
 mod lint;
 mod network;
 mod privilege;
@@ -12,6 +13,7 @@ mod restore;
 mod show;
 mod status;
 mod trace;
+mod uninstall;
 mod version;
 
 use std::io::Write as _;
@@ -55,6 +57,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(options) => return explain::run(&options),
         Command::Status(options) => status::status(&options)?,
         Command::Restore(options) => return restore::run(&options),
+        Command::Install(options) => install::install(&options)?,
+        Command::Uninstall(options) => uninstall::uninstall(&options)?,
         Command::Version(options) => print(&version::report(&options))?,
         Command::Demo(options) => demo::demo(&options)?,
         Command::Completions { shell } => std::io::stdout()

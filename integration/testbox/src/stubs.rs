@@ -1,4 +1,4 @@
-//! Scripts in front of the programs of iptables.
+//! Scripts in the places of other programs, mostly of those of iptables.
 
 use std::process::Stdio;
 use std::thread::sleep;

@@ -1,0 +1,217 @@
+//! The programs: into the plugins' directory, each at once or not at all, and out of it again.
+//!
+//! What was there before is kept beside it as `NAME.go-backup`, by a hard link: the very file, with its
+//! owner, times and labels, comes back. It is kept there and not elsewhere because a rename cannot cross
+//! file systems, and because it then goes wherever the directory goes. The newest plugin of another
+//! that works is kept: a newer one that an update of the host brought in is what has to come back. One
+//! that does not run never takes the place of a backup.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use cni_common::kernel::flock::lock_within;
+
+use super::durable::{Draft, sync_directory};
+use crate::runner::plugins::{DEADLINE, MetaPlugin};
+use crate::runner::{Runner, exec};
+
+/// How long another installer may be at work.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A program that is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Plugin(MetaPlugin),
+    /// `cni-chain`, which goes beside the plugins: it finds them there, and brings them out again.
+    Command,
+}
+
+/// What becomes of a program's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is there already.
+    Same,
+    New,
+    /// In place of another version of ours.
+    Renewed,
+    /// In place of another's plugin, which is kept or whose predecessor is.
+    Replaced {
+        is_kept: bool,
+    },
+}
+
+/// A program to install.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) program: Program,
+    pub(crate) target: PathBuf,
+    pub(crate) fate: Fate,
+    content: Vec<u8>,
+}
+
+/// What becomes of an installed program's place when it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// What was there before comes back.
+    Back,
+    /// There was nothing before.
+    Removed,
+    /// Somebody else's is there already; a backup of ours goes.
+    Superseded { has_backup: bool },
+    /// Nothing is there.
+    Absent,
+}
+
+impl Program {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plugin(plugin) => plugin.as_str(),
+            Self::Command => "cni-chain",
+        }
+    }
+
+    /// Whether the file at this path runs and is this program of ours.
+    fn is_at(self, path: &Path) -> bool {
+        match self {
+            Self::Plugin(plugin) => plugin.is_at(path),
+            Self::Command => exec::version_text(path, DEADLINE)
+                .is_ok_and(|text| text.starts_with(concat!(env!("CARGO_PKG_NAME"), " "))),
+        }
+    }
+}
+
+/// Keeps other installers out of a directory for as long as it lives.
+pub(crate) fn lock(dir: &Path) -> anyhow::Result<File> {
+    let file = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
+    lock_within(&file, PATIENCE)
+        .with_context(|| format!("another installer is at work in {}", dir.display()))?;
+    Ok(file)
+}
+
+/// Makes the directory if there is none.
+pub(crate) fn make_directory(dir: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// Reads the programs and looks what is in their places. Changes nothing.
+pub(crate) fn plan(from: &Path, dir: &Path, programs: &[Program]) -> anyhow::Result<Vec<Piece>> {
+    programs.iter().map(|program| piece(*program, from, dir)).collect()
+}
+
+fn piece(program: Program, from: &Path, dir: &Path) -> anyhow::Result<Piece> {
+    let (source, target) = (from.join(program.name()), dir.join(program.name()));
+    let content = fs::read(&source).with_context(|| {
+        format!("cannot read {}; name the directory of the programs with --from", source.display())
+    })?;
+    let fate = fate(program, &target, &content)?;
+    Ok(Piece { program, target, fate, content })
+}
+
+fn fate(program: Program, target: &Path, content: &[u8]) -> anyhow::Result<Fate> {
+    match fs::symlink_metadata(target) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::New),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot look at {}", target.display()));
+        }
+        Ok(metadata) if metadata.is_dir() => bail!("{} is a directory", target.display()),
+        Ok(metadata) => {
+            if metadata.is_file() && fs::read(target).is_ok_and(|present| present == content) {
+                return Ok(Fate::Same);
+            }
+        }
+    }
+    if program.is_at(target) {
+        return Ok(Fate::Renewed);
+    }
+    let is_kept = fs::symlink_metadata(backup_of(target)).is_err() || answers(target);
+    Ok(Fate::Replaced { is_kept })
+}
+
+/// Installs what has a place to take: everything is written and tried before anything is replaced.
+pub(crate) fn install(pieces: &[Piece], dir: &Path) -> anyhow::Result<()> {
+    let changing = || pieces.iter().filter(|piece| piece.fate != Fate::Same);
+    let mut drafts = Vec::new();
+    for piece in changing() {
+        let draft = Draft::write(&piece.target, &piece.content, 0o755)
+            .with_context(|| format!("cannot write into {}", dir.display()))?;
+        drafts.push(draft);
+    }
+    for (piece, draft) in changing().zip(&drafts) {
+        try_out(piece, &draft.path)?;
+    }
+    for (piece, draft) in changing().zip(drafts) {
+        let target = piece.target.display();
+        if piece.fate == (Fate::Replaced { is_kept: true }) {
+            Draft::link(&piece.target, &backup_of(&piece.target))
+                .and_then(Draft::place)
+                .with_context(|| format!("cannot keep what {target} was"))?;
+        }
+        draft.place().with_context(|| format!("cannot put {target} in its place"))?;
+    }
+    sync_directory(dir).with_context(|| format!("cannot write {} to its disk", dir.display()))
+}
+
+fn try_out(piece: &Piece, draft: &Path) -> anyhow::Result<()> {
+    if piece.program.is_at(draft) {
+        return Ok(());
+    }
+    let name = piece.program.name();
+    let reason = match exec::version_text(draft, DEADLINE) {
+        Ok(_) => "it does not say that it is cni-chain's".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    bail!("nothing was replaced: the {name} to install does not run here: {reason}")
+}
+
+/// Whether a plugin runs, whoever's it is.
+fn answers(path: &Path) -> bool {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    let runner =
+        Runner { deadline: Some(DEADLINE), ..Runner::new(vec![dir.to_owned()], PathBuf::new()) };
+    runner.version(&name.to_string_lossy()).is_ok()
+}
+
+/// What becomes of a program's place when it goes. Changes nothing.
+pub(crate) fn departure(program: Program, dir: &Path) -> Departure {
+    let target = dir.join(program.name());
+    let has_backup = fs::symlink_metadata(backup_of(&target)).is_ok();
+    let is_there = fs::symlink_metadata(&target).is_ok();
+    match (is_there && !program.is_at(&target), has_backup) {
+        (true, has_backup) => Departure::Superseded { has_backup },
+        (false, true) => Departure::Back,
+        (false, false) if is_there => Departure::Removed,
+        (false, false) => Departure::Absent,
+    }
+}
+
+/// Takes a program out. [`sync`] makes it last.
+pub(crate) fn depart(program: Program, departure: Departure, dir: &Path) -> anyhow::Result<()> {
+    let target = dir.join(program.name());
+    let backup = backup_of(&target);
+    let outcome = match departure {
+        Departure::Back => fs::rename(&backup, &target),
+        Departure::Removed => fs::remove_file(&target),
+        Departure::Superseded { has_backup: true } => fs::remove_file(&backup),
+        Departure::Superseded { has_backup: false } | Departure::Absent => Ok(()),
+    };
+    outcome.with_context(|| format!("cannot take out {}", target.display()))
+}
+
+/// Makes what was taken out of a directory last.
+pub(crate) fn sync(dir: &Path) -> anyhow::Result<()> {
+    sync_directory(dir).with_context(|| format!("cannot write {} to its disk", dir.display()))
+}
+
+/// Where what was there before is kept.
+pub(crate) fn backup_of(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!("{name}.go-backup"))
+}
