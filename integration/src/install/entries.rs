@@ -224,7 +224,7 @@ mod tests {
     fn what_somebody_changed_stays_and_white_space_is_no_change() {
         let once = append(ODD, &[MetaPlugin::Portmap, MetaPlugin::Firewall]).expect("a list");
         let changed =
-            once.text.replace("\"portMappings\": true", "\"portMappings\": true, \"x\": 1");
+            once.text.replace("\"portMappings\": true", "\"portMappings\": true, \"x\": true");
         let (text, left) = remove(&changed, &once.insertions).expect("a list");
         assert_eq!(left, ["portmap"]);
         assert_eq!(types(&text), ["bridge", "portmap", "istio-cni"]);

@@ -73,7 +73,12 @@ fn script(page: &str, name: &str) -> Option<String> {
 /// Fails unless the program that it is for knows the command.
 #[track_caller]
 pub(super) fn command(page: &str, command: &str) {
-    let words: Vec<&str> = command.split_whitespace().skip_while(|word| *word == "sudo").collect();
+    let mut words: Vec<&str> =
+        command.split_whitespace().skip_while(|word| *word == "sudo").collect();
+    if words.first().is_some_and(|program| program.ends_with("/cni-chain")) {
+        // The same, where it was built or installed.
+        words[0] = "cni-chain";
+    }
     let [program, rest @ ..] = words.as_slice() else { panic!("{page}: no command: {command}") };
     let verb = *rest.first().unwrap_or(&"");
     match *program {
@@ -94,7 +99,7 @@ pub(super) fn command(page: &str, command: &str) {
         }
         "./dev" => is_in(page, command, verb, &printed("$CHECKOUT/dev help")),
         "cargo" => packages(page, rest),
-        "mv" | "cp" | "install" => assert!(exists(page, program), "{page}: {command}"),
+        "mv" | "cp" | "ln" | "install" => assert!(exists(page, program), "{page}: {command}"),
         _ => {
             let path = if program.starts_with("./") {
                 script(page, program)
