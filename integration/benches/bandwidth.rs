@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cni_testbox::bench::{self, Limits, furnish};
-use cni_testbox::{Call, Implementation, enter_box};
+use cni_testbox::{Call, Implementation, enter_box, tool};
 
 /// What containerd sends as a burst.
 const PLACEHOLDER: u64 = 4_294_967_295;
@@ -31,6 +31,7 @@ const TCP_PAYLOAD: f64 = 1448.0;
 
 fn main() {
     enter_box();
+    tool("iperf3");
     furnish(&[
         "ip link set lo up",
         "ip netns add c1",

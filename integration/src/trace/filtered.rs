@@ -15,9 +15,10 @@ pub(super) fn all(way: &Way<'_>, rules: &mut Rules) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut asked = 0;
     for (hook, packet) in hooks(way) {
-        let is_filter = |_: &Table, base: BaseChain| {
-            base.kind == ChainKind::Filter
-                && (hook != Hook::Prerouting || base.priority < Priority::DSTNAT)
+        // NAT's chains may drop, too, as our guard does.
+        let is_filter = |_: &Table, base: BaseChain| match hook {
+            Hook::Prerouting => base.priority < Priority::DSTNAT,
+            _ => base.kind == ChainKind::Filter,
         };
         match rules.at(hook, &packet, &is_filter) {
             Ok(decisions) => {

@@ -27,9 +27,15 @@ fn of_nft(way: &Way<'_>, rules: &mut Rules) -> Result<Option<Step>, NftError> {
     let hook = if way.origin == Origin::Host { Hook::Output } else { Hook::Prerouting };
     let is_nat = |_: &Table, base: BaseChain| base.kind == ChainKind::Nat;
     let decisions = rules.at(hook, &packet, &is_nat)?;
-    // What comes behind ours does not see it any more.
-    let mut before = decisions.iter().take_while(|decision| decision.table.name != OURS);
+    // What comes behind our mapping does not see it any more; our guard lets it pass.
+    let is_ours = |decision: &&Decision| decision.table.name == OURS && may_translate(decision);
+    let mut before = decisions.iter().take_while(|decision| !is_ours(decision));
     Ok(before.find_map(|decision| step(decision, way)))
+}
+
+fn may_translate(decision: &Decision) -> bool {
+    let possible = decision.possibly.as_ref().map(|(fate, ..)| fate);
+    [Some(&decision.fate), possible].contains(&Some(&Fate::Translated))
 }
 
 fn step(decision: &Decision, way: &Way<'_>) -> Option<Step> {

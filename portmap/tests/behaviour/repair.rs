@@ -10,6 +10,7 @@ use serde_json::json;
 cases! {
     other_rules_of_the_same_number, ours;
     other_rules_in_the_guard, ours;
+    the_guard_of_older_versions, ours;
     a_chain_at_another_priority, ours;
     a_networks_own_chain_at_another_priority, ours;
 }
@@ -61,6 +62,20 @@ fn other_rules_in_the_guard(b: &TestBox) {
     b.nft(&broken.replace("TABLE", &format!("inet {PORTMAP_TABLE}")));
     b.unmap(&web, &both(8080, 80));
     assert!(!b.ruleset().contains("127.0.0.0/8 accept"), "{}", b.ruleset());
+}
+
+/// Until 2026-11 it was one filter chain, which saw every packet.
+fn the_guard_of_older_versions(b: &TestBox) {
+    let web = mapped(b);
+    let older = "flush chain TABLE guard
+        delete chain TABLE guard
+        flush chain TABLE guard_input
+        delete chain TABLE guard_input
+        add chain TABLE guard { type filter hook prerouting priority raw; }
+        add rule TABLE guard ip daddr 127.0.0.0/8 iifname != lo drop
+        add rule TABLE guard ip saddr 127.0.0.0/8 iifname != lo drop";
+    is_repaired(b, &web, "guard", older);
+    assert!(!b.ruleset().contains("hook prerouting priority raw"), "{}", b.ruleset());
 }
 
 /// No chain can be moved: it has to go first.

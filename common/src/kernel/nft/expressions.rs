@@ -80,7 +80,8 @@ impl<'a> RuleEncoder<'a> {
             }
             Statement::DestinationIsLocal => self.destination_is_local(),
             Statement::DestinationIsNotOfInputInterface => self.destination_is_not_of_input(),
-            Statement::ConnectionIsDnat => self.connection_is_dnat(),
+            Statement::ConnectionIsDnat => self.connection_status(IPS_DST_NAT),
+            Statement::ConnectionIsTranslated => self.connection_status(IPS_SRC_NAT | IPS_DST_NAT),
             Statement::ConnectionIsEstablished => self.connection_is_established(),
             Statement::InSet { key, set } => {
                 self.load_key(key);
@@ -161,10 +162,10 @@ impl<'a> RuleEncoder<'a> {
         self.compare(operator, &RTN_LOCAL.to_ne_bytes());
     }
 
-    fn connection_is_dnat(&mut self) {
+    /// Goes on if the connection has any of these `IPS_*`.
+    fn connection_status(&mut self, bits: u32) {
         const CT_KEY_STATUS: u32 = 2;
-        const IPS_DST_NAT: u32 = 1 << 5;
-        self.connection(CT_KEY_STATUS, IPS_DST_NAT);
+        self.connection(CT_KEY_STATUS, bits);
     }
 
     fn connection_is_established(&mut self) {
@@ -380,6 +381,10 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 /// `NFTA_FIB_F_*`
+/// Of `include/uapi/linux/netfilter/nf_conntrack_common.h`.
+const IPS_SRC_NAT: u32 = 1 << 4;
+const IPS_DST_NAT: u32 = 1 << 5;
+
 const FIB_DADDR: u32 = 1 << 1;
 const FIB_IIF: u32 = 1 << 3;
 // enum nft_verdicts, and those of netfilter itself

@@ -156,6 +156,9 @@ fn statement(statement: &Statement) -> Json {
         Statement::ConnectionIsDnat => {
             is("in", json!({ "ct": { "key": "status" } }), json!("dnat"))
         }
+        Statement::ConnectionIsTranslated => {
+            is("in", json!({ "ct": { "key": "status" } }), json!(["snat", "dnat"]))
+        }
         Statement::ConnectionIsEstablished => {
             is("in", json!({ "ct": { "key": "state" } }), json!(["established", "related"]))
         }

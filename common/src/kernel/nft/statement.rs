@@ -113,6 +113,8 @@ pub enum Statement {
     DestinationIsNotOfInputInterface,
     /// Continue if the connection's destination was translated.
     ConnectionIsDnat,
+    /// Continue if the connection's source or destination was translated.
+    ConnectionIsTranslated,
     /// Continue if the packet belongs to a connection that both sides know, or to an error about
     /// one.
     ConnectionIsEstablished,
@@ -174,6 +176,7 @@ impl fmt::Display for Statement {
             Self::DestinationIsLocal => f.write_str("fib daddr type local"),
             Self::DestinationIsNotOfInputInterface => f.write_str("fib daddr . iif type != local"),
             Self::ConnectionIsDnat => f.write_str("ct status dnat"),
+            Self::ConnectionIsTranslated => f.write_str("ct status snat,dnat"),
             Self::ConnectionIsEstablished => f.write_str("ct state established,related"),
             Self::InSet { key, set } => write!(f, "{} @{set}", key_text(key)),
             Self::DnatByMap { version, key, map } => {

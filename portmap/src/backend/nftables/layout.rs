@@ -26,6 +26,11 @@ const CONDITIONAL: Priority = Priority(Priority::DSTNAT.0 + 4);
 const MASQUERADE: Priority = Priority(Priority::SRCNAT.0 - 5);
 const UNMARK: Priority = Priority(Priority::SRCNAT.0 - 4);
 
+const GUARD: &str = "guard";
+const GUARD_INPUT: &str = "guard_input";
+/// Behind connection tracking (-200), where NAT begins.
+const BEFORE_ANY_NAT: Priority = Priority(-199);
+
 /// Alternatives, of which a packet must match every statement of one.
 pub(super) type Alternatives = Vec<Vec<Statement>>;
 
@@ -87,7 +92,7 @@ impl Layout {
 
     /// The chains that [`Layout::build`] makes, for comparison with what is there.
     pub(super) fn chains(&self) -> Vec<(Chain, Vec<Rule>)> {
-        let mut chains = vec![guard()];
+        let mut chains = guard();
         chains.extend(self.scope_chains());
         chains.push(self.unmarking());
         chains.extend(self.prefixes.iter().map(|(version, prefix_len)| {
@@ -214,8 +219,9 @@ pub(super) fn build_guarded(transaction: &mut Transaction) {
     for set in sets::shared() {
         transaction.push(Verb::Add, &TABLE, Object::Set(set));
     }
-    let (chain, rules) = guard();
-    transaction.chain_with_rules(&TABLE, chain, rules);
+    for (chain, rules) in guard() {
+        transaction.chain_with_rules(&TABLE, chain, rules);
+    }
 }
 
 /// Removes a scope's chains, so that nothing leads to one that goes.
@@ -230,24 +236,45 @@ pub(super) fn remove_scope(transaction: &mut Transaction, scope: &Scope) {
 
 /// `route_localnet` makes 127.0.0.0/8 routable; nothing from outside may use that, neither as
 /// destination (CVE-2020-8558) nor as source.
-pub(super) fn guard() -> (Chain, Vec<Rule>) {
-    let name = "guard".to_owned();
-    let drop = |selector| Rule {
-        chain: name.clone(),
-        statements: vec![
-            // First, because every packet of the host comes by, and nearly none goes further.
-            Statement::Match { selector, negated: false, operand: Operand::Network(LOOPBACK) },
-            Statement::Match {
-                selector: Selector::InputInterface,
-                negated: true,
-                operand: Operand::Interface("lo".to_owned()),
-            },
-            Statement::Drop,
-        ],
-        comment: None,
+///
+/// A chain in `prerouting` that sees every packet costs every packet of the host. So a NAT chain drops
+/// what opens a connection, before anybody translates it, and `input` drops the rest of what would be
+/// delivered: packets of connections older than the guard, of none, and untracked ones.
+pub(super) fn guard() -> Vec<(Chain, Vec<Rule>)> {
+    let drop = |chain: &str, selector| {
+        rule(chain, [from_outside(selector), vec![Statement::Drop]].concat())
     };
-    let rules = [Selector::Ip4Destination, Selector::Ip4Source].map(drop).to_vec();
-    (base_chain(name, ChainKind::Filter, Hook::Prerouting, Priority::RAW), rules)
+    let [destination, source] = [Selector::Ip4Destination, Selector::Ip4Source];
+    let translated =
+        [from_outside(destination), vec![Statement::ConnectionIsTranslated, Statement::Accept]];
+    vec![
+        (
+            base_chain(GUARD.to_owned(), ChainKind::Nat, Hook::Prerouting, BEFORE_ANY_NAT),
+            vec![drop(GUARD, destination), drop(GUARD, source)],
+        ),
+        (
+            base_chain(GUARD_INPUT.to_owned(), ChainKind::Filter, Hook::Input, Priority::RAW),
+            vec![
+                drop(GUARD_INPUT, source),
+                // What was for another address before it was translated, as every answer to 127.0.0.1 is.
+                rule(GUARD_INPUT, translated.concat()),
+                drop(GUARD_INPUT, destination),
+            ],
+        ),
+    ]
+}
+
+/// Has an address of 127.0.0.0/8 that did not come by `lo`.
+fn from_outside(selector: Selector) -> Vec<Statement> {
+    vec![
+        // First, because every packet comes by, and nearly none goes further.
+        Statement::Match { selector, negated: false, operand: Operand::Network(LOOPBACK) },
+        Statement::Match {
+            selector: Selector::InputInterface,
+            negated: true,
+            operand: Operand::Interface("lo".to_owned()),
+        },
+    ]
 }
 
 fn rule(chain: &str, statements: Vec<Statement>) -> Rule {
