@@ -34,7 +34,7 @@ use host::Host;
 use localnet::Localnet;
 use plan::{Addresses, Plan};
 
-pub use backend::conflict::waiting_by;
+pub use backend::conflict::{held_by_others, waiting_by};
 pub use plan::Mapping;
 
 /// The plugin.

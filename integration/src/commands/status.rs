@@ -7,6 +7,7 @@ use super::network::load;
 use super::privilege::may_administer_network;
 use super::{runner, say};
 use crate::cli::StatusOptions;
+use crate::lint::versions;
 use crate::runner::asking::Asked;
 use crate::runner::plugins::MetaPlugin;
 use crate::runner::{NetworkList, PluginConf, Runner};
@@ -70,7 +71,11 @@ fn ask(runner: &Runner, list: &NetworkList, plugin: &PluginConf) -> Answer {
     match runner.ask_status(&list, plugin) {
         Ok(said) if newer => Answer::YesInNewerVersion(remark(&said)),
         Ok(said) => Answer::Yes(remark(&said)),
-        Err(error) => Answer::No(error.to_string()),
+        Err(error) => {
+            // What a plugin says that does not know the command is no help: "missing containerID".
+            let unknown = versions::unknown(&list, plugin, &runner.plugin_dirs).ok().flatten();
+            Answer::No(unknown.unwrap_or_else(|| error.to_string()))
+        }
     }
 }
 

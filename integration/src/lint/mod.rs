@@ -6,7 +6,7 @@
 mod keys;
 mod order;
 mod reading;
-mod versions;
+pub(crate) mod versions;
 
 use std::path::PathBuf;
 

@@ -79,6 +79,13 @@ impl Allotment {
             request
         })
     }
+
+    /// Whether ADD would leave a mapping to its holder: one whom the cache does not know.
+    pub(super) fn leaves(&self, mapping: &str, holder: &str) -> bool {
+        let is_wanted =
+            self.left.as_ref().is_none_or(|left| left.iter().any(|one| one.to_string() == mapping));
+        is_wanted && !self.rivals.iter().any(|rival| rival == holder)
+    }
 }
 
 /// The ports for which somebody was put behind all others: whoever waited behind that one has to come

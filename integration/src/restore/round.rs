@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use cni_common::cni::OwnerTag;
 use cni_common::cni::protocol::json::{Json, Object};
 use cni_common::cni::protocol::{CniResult, CniVersion, Command, ErrorCode};
 
@@ -155,6 +156,10 @@ impl<'a> Round<'a> {
                 error.cni_error().is_none_or(|error| !allotment.is_explained_by(error))
             }),
         };
+        if let Some(step) = missing.as_ref().and_then(|e| self.would_stay(candidate, &allotment, e))
+        {
+            return step;
+        }
         let missing = missing.as_ref().map(report::what_check_found);
         // Nobody asks for what is moved only so that others stay in order.
         let is_behind = !self.restorer.dry_run && self.moved.borrow().concerns(&allotment);
@@ -178,6 +183,22 @@ impl<'a> Round<'a> {
             self.moved.borrow_mut().add(&allotment);
         }
         step
+    }
+
+    /// What ADD would say of a port whose owner the cache does not know, where it is not run (dry run).
+    fn would_stay(
+        &self,
+        candidate: &Candidate,
+        allotment: &Allotment,
+        missing: &ExecError,
+    ) -> Option<Step> {
+        let error = missing.cni_error().filter(|_| self.restorer.dry_run)?;
+        let is_sibling = |holder: &str| OwnerTag::is_one_container(holder, &candidate.name);
+        let mut held = cni_portmap::held_by_others(error).into_iter();
+        let (mapping, holder) = held
+            .find(|(mapping, holder)| allotment.leaves(mapping, holder) && !is_sibling(holder))?;
+        let what = format!("host port mapping {mapping} belongs to attachment {holder}");
+        Some(Step::Failed(of_a_stranger(&what)))
     }
 
     /// Adds what is missing again, unless it is only to be told.
@@ -333,11 +354,20 @@ impl Candidate {
 fn describe(error: &ExecError) -> String {
     let Some(error) = error.cni_error() else { return error.to_string() };
     if error.code.number() == ErrorCode::PortConflict.number() {
-        let what = of_a_port(&error.msg).unwrap_or(&error.msg);
-        return format!(
-            "{what}, which the cache knows nothing of, and stays there: delete that attachment if \
-             its container is gone"
-        );
+        return of_a_stranger(of_a_port(&error.msg).unwrap_or(&error.msg));
     }
     error.to_string()
+}
+
+/// A port that is not taken from its owner.
+fn of_a_stranger(what: &str) -> String {
+    let container = what.rsplit_once(" attachment ").and_then(|(_, tag)| tag.split('/').nth(1));
+    // A name that is too long is not all there.
+    let container = container.filter(|id| !id.contains('~'));
+    let remedy = container.map_or("delete that attachment".to_owned(), |id| {
+        format!("`cni-chain purge --container-id {id}` removes what it has")
+    });
+    format!(
+        "{what}, which the cache knows nothing of, and stays there: if that container is gone, {remedy}"
+    )
 }

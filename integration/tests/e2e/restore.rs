@@ -267,15 +267,26 @@ fn a_newer_owners_port_stays_with_it(b: &TestBox) {
 
     // What somebody else has whom the cache does not know.
     fs::remove_file(format!("/var/lib/cni/results/{NAME}-new-eth0")).expect("the file");
-    let output = node.command(&[]).output().expect("it runs");
-    let printed = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() {
-        // iptables keeps the older one's rules behind the newer one's.
-        assert!(b.implementation.backend().is_some(), "{printed}");
-    } else {
-        assert!(printed.contains(&format!("belongs to attachment {NAME}/new/eth0")), "{printed}");
+    for arguments in [&["--dry-run"][..], &[]] {
+        let output = node.command(arguments).output().expect("it runs");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        println!("{arguments:?}: {printed}");
+        if output.status.success() {
+            // iptables keeps the older one's rules behind the newer one's.
+            assert!(b.implementation.backend().is_some(), "{printed}");
+        } else {
+            assert!(
+                printed.contains(&format!("belongs to attachment {NAME}/new/eth0")),
+                "{printed}"
+            );
+            assert!(printed.contains("`cni-chain purge --container-id new` removes"), "{printed}");
+        }
+        node.serves("new", PORT);
     }
-    node.serves("new", PORT);
+    // Its purge is what gives the port back.
+    run(&mut node.cni_chain(&["purge", "--container-id", "new", "--yes"]));
+    node.restore(&[]);
+    node.serves("old", PORT);
 }
 
 /// What restore says of it, and a second one that has nothing to do.

@@ -391,6 +391,17 @@ fn status_tells_of_every_plugin() {
     assert_eq!(stdout, format!("a: ok\nb: failed: no backend\n{missing}portmap: ok, {backend}\n"));
     assert_eq!(stderr, "cni-chain: 2 of the 4 plugins of network net could not serve add\n");
 
+    // A plugin that does not know the question answers something else.
+    let known = r#"{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}"#;
+    let answers = json!({"STATUS": fails(4, "missing containerID"), "VERSION": {"stdout": known}});
+    stage.tell("b", &answers);
+    let (_, stdout, _) = run(&mut command(&stage, &["status", "net"]));
+    let words = "b does not know cniVersion \"1.1.0\" of this list: it knows 0.4.0, 1.0.0\n";
+    assert!(
+        stdout.contains(&format!("b: failed: {}/{words}", stage.plugin_dir().display())),
+        "{stdout}"
+    );
+
     list("1.0.0");
     stage.forget_calls();
     let (status, stdout, _) = run(&mut command(&stage, &["status", "net"]));
@@ -437,7 +448,10 @@ fn versions_of_the_plugins() {
 fn plugins_beside_the_command_are_found_without_a_path() {
     let stage = stage();
     let copy = stage.plugin_dir().join("cni-chain");
-    fs::copy(env!("CARGO_BIN_EXE_cni-chain"), &copy).expect("a copy of the command");
+    // By another process: what this one writes, a child that another test starts at that moment has open, too, and
+    // a program that is open for writing cannot be run.
+    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_cni-chain")).arg(&copy).status();
+    assert!(status.expect("cp").success());
     let mut installed = Command::new(copy);
     installed.args(["status", "net"]).env("NETCONFPATH", stage.conf_dir()).env("CNI_PATH", "");
     succeed(&mut installed);

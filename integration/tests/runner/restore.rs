@@ -453,8 +453,8 @@ fn a_port_of_somebody_unknown_is_not_taken() {
         ),
     );
     let failed = "net/c1/eth0: portmap failed: host port mapping *:8080/tcp -> 10.0.0.9:80 belongs to \
-                  attachment x/y/eth0, which the cache knows nothing of, and stays there: delete that \
-                  attachment if its container is gone";
+                  attachment x/y/eth0, which the cache knows nothing of, and stays there: if that \
+                  container is gone, `cni-chain purge --container-id y` removes what it has";
     let (lines, summary) = run(&restorer(&stage));
     assert_eq!(lines, [failed]);
     assert_eq!(summary.failed(), 1);

@@ -66,13 +66,33 @@ pub fn waiting_by(error: &CniError) -> Option<impl Fn(&Mapping) -> bool + '_> {
         .then_some(move |mapping: &Mapping| held.split("; ").any(|h| h.starts_with(&by(mapping))))
 }
 
+const BY: &str = " by ";
+
 fn by(mapping: &Mapping) -> String {
-    format!("{mapping} by ")
+    format!("{mapping}{BY}")
 }
+
+const MAPPING: &str = "host port mapping ";
+const IS_HELD: &str = " is held by attachment ";
 
 /// A mismatch, where more is wrong.
 pub(crate) fn lost_mismatch((mapping, owner): &Held) -> String {
-    format!("host port mapping {mapping} is held by attachment {owner}")
+    format!("{MAPPING}{mapping}{IS_HELD}{owner}")
+}
+
+/// The mappings that CHECK's error says others have, each with its holder.
+#[must_use]
+pub fn held_by_others(error: &CniError) -> Vec<(&str, &str)> {
+    let is_lost = error.code.number() == ErrorCode::PortConflict.number();
+    let lost = error.details.strip_prefix(HELD).filter(|_| is_lost).unwrap_or_default();
+    let lost = lost.split("; ").filter_map(|one| one.split_once(BY));
+    let among_others = [&error.msg, &error.details].into_iter().flat_map(|text| text.split("; "));
+    let among_others = among_others.filter_map(|mismatch| {
+        let (mapping, rest) = mismatch.split_once(MAPPING)?.1.split_once(IS_HELD)?;
+        // How many more there are may follow.
+        Some((mapping, rest.split(' ').next()?))
+    });
+    lost.chain(among_others).collect()
 }
 
 /// STATUS: says in one line which mappings wait for whom; between networks of one container that is
