@@ -204,6 +204,11 @@ impl Victim<'_> {
         !matches!(self.attached.container, Container::Gone(_))
     }
 
+    /// Whether the cache knows it, and `restore` can give it back.
+    pub(crate) fn is_remembered(&self) -> bool {
+        self.attached.container != Container::Forgotten
+    }
+
     /// As in `2 host ports, 1 limit`.
     pub(crate) fn losses(&self) -> String {
         let words = ["host port", "limit", "tuned setting", "admitted address"];

@@ -75,14 +75,23 @@ fn attachments(count: usize) -> String {
 }
 
 fn warn(victims: &[Victim<'_>]) -> anyhow::Result<()> {
-    let living = victims.iter().filter(|victim| victim.lives()).count();
-    if living == 0 {
+    let living: Vec<_> = victims.iter().filter(|victim| victim.lives()).collect();
+    if living.is_empty() {
         return Ok(());
     }
+    let forgotten = living.iter().filter(|victim| !victim.is_remembered()).count();
+    let (live, back) = match (forgotten, living.len() - forgotten) {
+        (0, known) => (format!("{known} of these live"), "gives it all back"),
+        (unknown, 0) => (format!("{unknown} of these may live"), "knows nothing of them"),
+        (unknown, known) => (
+            format!("{known} of these live, and {unknown} may, which the cache knows nothing of"),
+            "gives it back to those that live",
+        ),
+    };
     say(&format!(
-        "{living} of these live: their ports stop answering, their limits end, tuned settings go back to \
-         what they were, and where the host drops what it forwards, they lose the network. `cni-chain \
-         restore` gives it all back; stop cni-chain-restore-watch.service if it runs."
+        "{live}: their ports stop answering, their limits end, tuned settings go back to what they were, and \
+         where the host drops what it forwards, they lose the network. `cni-chain restore` {back}; stop \
+         cni-chain-restore-watch.service if it runs."
     ))
 }
 

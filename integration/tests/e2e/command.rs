@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use cni_testbox::{HOST_V4, TestBox, Transport, cases, run, tool};
+use cni_testbox::{HOST_V4, TestBox, Transport, cases, run, sh, tool};
 
 use crate::restore::{NAME, Node, PORT};
 
@@ -347,8 +347,22 @@ fn purge_takes_out_what_it_is_asked_for(b: &TestBox) {
     assert_eq!(status, Some(2), "{stderr}");
     let (status, stdout, stderr) = outcome(&mut node.cni_chain(&["purge", "--all"]));
     assert_eq!(status, Some(1));
-    assert!(stdout.contains("2 of these live"), "{stdout}");
+    assert!(stdout.contains("2 of these live: "), "{stdout}");
+    assert!(stdout.contains("`cni-chain restore` gives it all back"), "{stdout}");
     assert!(stderr.contains("no terminal to ask at; add --yes"), "{stderr}");
+    for (cache, words) in [
+        ("/run/none", "2 of these may live: "),
+        ("/run/none", "`cni-chain restore` knows nothing of them"),
+        ("/run/one", "1 of these live, and 1 may, which the cache knows nothing of: "),
+    ] {
+        sh(&format!("mkdir -p {cache}/results"));
+        if cache == "/run/one" {
+            sh(&format!("cp /var/lib/cni/results/{NAME}-web-eth0 {cache}/results"));
+        }
+        let (_, stdout, _) =
+            outcome(&mut node.cni_chain(&["purge", "--all", "--cache-dir", cache]));
+        assert!(stdout.contains(words), "{stdout}");
+    }
     let dry = run(&mut node.cni_chain(&["purge", "--all", "--dry-run"]));
     assert!(dry.ends_with("2 attachments would lose all of that\n"), "{dry}");
     assert!(
