@@ -12,6 +12,7 @@ mod bucket;
 mod config;
 pub mod explain;
 mod go;
+mod hand_over;
 mod host;
 mod host_end;
 mod kernel;

@@ -16,6 +16,7 @@ pub mod explain;
 mod filter;
 mod frames;
 mod go;
+mod hand_over;
 mod held;
 mod holders;
 mod host;

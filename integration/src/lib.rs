@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod demo;
 mod explain;
+mod hand_over;
 mod install;
 mod lint;
 mod notification;

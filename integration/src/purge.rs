@@ -28,6 +28,9 @@ use crate::show::{Attached, Container, Owner, Survey};
 const ORDER: [MetaPlugin; 4] =
     [MetaPlugin::Tuning, MetaPlugin::Bandwidth, MetaPlugin::Firewall, MetaPlugin::Portmap];
 
+/// A name that no network has.
+pub(crate) const NO_NETWORK: &str = "cni-chain-purge";
+
 /// What is to go.
 #[derive(Clone, Debug)]
 pub(crate) enum Scope {
@@ -160,14 +163,11 @@ impl Purge {
             networks.retain(|name| name == network);
         } else {
             // Tables may stand empty.
-            networks.insert("cni-chain-purge");
+            networks.insert(NO_NETWORK);
         }
         for network in networks {
             for plugin in ORDER {
-                let outcome = NetworkConfig::from_stdin(bare_config(network, plugin).as_bytes())
-                    .and_then(|config| {
-                        gc(plugin, &GcRequest { config, valid: Vec::new(), log: Log::disabled() })
-                    });
+                let outcome = gc_request(network, plugin).and_then(|request| gc(plugin, &request));
                 failures.extend(outcome.err().map(|error| format!("{plugin}: {error}")));
             }
         }
@@ -251,6 +251,12 @@ fn bare_config(network: &str, plugin: MetaPlugin) -> String {
     config.push("name", network);
     config.push("type", plugin.as_str());
     cni_common::cni::protocol::json::Json::from(config).to_string()
+}
+
+/// GC that is told of no attachment.
+pub(crate) fn gc_request(network: &str, plugin: MetaPlugin) -> Result<GcRequest, CniError> {
+    let config = NetworkConfig::from_stdin(bare_config(network, plugin).as_bytes())?;
+    Ok(GcRequest { config, valid: Vec::new(), log: Log::disabled() })
 }
 
 fn del(plugin: MetaPlugin, request: &AttachmentRequest) -> Result<(), CniError> {

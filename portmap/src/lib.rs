@@ -11,6 +11,7 @@ mod config;
 pub mod explain;
 mod flows;
 mod go;
+mod hand_over;
 mod host;
 pub mod listing;
 mod localnet;

@@ -13,6 +13,7 @@ mod backend;
 mod config;
 pub mod explain;
 mod go;
+mod hand_over;
 mod host;
 mod key;
 pub mod listing;

@@ -123,7 +123,7 @@ impl LinkSetting {
         }
     }
 
-    fn value(self) -> Json {
+    pub(crate) fn value(self) -> Json {
         match self {
             Self::Mac(mac) => mac.to_string().into(),
             Self::Promisc(on) | Self::Allmulti(on) => on.into(),

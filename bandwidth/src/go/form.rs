@@ -6,9 +6,9 @@ use cni_common::kernel::link::Link;
 use cni_common::kernel::tc::{InstalledFilter, Match, Qdisc, QdiscKind};
 
 /// The Go plugin's handle of every TBF.
-const HANDLE: u16 = 1;
+pub(crate) const HANDLE: u16 = 1;
 /// The Go plugin's priority of its only filter.
-const PRIORITY: u16 = 1;
+pub(super) const PRIORITY: u16 = 1;
 
 /// The name of its IFB, in which the interface does not count.
 pub(super) fn ifb_name(attachment: &Attachment) -> String {

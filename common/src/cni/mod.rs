@@ -6,6 +6,7 @@ pub mod attachment;
 pub mod entry;
 pub mod explanation;
 pub mod failure;
+pub mod hand_over;
 mod help;
 pub mod holder;
 pub mod log;

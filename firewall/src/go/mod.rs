@@ -1,4 +1,4 @@
-//! What the Go plugin of the same name left: it is judged and removed, and never added to.
+//! What the Go plugin of the same name left: it is judged and removed.
 //!
 //! Its rules and sources name no owner but the address.
 

@@ -616,6 +616,11 @@ const ALL_PLUGINS: &str = "portmap,bandwidth,tuning,firewall";
 Plugins that were there before come back, the very files; entries that install put into networks go,
 and every other byte stays; the systemd units are disabled and deleted.
 
+While containers run that have host ports, limits, settings or accept rules of cni-chain, it wants to
+know what becomes of those. With --hand-over the plugins that come back take them over, one
+container after the other, and the network goes on meanwhile; `cni-chain purge --all` before it takes
+them out; with --leave they stay as they are.
+
 Exit status: 0 success, 1 it failed or was not to be, 2 wrong usage.")]
 pub(crate) struct UninstallOptions {
     /// Directory of the plugins [default: as install finds it]
@@ -626,9 +631,20 @@ pub(crate) struct UninstallOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) conflist: Option<PathBuf>,
 
+    /// Give running containers to the plugins that come back
+    #[arg(long, conflicts_with = "leave")]
+    pub(crate) hand_over: bool,
+
+    /// Leave what running containers have; nothing takes it out when they end
+    #[arg(long)]
+    pub(crate) leave: bool,
+
     /// Say what would be done and change nothing
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
 }
 
 /// How to run the demo.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use super::durable::{Draft, sync_directory};
 use super::entries::{self, Appended};
 use super::record::AppendedTo;
+use crate::runner::NetworkList;
 use crate::runner::plugins::MetaPlugin;
 
 /// A file and what it would say with the entries.
@@ -25,6 +26,8 @@ pub(crate) struct Removal {
     file: PathBuf,
     before: String,
     after: String,
+    /// The network's name.
+    pub(crate) network: String,
     /// Plugins whose entries somebody has changed, and which stay therefore.
     pub(crate) changed: Vec<String>,
 }
@@ -64,7 +67,8 @@ impl Removal {
         let Some((file, before)) = read(file)? else { return Ok(None) };
         let (after, changed) = entries::remove(&before, &appended.insertions)
             .with_context(|| file.display().to_string())?;
-        Ok(Some(Self { file, before, after, changed }))
+        let network = NetworkList::from_bytes(after.as_bytes())?.name;
+        Ok(Some(Self { file, before, after, network, changed }))
     }
 
     /// Whether something goes.

@@ -74,7 +74,8 @@ impl Runner {
         }
     }
 
-    fn add_plugin(
+    /// ADD of one plugin of a list.
+    pub(crate) fn add_plugin(
         &self,
         list: &NetworkList,
         plugin: &PluginConf,

@@ -4,6 +4,7 @@
 mod command;
 mod explain;
 mod four_plugins;
+mod hand_over;
 mod interrupted;
 mod masquerade;
 mod nft_kernel;

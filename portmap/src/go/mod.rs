@@ -1,4 +1,4 @@
-//! What the Go plugin of the same name made (1.0 to 1.9): found, judged and removed, never added to.
+//! What the Go plugin of the same name made (1.0 to 1.9): found, judged and removed.
 //!
 //! Its nftables backend has tables of its own. Its iptables chains have the names of ours, so the
 //! iptables backend removes both; here they are only judged.

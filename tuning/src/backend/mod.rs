@@ -5,11 +5,13 @@
 
 mod add;
 mod check;
+mod hand_over;
 mod originals;
 mod restore;
 mod store;
 
 pub(crate) use add::{add, set_all};
 pub(crate) use check::check;
+pub(crate) use hand_over::give_to_go;
 pub(crate) use restore::restore;
 pub(crate) use store::{Store, all_originals, forget_stale};

@@ -11,7 +11,7 @@ use cni_common::cni::{Attachment, Stale};
 
 use super::originals::Originals;
 use crate::go;
-use crate::setting::Setting;
+use crate::setting::{LinkSetting, Setting};
 
 /// The outcome of reading such a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,6 +114,18 @@ impl<'a> Store<'a> {
         self.dir
             .write(&self.name, text.as_bytes())
             .map_err(|error| self.failure("save the originals in", &error))
+    }
+
+    /// Whether anything is kept of ours, of use or not.
+    pub(crate) fn has_ours(&self) -> Result<bool, CniError> {
+        Ok(self.load()? != Kept::Nothing)
+    }
+
+    /// Keeps originals where the Go plugin's DEL looks for them.
+    pub(super) fn save_for_go(&self, originals: &[LinkSetting]) -> Result<(), CniError> {
+        self.dir
+            .write(&go::backup_name(self.attachment), go::backup(originals).as_bytes())
+            .map_err(|error| self.failure("save the originals for the Go plugin in", &error))
     }
 
     /// Removes what is kept of ours.

@@ -1,8 +1,8 @@
-//! What the Go plugin of the same name kept for an attachment: read, honoured, removed, never
-//! added to.
+//! What the Go plugin of the same name kept for an attachment: read, honoured, removed; and written
+//! where an attachment goes back to it.
 
 use cni_common::cni::Attachment;
-use cni_common::cni::protocol::json::Json;
+use cni_common::cni::protocol::json::{Json, Object};
 
 use crate::setting::{LinkSetting, Setting};
 
@@ -25,9 +25,27 @@ pub(crate) fn read_backup(text: &[u8]) -> Result<Vec<Setting>, String> {
     }
 }
 
+/// A backup of these originals.
+pub(crate) fn backup(originals: &[LinkSetting]) -> String {
+    let mut object = Object::default();
+    for original in originals {
+        object.push(original.name(), original.value());
+    }
+    Json::from(object).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_for_the_go_plugin_is_what_it_reads() {
+        let originals = [LinkSetting::Mtu(1500), LinkSetting::Promisc(false)];
+        let text = backup(&originals);
+        assert_eq!(text, r#"{"mtu":1500,"promisc":false}"#);
+        let read = read_backup(text.as_bytes()).expect("a backup");
+        assert_eq!(read, originals.map(Setting::Link));
+    }
 
     #[test]
     fn the_go_backup_is_read() {

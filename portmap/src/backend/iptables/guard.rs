@@ -60,6 +60,14 @@ pub(super) fn remove_if_useless(place: Place) -> Result<(), IptablesError> {
     if is_mapped { Ok(()) } else { iptables.restore(&[(GUARD_TABLE, removal(&raw))]) }
 }
 
+/// Removes the guard, whatever needs it.
+pub(super) fn remove(place: Place) -> Result<(), IptablesError> {
+    let _lock = Lock::acquire()?;
+    let iptables = place.open()?;
+    let raw = iptables.save(GUARD_TABLE)?;
+    iptables.restore(&[(GUARD_TABLE, removal(&raw))])
+}
+
 /// The lines that remove the chain and the jumps to it. Somebody else's rule in it makes iptables
 /// refuse them all.
 fn removal(raw: &TableDump) -> Vec<String> {

@@ -7,6 +7,7 @@ mod add;
 mod changes;
 mod check;
 pub(super) mod guard;
+mod hand_over;
 mod names;
 mod places;
 mod remove;
@@ -134,6 +135,43 @@ impl Holder<Host<'_>, Plan> for Iptables {
         }
         outcome
     }
+}
+
+impl Iptables {
+    /// Removes what an ADD of the same entry made in chains that the Go plugin does not have.
+    pub(crate) fn remove_beside_go(
+        &self,
+        host: &mut Host<'_>,
+        plan: &Plan,
+    ) -> Result<(), CniError> {
+        let names = LazyCell::new(|| Names::of_entry(&plan.attachment, plan.gate()));
+        let addresses = plan.addresses.bare();
+        self.clean(
+            host,
+            || &names,
+            None,
+            |dump| {
+                let mut chains = saved::entry_chains(dump, &names, &addresses);
+                chains.retain(|chain| *chain != names.go_chain);
+                chains
+            },
+        )
+    }
+}
+
+/// Makes room for the Go plugin's chain.
+pub(crate) fn make_room(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
+    host.settle()?;
+    let names = Names::of_entry(&plan.attachment, plan.gate());
+    hand_over::make_room(host.nft_if_any()?, &names)
+        .map_err(|error| error.into_cni("cannot make room for the Go plugin's chain"))
+}
+
+/// Removes the guard, also where `route_localnet` is set.
+pub(crate) fn leave(host: &mut Host<'_>) -> Result<(), CniError> {
+    const DOING: &str = "cannot remove the chain that keeps others out of 127.0.0.0/8";
+    let guarded = places::with_guard(host.nft_if_any()?).map_err(not_found)?;
+    on_all(guarded, |place| guard::remove(place).map_err(|error| error.into_cni(DOING)))
 }
 
 fn not_found(error: IptablesError) -> CniError {

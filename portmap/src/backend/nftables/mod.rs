@@ -147,6 +147,11 @@ pub(crate) fn explain(plan: &Plan, log: &Log) -> Result<Vec<Step>, CniError> {
     Ok(host.committed().iter().cloned().map(Step::Nft).collect())
 }
 
+/// Removes the table if nothing is mapped, with its guard.
+pub(crate) fn leave(nft: &mut dyn Nft, nothing: &Stale, log: &Log) -> Result<(), CniError> {
+    garbage::collect_garbage(nft, nothing, || false, log).map(drop)
+}
+
 /// What ADD commits where our table is not there yet.
 pub(crate) fn whole_table(plan: &Plan) -> Result<Transaction, CniError> {
     Ok(add::whole_table(&Wanted::by(plan)?))
