@@ -21,7 +21,9 @@ pub(super) fn all(way: &Way<'_>, rules: &mut Rules) -> Vec<Step> {
             _ => base.kind == ChainKind::Filter,
         };
         match rules.at(hook, &packet, &is_filter) {
-            Ok(decisions) => {
+            Ok(mut decisions) => {
+                // What translates is told by itself.
+                decisions.retain(|decision| decision.fate != Fate::Translated);
                 asked += decisions.len();
                 steps.extend(decisions.iter().filter_map(|decision| step(decision, way)));
             }

@@ -547,7 +547,13 @@ fn real_packets_are_followed(b: &TestBox) {
         assert!(text.contains("      fib daddr type local goto hostports\n"), "{text}");
         let packets = text.split("in by ext0\n").skip(1);
         assert!(packets.clone().count() >= 3, "{text}");
-        assert!(packets.clone().all(|one| one.matches("cni_portmap guard").count() == 1), "{text}");
+        assert!(
+            packets.clone().all(|one| one.matches("passed all of them").count() == 1),
+            "{text}"
+        );
+        // What opens a connection meets portmap's chains, and what follows does not.
+        let met = packets.map(|one| one.contains("inet cni_portmap guard (portmap)"));
+        assert!(met.enumerate().all(|(index, met)| met == (index == 0)), "{text}");
     }
     assert_eq!(b.ruleset(), before);
 

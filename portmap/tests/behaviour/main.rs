@@ -12,6 +12,7 @@ mod iptables_output;
 mod iptables_words;
 mod loopback;
 mod many;
+mod mark;
 mod notices;
 mod odd_input;
 mod ownership;

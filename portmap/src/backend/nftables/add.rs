@@ -4,13 +4,16 @@ use cni_common::cni::Failure as _;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::nft::{Nft, NftError, Transaction};
+use cni_common::kernel::retry::retry;
 
 use super::Wanted;
 use super::elements::Account;
+use super::layout::Layout;
 use super::owned;
 use super::repair::repair_if_damaged;
 use super::replace::{Added, replace};
 use super::sets::TABLE;
+use super::sources::Known;
 use crate::config::OnConflict;
 
 /// Makes exactly what is wanted, which must not be nothing, replacing whatever the attachment had
@@ -32,7 +35,7 @@ pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<A
         })?,
         Err(error) if error.is_missing() => {
             log.debug(|| format!("building table {TABLE}: {error}"));
-            match nft.commit(&whole_table(wanted)) {
+            match build(nft, wanted) {
                 Ok(()) => {}
                 Err(error) if is_worth_a_look(&error) => return replace(nft, wanted, log),
                 Err(error) => return Err(error.into_cni(DOING)),
@@ -58,10 +61,19 @@ fn first_try(wanted: &Wanted<'_>) -> Transaction {
     transaction
 }
 
+/// The table, and what is wanted in it.
+fn build(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(), NftError> {
+    retry(|| {
+        let generation = Some(nft.generation()?);
+        let layout = wanted.layout.beside(Known::read(nft, &wanted.content.scope)?);
+        nft.commit(&Transaction { generation, ..whole_table(wanted, &layout) })
+    })
+}
+
 /// Everything that is wanted, with the table around it.
-pub(super) fn whole_table(wanted: &Wanted<'_>) -> Transaction {
+pub(super) fn whole_table(wanted: &Wanted<'_>, layout: &Layout) -> Transaction {
     let mut transaction = Transaction::new();
-    wanted.layout.build(&mut transaction);
+    layout.build(&mut transaction);
     wanted.content.create(&mut transaction, Account::new(wanted.content.len(), false));
     transaction
 }

@@ -6,7 +6,7 @@ use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Failure as _, Finding};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
+use cni_common::kernel::nft::compare::element_mismatch;
 use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, Value, look, lookup_all};
 use cni_common::kernel::retry::retry;
 
@@ -18,7 +18,7 @@ use super::elements::{
 };
 use super::entry::Split;
 use super::layout::Layout;
-use super::repair::repair;
+use super::repair::{self, repair};
 use super::sets::{self, Scope, TABLE};
 use super::{claims, owned};
 use crate::backend::conflict;
@@ -43,7 +43,7 @@ fn find(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(Finding, Vec<Held>), 
         return Ok((Finding::of(mismatches.collect()), Vec::new()));
     }
     let (mut mismatches, held) = element_mismatches(nft, content)?;
-    mismatches.extend(chain_mismatches(nft, &TABLE, &wanted.layout.chains())?);
+    mismatches.extend(repair::mismatches(nft, &wanted.layout)?);
     if mismatches.is_empty() {
         return Ok((Finding::Sound, held));
     }
@@ -58,7 +58,7 @@ fn element_mismatches(
     content: &Content,
 ) -> Result<(Vec<String>, Vec<Held>), NftError> {
     let tag = &content.tag;
-    let found = lookup_all(nft, &TABLE, &content.keys())?;
+    let found = lookup_all(nft, &TABLE, &[content.keys(), content.source_keys()].concat())?;
     let at = index(&found);
     let attachments = (sets::attachments(), owner_key(tag));
     let own = at.get(&(attachments.0.name.as_str(), attachments.1.as_slice())).copied();
@@ -91,6 +91,12 @@ fn element_mismatches(
                 other => mismatches.extend(element_mismatch(&TABLE, set, wanted, other)),
             }
         }
+    }
+    for (set, sources) in &content.sources {
+        let is_missing =
+            |source: &&Element| !at.contains_key(&(set.name.as_str(), source.key.as_slice()));
+        let missing = sources.iter().filter(is_missing);
+        mismatches.extend(missing.filter_map(|source| element_mismatch(&TABLE, set, source, None)));
     }
     let waiting = waiting(&claims, content);
     let mut count = content.len() - elsewhere + waiting.len();
@@ -154,7 +160,8 @@ fn of_other_entries(
 /// STATUS: lets the kernel try the whole table, and what ADD does with the one that is there if its
 /// chains are not as they have to be. What the next ADD repairs is a warning.
 pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Result<(), CniError> {
-    let probe = whole_table(sample).in_table(&Table::new(TABLE.family, "cni_portmap_probe"));
+    let probe = whole_table(sample, &sample.layout)
+        .in_table(&Table::new(TABLE.family, "cni_portmap_probe"));
     nft.validate(&probe).map_err(|error| {
         let remedy = error.remedy();
         CniError::new(ErrorCode::NotAvailable, format!("portmap cannot use nf_tables: {remedy}"))
@@ -179,7 +186,7 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Resul
         return Ok(());
     }
     let layout = Layout::shared();
-    let mismatches = chain_mismatches(nft, &TABLE, &layout.chains()).map_err(unreadable)?;
+    let mismatches = repair::mismatches(nft, &layout).map_err(unreadable)?;
     let Some(first) = mismatches.first() else { return Ok(()) };
     let repaired = retry(|| {
         let repair = repair(nft, &layout)?;

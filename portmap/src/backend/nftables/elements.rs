@@ -1,14 +1,16 @@
 //! From a plan to the elements that must be in the table's maps and sets. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::object::concatenation;
 use cni_common::kernel::nft::{Element, Elements, Set, Transaction, Value, Verb};
+use ipnet::IpNet;
 
 use super::sets::{self, Scope, TABLE};
-use crate::plan::{Mapping, Plan};
+use super::sources;
+use crate::plan::{LOOPBACK, Mapping, Plan};
 
 /// What the table must hold of one attachment.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub(super) struct Content {
     pub(super) elements: Elements,
     /// Families and prefix lengths of the masquerade sets in use.
     pub(super) prefixes: Vec<(IpVersion, u8)>,
+    /// The networks whose packets need the mark, as elements that nobody owns.
+    pub(super) sources: Elements,
 }
 
 impl Content {
@@ -28,6 +32,7 @@ impl Content {
             scope: Scope::of(plan),
             elements: Vec::new(),
             prefixes: Vec::new(),
+            sources: Vec::new(),
         };
         for version in IpVersion::ALL {
             let (by_address, by_port): (Vec<&Mapping>, Vec<&Mapping>) =
@@ -47,7 +52,11 @@ impl Content {
             let set = sets::addresses(IpVersion::of(address));
             content.own(set, vec![Value::Address(address)]);
         }
-        for (source, container) in plan.masqueraded() {
+        let masqueraded = plan.masqueraded();
+        let networks: BTreeSet<IpNet> = masqueraded.iter().map(|(source, _)| *source).collect();
+        let networks = networks.iter().filter(|network| **network != LOOPBACK);
+        content.sources = sources::elements(&content.scope, networks);
+        for (source, container) in masqueraded {
             let used = (IpVersion::of(container), source.prefix_len());
             if !content.prefixes.contains(&used) {
                 content.prefixes.push(used);
@@ -95,18 +104,23 @@ impl Content {
 
     /// The keys of the elements, by set, and the one in `attachments`.
     pub(super) fn keys(&self) -> Vec<(Set, Vec<Vec<Value>>)> {
-        let of_set = |(set, elements): &(Set, Vec<Element>)| {
-            (set.clone(), elements.iter().map(|element| element.key.clone()).collect())
-        };
         let mut keys = vec![(sets::attachments(), vec![owner_key(&self.tag)])];
-        keys.extend(self.elements.iter().map(of_set));
+        keys.extend(self.elements.iter().map(keys_of));
         keys
+    }
+
+    /// The keys of the sources, by set.
+    pub(super) fn source_keys(&self) -> Vec<(Set, Vec<Vec<Value>>)> {
+        self.sources.iter().map(keys_of).collect()
     }
 
     /// Creates it, with what `attachments` says of its owner; nothing of it may be there.
     pub(super) fn create(&self, transaction: &mut Transaction, account: Account) {
         let owner = vec![account.element(self.tag.as_str())];
         transaction.elements(Verb::Create, &TABLE, &sets::attachments(), owner);
+        for (set, elements) in &self.sources {
+            transaction.elements(Verb::Add, &TABLE, set, elements.clone());
+        }
         for (set, elements) in &self.elements {
             transaction.elements(Verb::Create, &TABLE, set, elements.clone());
         }
@@ -131,6 +145,10 @@ impl Content {
         let mut own = addresses.flat_map(|(_, elements)| elements).map(|element| &element.key[0]);
         own.any(|address| target(element) == Some(address))
     }
+}
+
+fn keys_of((set, elements): &(Set, Vec<Element>)) -> (Set, Vec<Vec<Value>>) {
+    (set.clone(), elements.iter().map(|element| element.key.clone()).collect())
 }
 
 /// Elements by set and key.

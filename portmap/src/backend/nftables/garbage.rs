@@ -13,6 +13,7 @@ use super::elements::mappings;
 use super::layout;
 use super::owned::{all, commit, each, removal, tell};
 use super::sets::{self, Scope, TABLE};
+use super::sources;
 use crate::plan::Mapping;
 
 /// GC: removes what is stale, and the table itself once it holds nothing and its guard has nothing
@@ -44,7 +45,9 @@ pub(super) fn collect_garbage(
         if is_all && nothing_else(nft, &all)? && !needs_guard() {
             delete_table_at(nft, generation)?;
         } else {
-            commit(nft, &removal(generation, &garbage, &heirs))?;
+            let remain = each(&all).filter(|(_, element)| !is_stale(element));
+            let unused = sources::unused(nft, &remain.collect::<Vec<_>>())?;
+            commit(nft, &removal(generation, &[garbage.clone(), unused].concat(), &heirs))?;
         }
         Ok((mappings(&garbage), heirs, scopes_of(&all)))
     });
@@ -102,7 +105,11 @@ fn nothing_else(nft: &mut dyn Nft, all: &Elements) -> Result<bool, NftError> {
             return Ok(false);
         }
     }
-    let known = |name: &String| name.starts_with("__set") || sets::by_name(name).is_some();
+    let known = |name: &String| {
+        name.starts_with("__set")
+            || sets::by_name(name).is_some()
+            || sets::sources_by_name(name).is_some()
+    };
     Ok(nft.sets(&TABLE)?.iter().all(known))
 }
 

@@ -12,7 +12,9 @@ use cni_common::kernel::nft::{
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use super::elements::Content;
 use super::sets::{self, Scope, TABLE};
+use super::sources::{self, Known};
 use crate::plan::LOOPBACK;
 
 const TABLE_COMMENT: &str = "cni-chain portmap";
@@ -41,26 +43,53 @@ pub(super) struct Layout {
     conditions: [(IpVersion, Alternatives); 2],
     /// Families and prefix lengths of the masquerade sets in use.
     prefixes: Vec<(IpVersion, u8)>,
+    /// Where packets come from that may have to be masqueraded.
+    sources: Known,
 }
 
 impl Layout {
-    pub(super) fn new(
-        scope: Scope,
-        conditions: [(IpVersion, Alternatives); 2],
-        prefixes: Vec<(IpVersion, u8)>,
-    ) -> Self {
-        Self { scope, conditions, prefixes }
+    pub(super) fn new(content: &Content, conditions: [(IpVersion, Alternatives); 2]) -> Self {
+        let scope = content.scope.clone();
+        let is_source = |set: &Set| scope.prefix_of(sets::SOURCES, &set.name);
+        let prefixes = content.sources.iter().filter_map(|(set, _)| is_source(set)).collect();
+        let sources = Known { prefixes, ..Known::default() };
+        Self { scope, conditions, prefixes: content.prefixes.clone(), sources }
     }
 
     /// What every table has that holds anything without conditions.
     pub(super) fn shared() -> Self {
         let unconditional = IpVersion::ALL.map(|version| (version, vec![Vec::new()]));
-        Self::new(Scope::shared(), unconditional, Vec::new())
+        Self {
+            scope: Scope::shared(),
+            conditions: unconditional,
+            prefixes: Vec::new(),
+            sources: Known::default(),
+        }
+    }
+
+    /// The same in a table that has all that others need.
+    pub(super) fn beside(&self, known: Known) -> Self {
+        let mut sources = known;
+        sources.prefixes.extend(&self.sources.prefixes);
+        Self { sources, ..self.clone() }
+    }
+
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// Makes the table, or makes it right.
     pub(super) fn build(&self, transaction: &mut Transaction) {
         build_guarded(transaction);
+        for (version, prefix_len) in &self.sources.prefixes {
+            let set = self.scope.sources(*version, *prefix_len);
+            transaction.push(Verb::Add, &TABLE, Object::Set(set));
+        }
+        for (set, elements) in sources::elements(&self.scope, &self.sources.missing) {
+            transaction.elements(Verb::Add, &TABLE, &set, elements);
+        }
+        let (chain, rules) = self.marking();
+        transaction.chain_with_rules(&TABLE, chain, rules);
         self.build_scope(transaction);
         for version in IpVersion::ALL {
             transaction.push(Verb::Add, &TABLE, Object::Set(self.scope.targets(version)));
@@ -93,6 +122,7 @@ impl Layout {
     /// The chains that [`Layout::build`] makes, for comparison with what is there.
     pub(super) fn chains(&self) -> Vec<(Chain, Vec<Rule>)> {
         let mut chains = guard();
+        chains.push(self.marking());
         chains.extend(self.scope_chains());
         chains.push(self.unmarking());
         chains.extend(self.prefixes.iter().map(|(version, prefix_len)| {
@@ -116,11 +146,30 @@ impl Layout {
         let (mark, lookups) = (self.scope.mark(), self.scope.name("lookups"));
         let rules = [
             vec![marked(mark), Statement::Goto(lookups.clone())],
-            vec![Statement::MarkSet(mark)],
+            vec![Statement::Jump(sources_chain(&self.scope))],
             vec![Statement::Jump(lookups)],
             vec![Statement::MarkClear(mark)],
         ];
         let rules = rules.map(|statements| rule(&name, statements)).into();
+        (Chain { name, base: None }, rules)
+    }
+
+    /// Marks what comes from where it may have to be masqueraded: the host's own 127.0.0.0/8, and the
+    /// networks of the masquerade sets. All else is spared the lookups in postrouting.
+    fn marking(&self) -> (Chain, Vec<Rule>) {
+        let name = sources_chain(&self.scope);
+        let mark = Statement::MarkSet(self.scope.mark());
+        let loopback = Statement::Match {
+            selector: Selector::Ip4Source,
+            negated: false,
+            operand: Operand::Network(LOOPBACK),
+        };
+        let mut rules = vec![rule(&name, vec![loopback, mark.clone()])];
+        for (version, prefix_len) in &self.sources.prefixes {
+            let set = self.scope.sources(*version, *prefix_len).name;
+            let key = vec![source_network(*version, *prefix_len)];
+            rules.push(rule(&name, vec![Statement::InSet { key, set }, mark.clone()]));
+        }
         (Chain { name, base: None }, rules)
     }
 
@@ -174,9 +223,8 @@ impl Layout {
     /// The chain that masquerades what a masquerade set lists, with its set.
     fn masquerading(&self, version: IpVersion, prefix_len: u8) -> (Set, Chain, Vec<Rule>) {
         let set = self.scope.masquerade(version, prefix_len);
-        let (saddr, daddr) = address_selectors(version);
-        let mask = (prefix_len < version.host_prefix()).then(|| netmask(version, prefix_len));
-        let key = vec![KeyPart { selector: saddr, mask }, KeyPart::from(daddr)];
+        let (_, daddr) = address_selectors(version);
+        let key = vec![source_network(version, prefix_len), KeyPart::from(daddr)];
         let statements = vec![
             marked(self.scope.mark()),
             Statement::ConnectionIsDnat,
@@ -211,6 +259,11 @@ impl Layout {
         let rules = IpVersion::ALL.map(unmark).to_vec();
         (base_chain(name, ChainKind::Nat, Hook::Postrouting, UNMARK), rules)
     }
+}
+
+/// The chain of [`Layout::marking`].
+pub(super) fn sources_chain(scope: &Scope) -> String {
+    format!("sources{}", scope.bit_suffix())
 }
 
 /// Makes the table with its guard and the sets that GC knows it by, or makes them right.
@@ -307,6 +360,13 @@ fn address_selectors(version: IpVersion) -> (Selector, Selector) {
         IpVersion::V4 => (Selector::Ip4Source, Selector::Ip4Destination),
         IpVersion::V6 => (Selector::Ip6Source, Selector::Ip6Destination),
     }
+}
+
+/// The network that a packet comes from.
+fn source_network(version: IpVersion, prefix_len: u8) -> KeyPart {
+    let (selector, _) = address_selectors(version);
+    let mask = (prefix_len < version.host_prefix()).then(|| netmask(version, prefix_len));
+    KeyPart { selector, mask }
 }
 
 fn netmask(version: IpVersion, prefix_len: u8) -> IpAddr {

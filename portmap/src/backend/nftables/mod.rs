@@ -17,6 +17,7 @@ mod owned;
 mod repair;
 mod replace;
 mod sets;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -128,7 +129,7 @@ impl<'a> Wanted<'a> {
         };
         let conditions = [compile(IpVersion::V4)?, compile(IpVersion::V6)?];
         let content = Content::of(plan);
-        let layout = Layout::new(content.scope.clone(), conditions, content.prefixes.clone());
+        let layout = Layout::new(&content, conditions);
         Ok(Self { plan, content, layout })
     }
 }
@@ -154,5 +155,6 @@ pub(crate) fn leave(nft: &mut dyn Nft, nothing: &Stale, log: &Log) -> Result<(),
 
 /// What ADD commits where our table is not there yet.
 pub(crate) fn whole_table(plan: &Plan) -> Result<Transaction, CniError> {
-    Ok(add::whole_table(&Wanted::by(plan)?))
+    let wanted = Wanted::by(plan)?;
+    Ok(add::whole_table(&wanted, &wanted.layout))
 }

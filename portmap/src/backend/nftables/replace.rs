@@ -15,8 +15,10 @@ use super::Wanted;
 use super::claims::{self, Claim};
 use super::elements::{Account, Content, describe, is_mapping, mapping_of, owner_key};
 use super::entry::Split;
+use super::layout::Layout;
 use super::owned::{self, Owned};
 use super::sets::{self, TABLE};
+use super::sources::Known;
 use crate::backend::conflict;
 use crate::config::OnConflict;
 use crate::plan::Mapping;
@@ -102,6 +104,8 @@ struct Found {
     claims: Vec<Claim>,
     /// Chains of our names that are in no place of ours.
     misplaced: Vec<Chain>,
+    /// What is wanted of the table's chains, beside what others need.
+    layout: Layout,
 }
 
 /// What is made of it.
@@ -140,8 +144,9 @@ impl Found {
             }
         }
         let claims = claims::read(nft)?;
-        let misplaced = misplaced_chains(nft, &TABLE, &wanted.layout.chains())?;
-        Ok(Self { generation, owned, foreign, evicted, claims, misplaced })
+        let layout = wanted.layout.beside(Known::read(nft, &content.scope)?);
+        let misplaced = misplaced_chains(nft, &TABLE, &layout.chains())?;
+        Ok(Self { generation, owned, foreign, evicted, claims, misplaced, layout })
     }
 
     fn settle(&self, wanted: &Wanted<'_>) -> Replacement {
@@ -169,7 +174,7 @@ impl Found {
         let mut transaction =
             Transaction { generation: Some(self.generation), ..Transaction::new() };
         transaction.remove_chains(&TABLE, self.misplaced.clone());
-        wanted.layout.build(&mut transaction);
+        self.layout.build(&mut transaction);
         let gone = split.own.iter().chain(&shared).chain(&self.evicted);
         for (set, elements) in gone.clone() {
             transaction.elements(Verb::Delete, &TABLE, set, keys_only(elements));

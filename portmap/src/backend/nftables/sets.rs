@@ -15,6 +15,10 @@ pub(super) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
 /// What stands for the shared scope in [`claims`]; no gate has a name of this length.
 const SHARED: &str = "shared";
 
+/// What the names of masquerade sets begin with, and of their sources.
+pub(super) const MASQUERADE: &str = "masquerade";
+pub(super) const SOURCES: &str = "sources";
+
 /// Digits of a gate's name.
 const GATE_LEN: usize = 12;
 
@@ -64,8 +68,23 @@ impl Scope {
     /// on their way to the container.
     pub(super) fn masquerade(&self, version: IpVersion, prefix_len: u8) -> Set {
         let bit = bit_suffix(self.mark_bit);
-        let name = format!("masquerade{}_{prefix_len}{bit}", version.digit());
+        let name = format!("{MASQUERADE}{}_{prefix_len}{bit}", version.digit());
         Set { name, key: vec![address_type(version); 2], data: vec![] }
+    }
+
+    /// `(source network)`: the networks of this prefix length that a masquerade set names. What comes
+    /// from anywhere else needs no mark.
+    pub(super) fn sources(&self, version: IpVersion, prefix_len: u8) -> Set {
+        let bit = bit_suffix(self.mark_bit);
+        let name = format!("{SOURCES}{}_{prefix_len}{bit}", version.digit());
+        Set { name, key: vec![address_type(version)], data: vec![] }
+    }
+
+    /// The family and prefix length of a set of the scope's mark bit, whose name begins so.
+    pub(super) fn prefix_of(&self, stem: &str, name: &str) -> Option<(IpVersion, u8)> {
+        let rest = name.strip_prefix(stem)?.strip_suffix(&self.bit_suffix())?;
+        let (digit, prefix_len) = rest.split_once('_')?;
+        Some((version_of(digit)?, prefix_len.parse().ok()?))
     }
 
     /// Whether a masquerade set is one of the scope's mark bit.
@@ -165,24 +184,35 @@ pub(super) fn by_name(name: &str) -> Option<Set> {
     if let Some(set) = shared().into_iter().find(|set| set.name == name) {
         return Some(set);
     }
-    let family = |rest: &str| match rest.as_bytes().first() {
-        Some(b'4') => Some(IpVersion::V4),
-        Some(b'6') => Some(IpVersion::V6),
-        _ => None,
-    };
     let named = |set: Set| Some(Set { name: name.to_owned(), ..set });
     let scope = Scope::shared();
     if let Some(rest) = name.strip_prefix("by_address") {
-        return named(scope.by_address(family(rest)?));
+        return named(scope.by_address(version_of(rest)?));
     }
     if let Some(rest) = name.strip_prefix("by_port") {
-        return named(scope.by_port(family(rest)?));
+        return named(scope.by_port(version_of(rest)?));
     }
     if let Some(rest) = name.strip_prefix("targets") {
-        return named(scope.targets(family(rest)?));
+        return named(scope.targets(version_of(rest)?));
     }
-    let rest = name.strip_prefix("masquerade")?;
-    named(scope.masquerade(family(rest)?, 0))
+    let rest = name.strip_prefix(MASQUERADE)?;
+    named(scope.masquerade(version_of(rest)?, 0))
+}
+
+/// The sources of a masquerade set.
+pub(super) fn sources_beside(masquerade: &str) -> Option<String> {
+    masquerade.strip_prefix(MASQUERADE).map(|rest| format!("{SOURCES}{rest}"))
+}
+
+/// One of [`Scope::sources`], of any mark bit.
+pub(super) fn sources_by_name(name: &str) -> Option<Set> {
+    let version = version_of(name.strip_prefix(SOURCES)?)?;
+    Some(Set { name: name.to_owned(), ..Scope::shared().sources(version, 0) })
+}
+
+/// The family whose digit a name goes on with.
+fn version_of(rest: &str) -> Option<IpVersion> {
+    IpVersion::ALL.into_iter().find(|version| rest.starts_with(version.digit()))
 }
 
 fn map(name: String, version: IpVersion, key: Vec<DataType>) -> Set {
