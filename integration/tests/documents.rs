@@ -1,4 +1,4 @@
-//! The pages of the source tree as text: lines that fit a window, and links that lead somewhere.
+//! The pages of the source tree as text: lines that fit a window, links that lead somewhere, files that exist.
 
 use std::collections::HashSet;
 use std::fs;
@@ -91,12 +91,46 @@ fn links_lead_somewhere() {
     assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
 
+/// Files and directories of this tree that a text names between backticks.
+fn paths(text: &str) -> Vec<&str> {
+    const TOP: [&str; 7] =
+        ["common", "portmap", "bandwidth", "tuning", "firewall", "integration", "deploy"];
+    let is_path = |span: &&str| {
+        let is_here = span.split_once('/').is_some_and(|(first, _)| TOP.contains(&first));
+        is_here && span.chars().all(|c| c.is_ascii_alphanumeric() || "/_-.".contains(c))
+    };
+    text.split('`').skip(1).step_by(2).filter(is_path).collect()
+}
+
+#[test]
+fn named_files_exist() {
+    let (mut seen, mut missing) = (0, Vec::new());
+    // These tell what was at its time.
+    let (decisions, changes) = (top().join("docs/decisions"), top().join("CHANGELOG.md"));
+    let is_of_today =
+        |(path, _): &(PathBuf, String)| !path.starts_with(&decisions) && *path != changes;
+    for (page, text) in pages().into_iter().filter(is_of_today) {
+        for path in paths(&text) {
+            if !top().join(path).exists() {
+                missing.push(format!("{}: {path}", page.display()));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen} paths");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 #[test]
 fn what_is_long_and_what_a_link_is() {
     let long = "x".repeat(COLUMNS + 1);
     let text = format!("{long}\n|{long}\n\t{long}\n{}\n", "…".repeat(COLUMNS));
     assert_eq!(long_lines(&text), [(1, long.as_str())]);
     assert_eq!(links("[a](b.md) [c\nd](e.md#f) [g](https://h)"), ["b.md", "e.md#f"]);
+    assert_eq!(
+        paths("`common/x.rs` `a/b` `deploy/` `tuning` `portmap --x`"),
+        ["common/x.rs", "deploy/"]
+    );
     assert!(anchors("# A `b`, c\n```\n# d\n```\n").contains("a-b-c"));
     assert_eq!(anchors("```\n# d\n```\n"), HashSet::new());
 }
