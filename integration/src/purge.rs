@@ -13,6 +13,7 @@ use cni_common::cni::plugin::{AttachmentRequest, GcRequest, Plugin as _};
 use cni_common::cni::protocol::json::Object;
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion, NetworkConfig};
 use cni_common::cni::{Attachment, OwnerTag};
+use cni_common::kernel::link::Links;
 use cni_common::kernel::route::{Routes, interface_name};
 use cni_common::kernel::sysctl::Sysctl;
 use cni_firewall::Firewall;
@@ -175,10 +176,16 @@ impl Purge {
     }
 
     /// Takes `route_localnet` back on the interfaces towards containers that had host ports, if none
-    /// behind the same interface has any more.
+    /// behind the same interface has any more; with everything, also on bridges without containers.
     fn close_loopback(&self, left: &Survey, failures: &mut Vec<String>) -> Vec<String> {
         let gone = self.survey.ports.iter().filter(|mapped| self.scope.has(&mapped.owner));
-        let ways = interfaces_to(gone.map(|mapped| mapped.mapping.container));
+        let mut ways = interfaces_to(gone.map(|mapped| mapped.mapping.container));
+        if matches!(self.scope, Scope::All) {
+            match bridges_without_ports() {
+                Ok(bridges) => ways.extend(bridges),
+                Err(error) => failures.push(format!("cannot list the interfaces: {error}")),
+            }
+        }
         let needed = interfaces_to(left.ports.iter().map(|mapped| mapped.mapping.container));
         let mut done = Vec::new();
         for interface in ways.difference(&needed) {
@@ -275,6 +282,14 @@ fn gc(plugin: MetaPlugin, request: &GcRequest) -> Result<(), CniError> {
         MetaPlugin::Tuning => Tuning.gc(request),
         MetaPlugin::Firewall => Firewall.gc(request),
     }
+}
+
+/// Bridges whose containers are gone.
+fn bridges_without_ports() -> anyhow::Result<Vec<String>> {
+    let links = Links::open()?.all()?;
+    let filled: BTreeSet<u32> = links.iter().filter_map(|link| link.controller).collect();
+    let bridges = links.into_iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    Ok(bridges.filter(|link| !filled.contains(&link.index)).map(|link| link.name).collect())
 }
 
 /// The interfaces by which the host reaches IPv4 containers directly.

@@ -20,6 +20,7 @@ cases! {
     show_tells_whose_everything_is, backends;
     purge_takes_out_what_it_is_asked_for, backends;
     purge_leaves_what_others_made, ours;
+    purge_after_the_last_container_leaves_no_loopback_open, backends;
     show_tells_what_is_missing_and_who_else_has_a_port, ours;
     show_tells_what_waits_in_the_kernel, backends;
 }
@@ -392,6 +393,26 @@ fn purge_takes_out_what_it_is_asked_for(b: &TestBox) {
     node.serves("web", PORT);
     node.serves("db", PORT + 1);
     assert!(node.is_sound(&web));
+}
+
+/// The runtime has deleted it; the bridge and the guard stayed, in case that another comes.
+fn purge_after_the_last_container_leaves_no_loopback_open(b: &TestBox) {
+    let node = Node::new(b);
+    let (_web, web) = node.add("web", PORT);
+    let purge = || run(&mut node.cni_chain(&["purge", "--all", "--yes"]));
+    node.runner().del(&node.list, &web).expect("DEL");
+    cni_testbox::batch(&["link add other type veth", "link set other master br1 up"]);
+    assert_eq!(purge(), "removed from 0 attachments\n");
+    let left = traces(b);
+    assert!(left.ends_with("route_localnet Ok(\"1\\n\")"), "another container's, perhaps: {left}");
+    cni_testbox::batch(&["link del other"]);
+    assert_eq!(
+        purge(),
+        "/proc/sys/net/ipv4/conf/br1/route_localnet is 0 again\nremoved from 0 attachments\n"
+    );
+    let left = traces(b);
+    assert!(left.ends_with("route_localnet Ok(\"0\\n\")"), "{left}");
+    assert!(!["CNI-", "cni_", NAME].iter().any(|name| left.contains(name)), "{left}");
 }
 
 fn purge_leaves_what_others_made(b: &TestBox) {
