@@ -99,6 +99,13 @@ pub(super) fn command(page: &str, command: &str) {
         }
         "./dev" => is_in(page, command, verb, &printed("$CHECKOUT/dev help")),
         "cargo" => packages(page, rest),
+        "apt" | "dnf" | "tar" => packed(page, rest),
+        // Asked on a clean Debian, by `./dev dist --check`.
+        "dpkg" | "rpm" => {
+            let asked = fs::read_to_string(top().join("deploy/package/check-inside"));
+            let asks = asked.expect("the script").contains(&format!("$({program} {verb} "));
+            assert!(asks, "{page}: check-inside asks no {program} {verb}");
+        }
         "mv" | "cp" | "ln" | "install" => assert!(exists(page, program), "{page}: {command}"),
         _ => {
             let path = if program.starts_with("./") {
@@ -113,6 +120,16 @@ pub(super) fn command(page: &str, command: &str) {
             options.for_each(|option| is_in(page, command, option, &help));
         }
     }
+}
+
+/// Fails unless `./dev dist` makes the file that a command installs.
+#[track_caller]
+fn packed(page: &str, words: &[&str]) {
+    let made = fs::read_to_string(top().join("deploy/package/build")).expect("the script");
+    let pattern = words.iter().find_map(|word| word.split_once("dist/"));
+    let (_, pattern) = pattern.unwrap_or_else(|| panic!("{page}: no file of dist/ in {words:?}"));
+    let is_made = |line: &str| pattern.split('*').all(|part| line.contains(part));
+    assert!(made.lines().any(is_made), "{page}: deploy/package/build makes no {pattern}");
 }
 
 /// Fails unless a synopsis is of what the command accepts, and of each of its commands.
