@@ -30,15 +30,14 @@ pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
     let list = load(&options.network.conf)?;
     let runner = runner(&options.network);
     let terminal = Terminal::stdout();
-    let mut failed = 0;
+    let (mut failed, mut is_too_old) = (0, false);
     for plugin in &list.plugins {
         let answer = match ask(&runner, &list, plugin) {
             Answer::Yes(said) => format!("ok{said}"),
-            Answer::YesInNewerVersion(said) => format!(
-                "ok{said}; runtimes do not ask: the list's cniVersion is {:?}, and STATUS came with {}",
-                list.cni_version,
-                CniVersion::V1_1_0
-            ),
+            Answer::YesInNewerVersion(said) => {
+                is_too_old = true;
+                format!("ok{said}")
+            }
             Answer::None(why) => format!("not asked: {why}"),
             Answer::No(why) => {
                 failed += 1;
@@ -46,6 +45,13 @@ pub(super) fn status(options: &StatusOptions) -> anyhow::Result<()> {
             }
         };
         say(&terminal.paragraph(&format!("{}: {answer}", plugin.plugin_type)))?;
+    }
+    if is_too_old {
+        say(&terminal.paragraph(&format!(
+            "Runtimes do not ask: the list's cniVersion is {:?}, and STATUS came with {}.",
+            list.cni_version,
+            CniVersion::V1_1_0
+        )))?;
     }
     match failed {
         0 => Ok(()),

@@ -113,7 +113,7 @@ fn status_without_privilege_fails(b: &TestBox) {
     std::fs::write(conflist, list).expect("a file");
     let (status, stdout, _) = outcome(&mut node.cni_chain(&["status", conflist]));
     assert_eq!(status, Some(0));
-    let start = "portmap: ok, backend nftables: the kernel has nf_tables; runtimes do not ask: ";
+    let start = "portmap: ok, backend nftables: the kernel has nf_tables\n";
     assert!(stdout.starts_with(start), "{stdout}");
     assert!(stdout.contains("\nloopback: not asked: that needs cniVersion 1.1.0"), "{stdout}");
 

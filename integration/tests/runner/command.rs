@@ -410,7 +410,8 @@ fn status_tells_of_every_plugin() {
     assert_eq!(
         stdout,
         format!(
-            "a: not asked: {why}\nb: not asked: {why}\n{missing}portmap: ok, {backend}; runtimes do not ask: the list's cniVersion is \"1.0.0\", and STATUS came with 1.1.0\n"
+            "a: not asked: {why}\nb: not asked: {why}\n{missing}portmap: ok, {backend}\n\
+             Runtimes do not ask: the list's cniVersion is \"1.0.0\", and STATUS came with 1.1.0.\n"
         )
     );
     let asked: Vec<String> =
