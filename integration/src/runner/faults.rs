@@ -1,6 +1,8 @@
 //! What CHECK finds, for people: the claim that does not hold, what is missing grouped by where it
 //! is missing from, and the remedy.
 
+use std::fmt;
+
 use cni_common::cni::protocol::CniError;
 
 /// A CHECK error taken apart.
@@ -100,6 +102,10 @@ fn grouped(faults: &[&str]) -> Vec<String> {
     let text = |(missing, members): &(Option<Missing<'_>>, Vec<&str>)| match missing {
         None => members.concat(),
         Some(Missing { from, kind, .. }) => {
+            let members = match *kind {
+                "mapping" => ranges(members),
+                _ => members.iter().map(|&member| member.to_owned()).collect(),
+            };
             let kind = match (*kind, members.len()) {
                 ("", _) => String::new(),
                 (kind, 1) => format!("{kind} "),
@@ -109,6 +115,59 @@ fn grouped(faults: &[&str]) -> Vec<String> {
         }
     };
     groups.iter().map(text).collect()
+}
+
+/// A mapping such as `*:80/tcp -> 10.0.0.2:8080`.
+struct Range<'a> {
+    host: &'a str,
+    protocol: &'a str,
+    container: &'a str,
+    from: (u16, u16),
+    /// How many ports follow the first.
+    more: u16,
+}
+
+impl<'a> Range<'a> {
+    fn parse(mapping: &'a str) -> Option<Self> {
+        let (from, to) = mapping.split_once(" -> ")?;
+        let (from, protocol) = from.rsplit_once('/')?;
+        let (host, host_port) = from.rsplit_once(':')?;
+        let (container, port) = to.rsplit_once(':')?;
+        let from = (host_port.parse().ok()?, port.parse().ok()?);
+        Some(Self { host, protocol, container, from, more: 0 })
+    }
+
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let after = |port: u16| port.checked_add(self.more + 1);
+        (self.host, self.protocol, self.container) == (next.host, next.protocol, next.container)
+            && (after(self.from.0), after(self.from.1)) == (Some(next.from.0), Some(next.from.1))
+    }
+}
+
+impl fmt::Display for Range<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = |first: u16| match self.more {
+            0 => first.to_string(),
+            more => format!("{first}-{}", first + more),
+        };
+        let Self { host, protocol, container, from, .. } = self;
+        write!(f, "{host}:{}/{protocol} -> {container}:{}", ports(from.0), ports(from.1))
+    }
+}
+
+/// Mappings of ports in a row as one, as in `*:8000-8009/tcp -> 10.0.0.2:80-89`.
+fn ranges(mappings: &[&str]) -> Vec<String> {
+    let mut ranges: Vec<Range<'_>> = Vec::new();
+    for &mapping in mappings {
+        let Some(next) = Range::parse(mapping) else {
+            return mappings.iter().map(|&mapping| mapping.to_owned()).collect();
+        };
+        match ranges.iter_mut().find(|range| range.goes_on_with(&next)) {
+            Some(range) => range.more += 1,
+            None => ranges.push(next),
+        }
+    }
+    ranges.iter().map(Range::to_string).collect()
 }
 
 #[cfg(test)]
@@ -155,6 +214,36 @@ mod tests {
         let all =
             "missing from table inet t: mappings *:80/tcp -> 10.0.0.2:80, *:80/tcp -> [fd00::2]:80";
         assert_eq!(found.groups, [all]);
+    }
+
+    #[test]
+    fn ports_in_a_row_are_told_as_one() {
+        let all = [
+            "*:80/tcp -> 10.0.0.2:8080",
+            "*:80/tcp -> [fd00::2]:8080",
+            "*:81/tcp -> 10.0.0.2:8081",
+            "*:81/tcp -> [fd00::2]:8081",
+            "*:81/udp -> 10.0.0.2:8081",
+            "*:82/tcp -> 10.0.0.2:8080",
+            "*:65535/tcp -> 10.0.0.2:8082",
+        ];
+        let told = [
+            "*:80-81/tcp -> 10.0.0.2:8080-8081",
+            "*:80-81/tcp -> [fd00::2]:8080-8081",
+            "*:81/udp -> 10.0.0.2:8081",
+            "*:82/tcp -> 10.0.0.2:8080",
+            "*:65535/tcp -> 10.0.0.2:8082",
+        ];
+        assert_eq!(ranges(&all), told);
+        assert_eq!(
+            ranges(&["*:80/tcp -> 10.0.0.2:8080", "odd"]),
+            ["*:80/tcp -> 10.0.0.2:8080", "odd"]
+        );
+        let found = faults(
+            "it is not so: mapping *:1/tcp -> 10.0.0.2:1 is missing from table inet t",
+            "mapping *:2/tcp -> 10.0.0.2:2 is missing from table inet t",
+        );
+        assert_eq!(found.groups, ["missing from table inet t: mapping *:1-2/tcp -> 10.0.0.2:1-2"]);
     }
 
     #[test]
