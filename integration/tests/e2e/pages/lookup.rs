@@ -39,6 +39,24 @@ const PLACEHOLDERS: [(&str, &str); 12] = [
     ("SECONDS", "10"),
 ];
 
+/// Programs that a case fails without, so that no command of theirs is passed over.
+const PROGRAMS: [&str; 14] = [
+    "cni-chain",
+    "conntrack",
+    "firewall-cmd",
+    "ip",
+    "ip6tables",
+    "iptables",
+    "iptables-restore",
+    "iptables-save",
+    "jq",
+    "nft",
+    "sysctl",
+    "systemctl",
+    "systemd-analyze",
+    "tc",
+];
+
 /// What follows a family in nft's words, where a program has the family's name.
 const NOT_OF_PROGRAMS: [&str; 5] = ["filter", "saddr", "daddr", "cni_firewall", "cni_hostport"];
 
@@ -50,7 +68,7 @@ pub(super) fn is_command(page: &str, span: &str) -> bool {
         "ip" | "bridge" if NOT_OF_PROGRAMS.contains(&second) => false,
         // Errors begin with the plugin's name, too.
         "portmap" | "bandwidth" | "tuning" | "firewall" => second.starts_with('-'),
-        _ => span != "file exists" && exists(page, program),
+        _ => span != "file exists" && (PROGRAMS.contains(&program) || exists(page, program)),
     }
 }
 
