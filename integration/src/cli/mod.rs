@@ -548,13 +548,13 @@ pub(crate) struct TellingOptions {
 /// What to install, and where.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each program is written beside its place, run once, and then renamed: a runtime that calls a plugin
-at this moment gets the old one or the new one. Nothing is replaced unless all of them run. A plugin
-of another that is replaced is kept as NAME.go-backup. Running containers keep what they have. Done
+Each program is written beside its place, run once, and then renamed: a runtime that calls a plugin \
+at this moment gets the old one or the new one. Nothing is replaced unless all of them run. A plugin \
+of another that is replaced is kept as NAME.go-backup. Running containers keep what they have. Done \
 again, it changes nothing.
 
-Without --bin-dir it is the directory that the configuration of containerd (also k3s's, RKE2's,
-microk8s's) or CRI-O names, else the one with CNI plugins of /opt/cni/bin, /usr/lib/cni,
+Without --bin-dir it is the directory that the configuration of containerd (also k3s's, RKE2's, \
+microk8s's) or CRI-O names, else the one with CNI plugins of /opt/cni/bin, /usr/lib/cni, \
 /usr/libexec/cni, and those of k3s, microk8s and GKE, else /opt/cni/bin.
 
 Examples:
@@ -613,12 +613,12 @@ const ALL_PLUGINS: &str = "portmap,bandwidth,tuning,firewall";
 /// What to take out.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Plugins that were there before come back, the very files; entries that install put into networks go,
+Plugins that were there before come back, the very files; entries that install put into networks go, \
 and every other byte stays; the systemd units are disabled and deleted.
 
-While containers run that have host ports, limits, settings or accept rules of cni-chain, it wants to
-know what becomes of those. With --hand-over the plugins that come back take them over, one
-container after the other, and the network goes on meanwhile; `cni-chain purge --all` before it takes
+While containers run that have host ports, limits, settings or accept rules of cni-chain, it wants to \
+know what becomes of those. With --hand-over the plugins that come back take them over, one \
+container after the other, and the network goes on meanwhile; `cni-chain purge --all` before it takes \
 them out; with --leave they stay as they are.
 
 Exit status: 0 success, 1 it failed or was not to be, 2 wrong usage.")]
