@@ -260,12 +260,9 @@ fn take_out(program: Program, dir: &Path, is_dry: bool) -> anyhow::Result<()> {
     let (target, backup) = (target.display(), backup.display());
     let would = if is_dry { "would be " } else { "" };
     match departure {
-        Departure::Absent => Ok(()),
+        Departure::Absent | Departure::Superseded { has_backup: false } => Ok(()),
         Departure::Back => say(&format!("{would}put back: {target}")),
         Departure::Removed => say(&format!("{would}removed: {target}")),
-        Departure::Superseded { has_backup: false } => {
-            say(&format!("{target} is not cni-chain's, and stays"))
-        }
         Departure::Superseded { has_backup: true } => say(&format!(
             "{target} is not cni-chain's, and stays; {would}removed: {backup}, which it came after"
         )),

@@ -7,7 +7,7 @@
 //! that does not run never takes the place of a backup.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::ErrorKind;
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +16,9 @@ use anyhow::{Context as _, bail};
 use cni_common::kernel::flock::lock_within;
 
 use super::durable::{Draft, sync_directory};
+use super::elf;
 use crate::runner::plugins::{DEADLINE, MetaPlugin};
-use crate::runner::{Runner, exec};
+use crate::runner::{ExecError, RunError, Runner, exec};
 
 /// How long another installer may be at work.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -50,7 +51,7 @@ pub(crate) struct Piece {
     pub(crate) program: Program,
     pub(crate) target: PathBuf,
     pub(crate) fate: Fate,
-    content: Vec<u8>,
+    source: PathBuf,
 }
 
 /// What becomes of an installed program's place when it goes.
@@ -108,14 +109,14 @@ pub(crate) fn plan(from: &Path, dir: &Path, programs: &[Program]) -> anyhow::Res
 
 fn piece(program: Program, from: &Path, dir: &Path) -> anyhow::Result<Piece> {
     let (source, target) = (from.join(program.name()), dir.join(program.name()));
-    let content = fs::read(&source).with_context(|| {
+    File::open(&source).with_context(|| {
         format!("cannot read {}; name the directory of the programs with --from", source.display())
     })?;
-    let fate = fate(program, &target, &content)?;
-    Ok(Piece { program, target, fate, content })
+    let fate = fate(program, &target, &source)?;
+    Ok(Piece { program, target, fate, source })
 }
 
-fn fate(program: Program, target: &Path, content: &[u8]) -> anyhow::Result<Fate> {
+fn fate(program: Program, target: &Path, source: &Path) -> anyhow::Result<Fate> {
     match fs::symlink_metadata(target) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::New),
         Err(error) => {
@@ -123,7 +124,7 @@ fn fate(program: Program, target: &Path, content: &[u8]) -> anyhow::Result<Fate>
         }
         Ok(metadata) if metadata.is_dir() => bail!("{} is a directory", target.display()),
         Ok(metadata) => {
-            if metadata.is_file() && fs::read(target).is_ok_and(|present| present == content) {
+            if metadata.is_file() && are_same(target, source).unwrap_or(false) {
                 return Ok(Fate::Same);
             }
         }
@@ -131,7 +132,7 @@ fn fate(program: Program, target: &Path, content: &[u8]) -> anyhow::Result<Fate>
     if program.is_at(target) {
         return Ok(Fate::Renewed);
     }
-    let is_kept = fs::symlink_metadata(backup_of(target)).is_err() || answers(target);
+    let is_kept = fs::symlink_metadata(backup_of(target)).is_err() || works(target);
     Ok(Fate::Replaced { is_kept })
 }
 
@@ -140,7 +141,7 @@ pub(crate) fn install(pieces: &[Piece], dir: &Path) -> anyhow::Result<()> {
     let changing = || pieces.iter().filter(|piece| piece.fate != Fate::Same);
     let mut drafts = Vec::new();
     for piece in changing() {
-        let draft = Draft::write(&piece.target, &piece.content, 0o755)
+        let draft = Draft::copy(&piece.source, &piece.target, 0o755)
             .with_context(|| format!("cannot write into {}", dir.display()))?;
         drafts.push(draft);
     }
@@ -171,12 +172,48 @@ fn try_out(piece: &Piece, draft: &Path) -> anyhow::Result<()> {
     bail!("nothing was replaced: the {name} to install does not run here: {reason}")
 }
 
-/// Whether a plugin runs, whoever's it is.
-fn answers(path: &Path) -> bool {
+/// Whether two files have the same content, without having it in memory.
+fn are_same(one: &Path, two: &Path) -> io::Result<bool> {
+    let (one, two) = (File::open(one)?, File::open(two)?);
+    if one.metadata()?.len() != two.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut one, mut two) = (BufReader::new(one), BufReader::new(two));
+    loop {
+        let (here, there) = (one.fill_buf()?, two.fill_buf()?);
+        let length = here.len().min(there.len());
+        if length == 0 {
+            return Ok(here.len() == there.len());
+        }
+        if here[..length] != there[..length] {
+            return Ok(false);
+        }
+        one.consume(length);
+        two.consume(length);
+    }
+}
+
+/// Whether a plugin runs, whoever's it is. One that needs a library's loader cannot be run in an image
+/// that has none, and will do on the host if it is all there.
+fn works(path: &Path) -> bool {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return false };
     let runner =
         Runner { deadline: Some(DEADLINE), ..Runner::new(vec![dir.to_owned()], PathBuf::new()) };
-    runner.version(&name.to_string_lossy()).is_ok()
+    match runner.version(&name.to_string_lossy()) {
+        Ok(_) => true,
+        Err(RunError::Exec(ExecError::Spawn(_, error))) if error.kind() == ErrorKind::NotFound => {
+            is_whole(path).unwrap_or(false)
+        }
+        Err(_) => false,
+    }
+}
+
+fn is_whole(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut beginning = Vec::new();
+    file.take(elf::HEADER as u64).read_to_end(&mut beginning)?;
+    Ok(elf::is_whole(&beginning, length))
 }
 
 /// What becomes of a program's place when it goes. Changes nothing.

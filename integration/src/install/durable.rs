@@ -29,6 +29,16 @@ impl Draft {
         Ok(draft)
     }
 
+    /// The same, of another file's content.
+    pub(super) fn copy(source: &Path, target: &Path, mode: u32) -> io::Result<Self> {
+        let draft = Self::empty(target)?;
+        let mut file = draft.create()?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        io::copy(&mut File::open(source)?, &mut file)?;
+        file.sync_all()?;
+        Ok(draft)
+    }
+
     /// The same for a file that is there, whose mode and owner stay.
     pub(super) fn rewrite(target: &Path, content: &[u8]) -> io::Result<Self> {
         let old = fs::metadata(target)?;

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use cni_testbox::{GO_PLUGINS, attempt, bare_cases, tool};
+use cni_testbox::{GO_PLUGINS, attempt, bare_cases, sh, tool};
 
 use crate::host::{DIR, PLUGINS, banner, built, fails, files, is_ours, succeeds, with_go_plugins};
 
@@ -14,6 +14,7 @@ bare_cases! {
     a_host_without_plugins_has_none_afterwards;
     only_what_is_asked_for_goes_in;
     what_the_host_brought_in_meanwhile_comes_back;
+    what_cannot_be_run_in_an_image_is_kept_if_it_is_whole;
     a_link_comes_back_as_a_link;
     a_dry_run_changes_nothing;
     what_does_not_run_replaces_nothing;
@@ -104,6 +105,34 @@ fn what_the_host_brought_in_meanwhile_comes_back() {
     let mut left: Vec<String> = files(DIR).into_keys().collect();
     left.sort();
     assert_eq!(left, ["bandwidth", "bridge", "firewall", "host-local", "portmap", "tuning"]);
+}
+
+/// Debian's plugins need a loader, which an image of static programs does not have.
+fn what_cannot_be_run_in_an_image_is_kept_if_it_is_whole() {
+    with_go_plugins();
+    sh("mkdir -p /run/image/host && mount --bind /opt/cni/bin /run/image/host");
+    for name in ["portmap", "cni-chain"] {
+        fs::copy(built().join(name), Path::new("/run/image").join(name)).expect("ours");
+    }
+    let install =
+        || sh("chroot /run/image /cni-chain install --from / --bin-dir /host --plugins portmap");
+    install();
+    let portmap = format!("{DIR}/portmap");
+    let overwrite = |content: &[u8]| {
+        fs::write(format!("{DIR}/new"), content).expect("a copy");
+        fs::set_permissions(format!("{DIR}/new"), Permissions::from_mode(0o755)).expect("ours");
+        fs::rename(format!("{DIR}/new"), &portmap).expect("as others install");
+    };
+    // Another program for a newer one.
+    let newer = fs::read(Path::new(GO_PLUGINS).join("vrf")).expect("Debian's");
+    overwrite(&newer);
+    let said = install();
+    assert!(said.contains("kept what was there as /host/portmap.go-backup"), "{said}");
+    overwrite(&newer[..newer.len() / 2]);
+    let said = install();
+    assert!(said.contains("in place of one that does not run"), "{said}");
+    succeeds(&["uninstall"]);
+    assert!(fs::read(&portmap).expect("there") == newer);
 }
 
 /// As k3s has them: names of one program.
