@@ -224,6 +224,10 @@ fn containers_go_back_while_they_talk(b: &TestBox) {
     }
     for pod in &pods {
         node.is_sound_to_go(pod);
+        // What its DEL gives back.
+        let backup = format!("/run/cni/tuning/{}_eth0.json", pod.container.id);
+        let backup: Value = serde_json::from_slice(&fs::read(backup).expect("a backup")).expect("JSON");
+        assert_eq!(backup, json!({ "mtu": 1500 }));
         for host in [HOST_V4, HOST_V6] {
             b.out.reach(Transport::Udp, host, pod.port).by(&pod.container.id);
         }
