@@ -4,6 +4,7 @@
 //! own, with the configuration and the result of its ADD, and then ours goes. The other plugin's later DEL
 //! finds all that it looks for. What can be done only in one place is changed in place by our plugin.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -27,9 +28,14 @@ use crate::runner::{CacheError, NetworkList, PluginConf, Runner, RuntimeConf, ex
 /// One that hangs must not keep other attachments from changing hands.
 const DEADLINE: Duration = Duration::from_mins(1);
 
+/// How long a runtime's DEL may be under way without a sign of it.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
 /// A running attachment of which ours has something.
 pub(crate) struct Candidate {
     pub(crate) name: String,
+    /// The cache's file, which DEL removes last.
+    file: PathBuf,
     list: NetworkList,
     conf: RuntimeConf,
     result: Json,
@@ -80,7 +86,8 @@ impl Candidate {
             Presence::Gone(_) => return Ok(None),
             Presence::Unknown(why) => bail!(why),
         }
-        let mut found = Self { name: attachment.name(), list, conf, result, parts: Vec::new() };
+        let (name, file) = (attachment.name(), entry.path.clone());
+        let mut found = Self { name, file, list, conf, result, parts: Vec::new() };
         for entry in found.list.plugins.clone() {
             let Some(plugin) = MetaPlugin::by_type(&entry.plugin_type) else { continue };
             if found.hands(plugin, &entry)?.ours {
@@ -111,6 +118,25 @@ impl Candidate {
             .filter_map(|(plugin, entry)| {
                 let error = self.part(*plugin, entry, &runner).err()?;
                 Some(format!("{plugin}: {error:#}"))
+            })
+            .collect();
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    /// Whether its runtime has deleted it.
+    pub(crate) fn is_deleted(&self) -> bool {
+        !self.file.exists()
+    }
+
+    /// Takes back what the other plugins' ADD made after their DEL.
+    pub(crate) fn take_back(&self, runner: &Runner) -> Result<(), Vec<String>> {
+        let runner = Runner { deadline: Some(DEADLINE), ..runner.clone() };
+        let result = self.result_in(&self.list.cni_version).ok();
+        let made = self.parts.iter().rev().filter(|(plugin, _)| by_add(*plugin));
+        let failures: Vec<String> = made
+            .filter_map(|(plugin, entry)| {
+                let del = runner.del_plugin(&self.list, entry, result.as_ref(), &self.conf);
+                Some(format!("{plugin}: {}", del.err()?))
             })
             .collect();
         if failures.is_empty() { Ok(()) } else { Err(failures) }

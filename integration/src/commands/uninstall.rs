@@ -1,6 +1,7 @@
 //! `cni-chain uninstall`.
 
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 
 use anyhow::bail;
 
@@ -142,10 +143,39 @@ impl Running {
             progress.step();
         }
         drop(progress);
+        if !is_dry {
+            failed += self.take_back()?;
+        }
         if failed > 0 {
             bail!("{failed} could not be handed over; mend what their lines say and run it again");
         }
         Ok(())
+    }
+
+    /// A runtime's DEL may have been under way, with what was handed over after its plugin's turn; how many
+    /// failed.
+    fn take_back(&self) -> anyhow::Result<usize> {
+        if self.candidates.is_empty() {
+            return Ok(0);
+        }
+        sleep(hand_over::GRACE);
+        let mut failed = 0;
+        for candidate in self.candidates.iter().filter(|candidate| candidate.is_deleted()) {
+            let name = &candidate.name;
+            match candidate.take_back(&self.runner) {
+                Ok(()) => {
+                    say(&format!("{name}: deleted by its runtime meanwhile, and taken back"))?;
+                }
+                Err(failures) => {
+                    failed += 1;
+                    say(&format!(
+                        "{name}: deleted meanwhile, and failed: {}",
+                        failures.join("; ")
+                    ))?;
+                }
+            }
+        }
+        Ok(failed)
     }
 
     /// What is left of containers that are gone, and what all shared: afterwards nobody is there any more

@@ -89,6 +89,18 @@ impl Runner {
         exec::decode_result(&stdout, &list.cni_version)
     }
 
+    /// DEL of one plugin of a list.
+    pub(crate) fn del_plugin(
+        &self,
+        list: &NetworkList,
+        plugin: &PluginConf,
+        prev_result: Option<&Json>,
+        conf: &RuntimeConf,
+    ) -> Result<(), ExecError> {
+        let stdin = request::for_attachment(list, plugin, prev_result, conf);
+        self.call(Command::Del, plugin, &stdin, conf)
+    }
+
     /// DEL: backward through the list, each plugin with the remembered result (from 0.4.0 on).
     ///
     /// The first failure ends it, and the attachment stays remembered for another try. A result
@@ -104,8 +116,7 @@ impl Runner {
             });
         }
         for plugin in list.plugins.iter().rev() {
-            let stdin = request::for_attachment(list, plugin, prev_result.as_ref(), conf);
-            self.call(Command::Del, plugin, &stdin, conf)
+            self.del_plugin(list, plugin, prev_result.as_ref(), conf)
                 .map_err(|error| RunError::in_chain(plugin, "delete", error))?;
         }
         // The attachment is gone; that it is still remembered only costs the next GC a DEL.

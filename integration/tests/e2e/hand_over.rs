@@ -21,6 +21,7 @@ cases! {
     without_a_word_running_containers_keep_the_plugins, ours;
     nobody_to_hand_over_to, ours;
     sources_of_firewalld_stay, ours;
+    a_del_that_is_under_way_leaves_nothing, ours;
     a_second_interface_goes_back, backends;
     what_was_appended_stays_for_running_containers, ours;
 }
@@ -226,7 +227,8 @@ fn containers_go_back_while_they_talk(b: &TestBox) {
         node.is_sound_to_go(pod);
         // What its DEL gives back.
         let backup = format!("/run/cni/tuning/{}_eth0.json", pod.container.id);
-        let backup: Value = serde_json::from_slice(&fs::read(backup).expect("a backup")).expect("JSON");
+        let backup: Value =
+            serde_json::from_slice(&fs::read(backup).expect("a backup")).expect("JSON");
         assert_eq!(backup, json!({ "mtu": 1500 }));
         for host in [HOST_V4, HOST_V6] {
             b.out.reach(Transport::Udp, host, pod.port).by(&pod.container.id);
@@ -319,6 +321,25 @@ fn nobody_to_hand_over_to(b: &TestBox) {
     assert!(!b.nft_list_all().contains("table inet cni_"), "{}", b.nft_list_all());
     b.out.reach(Transport::Udp, HOST_V4, pod.port).by("web");
     node.del(&pod);
+}
+
+/// The runtime's DEL ends while the Go plugin's ADD begins.
+fn a_del_that_is_under_way_leaves_nothing(b: &TestBox) {
+    let node = Node::new(b);
+    install("");
+    let pod = node.add("web", 8100);
+    let script = format!(
+        "#!/bin/sh\nrm -f /var/lib/cni/results/podnet-web-eth0\nexec {GO_PLUGINS}/portmap\n"
+    );
+    fs::write(format!("{DIR}/portmap.go-backup"), script).expect("a copy");
+    let (succeeded, said) = uninstall("--hand-over");
+    assert!(
+        succeeded && said.contains("podnet/web/eth0: deleted by its runtime meanwhile"),
+        "{said}"
+    );
+    let ruleset = b.ruleset();
+    assert!(!ruleset.contains("8100") && !ruleset.contains("10.88.1."), "{ruleset}");
+    b.out.cannot_reach(Transport::Udp, HOST_V4, pod.port);
 }
 
 /// They are the same of either plugin.
