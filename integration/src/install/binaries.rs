@@ -112,8 +112,19 @@ fn piece(program: Program, from: &Path, dir: &Path) -> anyhow::Result<Piece> {
     File::open(&source).with_context(|| {
         format!("cannot read {}; name the directory of the programs with --from", source.display())
     })?;
+    if is_one_file(&source, &target) && !program.is_at(&target) {
+        bail!(
+            "{} is not cni-chain's by now, and this cni-chain is the one beside it: run that of a \
+             release, or name its directory with --from",
+            target.display()
+        );
+    }
     let fate = fate(program, &target, &source)?;
     Ok(Piece { program, target, fate, source })
+}
+
+fn is_one_file(one: &Path, two: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| two.canonicalize().is_ok_and(|two| one == two))
 }
 
 fn fate(program: Program, target: &Path, source: &Path) -> anyhow::Result<Fate> {

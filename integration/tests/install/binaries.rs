@@ -57,6 +57,11 @@ fn a_second_time_changes_nothing() {
     let output = attempt(&format!("{DIR}/cni-chain install"));
     assert!(output.status.success(), "{output:?}");
     assert_eq!(files(DIR), once);
+    // Which has nothing to install where another's plugin is.
+    sh(&format!("cp {GO_PLUGINS}/portmap {DIR}/new && mv {DIR}/new {DIR}/portmap"));
+    let output = attempt(&format!("{DIR}/cni-chain install"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/opt/cni/bin/portmap is not cni-chain's by now"), "{output:?}");
 }
 
 fn a_host_without_plugins_has_none_afterwards() {
