@@ -76,7 +76,8 @@ fn networks_of_several_prefix_lengths(b: &TestBox) {
     everything();
 }
 
-/// It marks whatever comes, and knows of no sources: the first ADD, of whoever, finds them.
+/// It marks whatever comes, knows of no sources, and has a chain for each masquerade set: the first ADD,
+/// of whoever, puts this version's in their place.
 fn a_table_of_an_older_version(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     b.map(&web, &both(8080, 80));
@@ -89,6 +90,19 @@ fn a_table_of_an_older_version(b: &TestBox) {
         delete chain TABLE sources
         delete set TABLE sources4_24
         delete set TABLE sources6_64
+        flush chain TABLE postrouting
+        delete chain TABLE postrouting
+        flush chain TABLE translated
+        delete chain TABLE translated
+        add chain TABLE unmark { type nat hook postrouting priority srcnat - 4; }
+        add rule TABLE unmark UNMARK4
+        add rule TABLE unmark UNMARK6
+        add chain TABLE masquerade4_24 { type nat hook postrouting priority srcnat - 5; }
+        add rule TABLE masquerade4_24 MARKED ip saddr & 255.255.255.0 . ip daddr @masquerade4_24 masquerade
+        add chain TABLE masquerade4_8 { type nat hook postrouting priority srcnat - 5; }
+        add rule TABLE masquerade4_8 MARKED ip saddr & 255.0.0.0 . ip daddr @masquerade4_8 masquerade
+        add chain TABLE masquerade6_64 { type nat hook postrouting priority srcnat - 5; }
+        add rule TABLE masquerade6_64 MARKED ip6 saddr & ffff:ffff:ffff:ffff:: . ip6 daddr @masquerade6_64 masquerade
         flush chain TABLE guard
         delete chain TABLE guard
         flush chain TABLE guard_input
@@ -96,11 +110,22 @@ fn a_table_of_an_older_version(b: &TestBox) {
         add chain TABLE guard { type filter hook prerouting priority raw; }
         add rule TABLE guard ip daddr 127.0.0.0/8 iifname != lo drop
         add rule TABLE guard ip saddr 127.0.0.0/8 iifname != lo drop";
-    b.nft(&older.replace("TABLE", &format!("inet {PORTMAP_TABLE}")));
+    let older = older
+        .replace("TABLE", &format!("inet {PORTMAP_TABLE}"))
+        .replace("UNMARK4", "MARKED meta l4proto { tcp, udp, sctp } ip daddr . meta l4proto . th dport @targets4 CLEAR")
+        .replace("UNMARK6", "MARKED meta l4proto { tcp, udp, sctp } ip6 daddr . meta l4proto . th dport @targets6 CLEAR")
+        .replace("MARKED", "meta mark & 0x2000 == 0x2000 ct status dnat")
+        .replace("CLEAR", "meta mark set meta mark & 0xffffdfff");
+    b.nft(&older);
     is_masqueraded(&web);
     let other = b.web(&Network::dual(2), "other");
     b.map(&other, &both(8081, 80));
-    assert!(b.ruleset().contains("jump sources"), "{}", b.ruleset());
+    let ruleset = b.ruleset();
+    assert!(ruleset.contains("jump sources"), "{ruleset}");
+    assert!(
+        !ruleset.contains("chain unmark") && !ruleset.contains("chain masquerade"),
+        "{ruleset}"
+    );
     is_masqueraded(&web);
     b.host.reach(Transport::Tcp, "127.0.0.1", 8080).by("web");
     portmap("CHECK", &web).mappings(&both(8080, 80)).run(b).expect_silence();

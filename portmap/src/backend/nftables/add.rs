@@ -8,12 +8,12 @@ use cni_common::kernel::retry::retry;
 
 use super::Wanted;
 use super::elements::Account;
+use super::known::Known;
 use super::layout::Layout;
 use super::owned;
 use super::repair::repair_if_damaged;
 use super::replace::{Added, replace};
 use super::sets::TABLE;
-use super::sources::Known;
 use crate::config::OnConflict;
 
 /// Makes exactly what is wanted, which must not be nothing, replacing whatever the attachment had

@@ -19,8 +19,6 @@ pub(super) struct Content {
     pub(super) scope: Scope,
     /// By set, without the one in `attachments`. Empty when nothing is mapped.
     pub(super) elements: Elements,
-    /// Families and prefix lengths of the masquerade sets in use.
-    pub(super) prefixes: Vec<(IpVersion, u8)>,
     /// The networks whose packets need the mark, as elements that nobody owns.
     pub(super) sources: Elements,
 }
@@ -31,7 +29,6 @@ impl Content {
             tag: plan.attachment.tag(),
             scope: Scope::of(plan),
             elements: Vec::new(),
-            prefixes: Vec::new(),
             sources: Vec::new(),
         };
         for version in IpVersion::ALL {
@@ -57,12 +54,9 @@ impl Content {
         let networks = networks.iter().filter(|network| **network != LOOPBACK);
         content.sources = sources::elements(&content.scope, networks);
         for (source, container) in masqueraded {
-            let used = (IpVersion::of(container), source.prefix_len());
-            if !content.prefixes.contains(&used) {
-                content.prefixes.push(used);
-            }
             let key = vec![Value::Address(source.addr()), Value::Address(container)];
-            content.own(content.scope.masquerade(used.0, used.1), key);
+            let version = IpVersion::of(container);
+            content.own(content.scope.masquerade(version, source.prefix_len()), key);
         }
         content
     }

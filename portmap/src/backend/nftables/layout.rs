@@ -13,8 +13,9 @@ use cni_common::kernel::nft::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::elements::Content;
+use super::known::Known;
 use super::sets::{self, Scope, TABLE};
-use super::sources::{self, Known};
+use super::sources;
 use crate::plan::LOOPBACK;
 
 const TABLE_COMMENT: &str = "cni-chain portmap";
@@ -26,7 +27,6 @@ const CONDITIONAL: Priority = Priority(Priority::DSTNAT.0 + 4);
 /// Before any other program's source NAT, so that our mark never meets a foreign rule: Go's
 /// portmap and netavark masquerade whatever carries bit 13 there.
 const MASQUERADE: Priority = Priority(Priority::SRCNAT.0 - 5);
-const UNMARK: Priority = Priority(Priority::SRCNAT.0 - 4);
 
 const GUARD: &str = "guard";
 const GUARD_INPUT: &str = "guard_input";
@@ -41,37 +41,24 @@ pub(super) type Alternatives = Vec<Vec<Statement>>;
 pub(super) struct Layout {
     scope: Scope,
     conditions: [(IpVersion, Alternatives); 2],
-    /// Families and prefix lengths of the masquerade sets in use.
-    prefixes: Vec<(IpVersion, u8)>,
-    /// Where packets come from that may have to be masqueraded.
-    sources: Known,
+    /// What the chains must have rules for beside that.
+    known: Known,
 }
 
 impl Layout {
     pub(super) fn new(content: &Content, conditions: [(IpVersion, Alternatives); 2]) -> Self {
-        let scope = content.scope.clone();
-        let is_source = |set: &Set| scope.prefix_of(sets::SOURCES, &set.name);
-        let prefixes = content.sources.iter().filter_map(|(set, _)| is_source(set)).collect();
-        let sources = Known { prefixes, ..Known::default() };
-        Self { scope, conditions, prefixes: content.prefixes.clone(), sources }
+        Self { scope: content.scope.clone(), conditions, known: Known::of(content) }
     }
 
     /// What every table has that holds anything without conditions.
     pub(super) fn shared() -> Self {
-        let unconditional = IpVersion::ALL.map(|version| (version, vec![Vec::new()]));
-        Self {
-            scope: Scope::shared(),
-            conditions: unconditional,
-            prefixes: Vec::new(),
-            sources: Known::default(),
-        }
+        let conditions = IpVersion::ALL.map(|version| (version, vec![Vec::new()]));
+        Self { scope: Scope::shared(), conditions, known: Known::default() }
     }
 
     /// The same in a table that has all that others need.
     pub(super) fn beside(&self, known: Known) -> Self {
-        let mut sources = known;
-        sources.prefixes.extend(&self.sources.prefixes);
-        Self { sources, ..self.clone() }
+        Self { known: self.known.clone().and(known), ..self.clone() }
     }
 
     pub(super) fn scope(&self) -> &Scope {
@@ -80,25 +67,22 @@ impl Layout {
 
     /// Makes the table, or makes it right.
     pub(super) fn build(&self, transaction: &mut Transaction) {
+        let Known { masqueraded, sources, missing, outdated, .. } = &self.known;
+        transaction.remove_chains(&TABLE, outdated.clone());
         build_guarded(transaction);
-        for (version, prefix_len) in &self.sources.prefixes {
-            let set = self.scope.sources(*version, *prefix_len);
+        let masqueraded = masqueraded.iter().map(|(v, n)| self.scope.masquerade(*v, *n));
+        let sources = sources.iter().map(|(v, n)| self.scope.sources(*v, *n));
+        let targets = IpVersion::ALL.map(|version| self.scope.targets(version));
+        for set in masqueraded.chain(sources).chain(targets) {
             transaction.push(Verb::Add, &TABLE, Object::Set(set));
         }
-        for (set, elements) in sources::elements(&self.scope, &self.sources.missing) {
+        for (set, elements) in sources::elements(&self.scope, missing) {
             transaction.elements(Verb::Add, &TABLE, &set, elements);
         }
         let (chain, rules) = self.marking();
         transaction.chain_with_rules(&TABLE, chain, rules);
         self.build_scope(transaction);
-        for version in IpVersion::ALL {
-            transaction.push(Verb::Add, &TABLE, Object::Set(self.scope.targets(version)));
-        }
-        let (chain, rules) = self.unmarking();
-        transaction.chain_with_rules(&TABLE, chain, rules);
-        for (version, prefix_len) in &self.prefixes {
-            let (set, chain, rules) = self.masquerading(*version, *prefix_len);
-            transaction.push(Verb::Add, &TABLE, Object::Set(set));
+        for (chain, rules) in self.masquerading() {
             transaction.chain_with_rules(&TABLE, chain, rules);
         }
     }
@@ -111,7 +95,7 @@ impl Layout {
     }
 
     fn build_scope(&self, transaction: &mut Transaction) {
-        for set in self.scope.maps() {
+        for set in IpVersion::ALL.into_iter().flat_map(|version| self.maps(version)) {
             transaction.push(Verb::Add, &TABLE, Object::Set(set));
         }
         for (chain, rules) in self.scope_chains() {
@@ -124,11 +108,7 @@ impl Layout {
         let mut chains = guard();
         chains.push(self.marking());
         chains.extend(self.scope_chains());
-        chains.push(self.unmarking());
-        chains.extend(self.prefixes.iter().map(|(version, prefix_len)| {
-            let (_, chain, rules) = self.masquerading(*version, *prefix_len);
-            (chain, rules)
-        }));
+        chains.extend(self.masquerading());
         chains
     }
 
@@ -165,7 +145,7 @@ impl Layout {
             operand: Operand::Network(LOOPBACK),
         };
         let mut rules = vec![rule(&name, vec![loopback, mark.clone()])];
-        for (version, prefix_len) in &self.sources.prefixes {
+        for (version, prefix_len) in &self.known.sources {
             let set = self.scope.sources(*version, *prefix_len).name;
             let key = vec![source_network(*version, *prefix_len)];
             rules.push(rule(&name, vec![Statement::InSet { key, set }, mark.clone()]));
@@ -173,19 +153,24 @@ impl Layout {
         (Chain { name, base: None }, rules)
     }
 
-    /// An address of its own wins over any address.
+    /// The maps of a family's mappings, in the order in which they are looked up: an address of its own
+    /// wins over any address. Few hosts have mappings of one address, and the others do not pay for it.
+    /// What has conditions is built by each of its ADDs, which do not know of others.
+    fn maps(&self, version: IpVersion) -> Vec<Set> {
+        let by_address = !self.scope.is_shared() || self.known.by_address.contains(&version);
+        let by_address = by_address.then(|| self.scope.by_address(version));
+        by_address.into_iter().chain([self.scope.by_port(version)]).collect()
+    }
+
     pub(super) fn lookups(&self) -> (Chain, Vec<Rule>) {
-        let scope = &self.scope;
-        let name = scope.name("lookups");
+        let name = self.scope.name("lookups");
         let mut rules = Vec::new();
         for (version, conditions) in &self.conditions {
             let (_, daddr) = address_selectors(*version);
-            let by_port = [Selector::L4Protocol, Selector::DestinationPort];
-            let by_address = [daddr, Selector::L4Protocol, Selector::DestinationPort];
-            for (key, map) in [
-                (&by_address[..], scope.by_address(*version)),
-                (&by_port[..], scope.by_port(*version)),
-            ] {
+            for map in self.maps(*version) {
+                let own = (map == self.scope.by_address(*version)).then_some(daddr);
+                let key = [Selector::L4Protocol, Selector::DestinationPort];
+                let key: Vec<Selector> = own.into_iter().chain(key).collect();
                 for condition in conditions {
                     let mut statements = condition.clone();
                     if !names_a_protocol(condition) {
@@ -220,44 +205,36 @@ impl Layout {
             .collect()
     }
 
-    /// The chain that masquerades what a masquerade set lists, with its set.
-    fn masquerading(&self, version: IpVersion, prefix_len: u8) -> (Set, Chain, Vec<Rule>) {
-        let set = self.scope.masquerade(version, prefix_len);
-        let (_, daddr) = address_selectors(version);
-        let key = vec![source_network(version, prefix_len), KeyPart::from(daddr)];
-        let statements = vec![
-            marked(self.scope.mark()),
-            Statement::ConnectionIsDnat,
-            Statement::InSet { key, set: set.name.clone() },
-            Statement::Masquerade,
-        ];
-        let chain = base_chain(set.name.clone(), ChainKind::Nat, Hook::Postrouting, MASQUERADE);
-        let rule = rule(&chain.name, statements);
-        (set, chain, vec![rule])
-    }
-
-    /// Takes our mark off what was not masqueraded: off packets to where our mappings lead, and off
-    /// no other, for the bit may be another program's as well.
-    fn unmarking(&self) -> (Chain, Vec<Rule>) {
-        let mark = self.scope.mark();
-        let name = format!("unmark{}", self.scope.bit_suffix());
+    /// Masquerades what the masquerade sets list. What is left loses our mark: what goes to where our
+    /// mappings lead, and nothing else, for the bit may be another program's as well.
+    fn masquerading(&self) -> [(Chain, Vec<Rule>); 2] {
+        let (mark, bit) = (self.scope.mark(), self.scope.bit_suffix());
+        let (base, name) = (format!("postrouting{bit}"), format!("translated{bit}"));
+        let gate = vec![marked(mark), Statement::ConnectionIsDnat, Statement::Goto(name.clone())];
+        let masquerade = |(version, prefix_len): &(IpVersion, u8)| {
+            let (_, daddr) = address_selectors(*version);
+            let key = vec![source_network(*version, *prefix_len), KeyPart::from(daddr)];
+            let set = self.scope.masquerade(*version, *prefix_len).name;
+            rule(&name, vec![Statement::InSet { key, set }, Statement::Masquerade])
+        };
         let unmark = |version| {
             let (_, daddr) = address_selectors(version);
             let key = [daddr, Selector::L4Protocol, Selector::DestinationPort];
+            let key = key.map(KeyPart::from).to_vec();
             let statements = vec![
-                marked(mark),
-                Statement::ConnectionIsDnat,
                 Statement::ProtocolIn(L4Protocol::ALL.to_vec()),
-                Statement::InSet {
-                    key: key.map(KeyPart::from).to_vec(),
-                    set: self.scope.targets(version).name,
-                },
+                Statement::InSet { key, set: self.scope.targets(version).name },
                 Statement::MarkClear(mark),
             ];
             rule(&name, statements)
         };
-        let rules = IpVersion::ALL.map(unmark).to_vec();
-        (base_chain(name, ChainKind::Nat, Hook::Postrouting, UNMARK), rules)
+        let mut rules: Vec<Rule> = self.known.masqueraded.iter().map(masquerade).collect();
+        rules.extend(IpVersion::ALL.map(unmark));
+        let gate = vec![rule(&base, gate)];
+        [
+            (Chain { name: name.clone(), base: None }, rules),
+            (base_chain(base, ChainKind::Nat, Hook::Postrouting, MASQUERADE), gate),
+        ]
     }
 }
 

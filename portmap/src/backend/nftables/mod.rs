@@ -12,6 +12,7 @@ mod elements;
 mod entry;
 mod garbage;
 pub(super) mod guard;
+mod known;
 mod layout;
 mod owned;
 mod repair;

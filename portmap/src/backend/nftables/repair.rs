@@ -5,9 +5,9 @@ use cni_common::kernel::nft::compare::{chain_mismatches, misplaced_chains};
 use cni_common::kernel::nft::{Nft, NftError, Transaction, look};
 use cni_common::kernel::retry::retry;
 
+use super::known::Known;
 use super::layout::Layout;
 use super::sets::TABLE;
-use super::sources::Known;
 
 /// Puts the chains right that a layout needs, unless they are.
 pub(super) fn repair_if_damaged(

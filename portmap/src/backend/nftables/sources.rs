@@ -4,50 +4,18 @@
 //! so that nobody owns it: whoever needs it adds it, and GC takes it away when nobody does. One too
 //! many costs its packets a few lookups.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Element, Elements, Nft, NftError, Set, Value};
 use ipnet::IpNet;
 
-use super::layout;
 use super::sets::{self, Scope, TABLE};
 use crate::plan::LOOPBACK;
 
-/// What the table knows of them, for one mark bit.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    /// Families and prefix lengths that it has sets for, or should have.
-    pub(super) prefixes: BTreeSet<(IpVersion, u8)>,
-    /// Networks that it should know and does not.
-    pub(super) missing: BTreeSet<IpNet>,
-}
-
-impl Known {
-    pub(super) fn read(nft: &mut dyn Nft, scope: &Scope) -> Result<Self, NftError> {
-        let names = nft.sets(&TABLE)?;
-        let of = |stem: &str| -> BTreeSet<(IpVersion, u8)> {
-            names.iter().filter_map(|name| scope.prefix_of(stem, name)).collect()
-        };
-        let mut known = Self { prefixes: of(sets::SOURCES), missing: BTreeSet::new() };
-        let chain = layout::sources_chain(scope);
-        if nft.chains_at(&TABLE, &[chain])?.iter().any(Option::is_some) {
-            return Ok(known);
-        }
-        // A table that an older version made knows of no sources.
-        for (version, prefix_len) in of(sets::MASQUERADE) {
-            let set = scope.masquerade(version, prefix_len);
-            let networks = nft.elements(&TABLE, &set)?;
-            known.missing.extend(networks.iter().filter_map(|e| network(e, prefix_len)));
-        }
-        known.prefixes.extend(known.missing.iter().map(prefix));
-        Ok(known)
-    }
-}
-
 /// The source network of a masquerade set's element, unless it is the host's own 127.0.0.0/8, which
 /// always gets the mark.
-fn network(element: &Element, prefix_len: u8) -> Option<IpNet> {
+pub(super) fn network(element: &Element, prefix_len: u8) -> Option<IpNet> {
     let Some(Value::Address(source)) = element.key.first() else { return None };
     IpNet::new(*source, prefix_len).ok().filter(|network| *network != LOOPBACK)
 }
