@@ -114,29 +114,40 @@ impl Json {
     }
 }
 
-/// The text of a tree, or of what would make one, with an indentation of four spaces. Where that makes it too
-/// long, it has none.
+/// The text of a tree, or of what would make one, with an indentation of four spaces.
 pub(super) fn pretty(value: &impl Serialize) -> String {
-    indented(value, LONGEST_INDENTED).unwrap_or_else(|| {
-        // Writing strings and numbers into memory has no way to fail.
-        serde_json::to_string(value).unwrap_or_else(|error| unreachable!("JSON in memory: {error}"))
-    })
+    in_memory(indented(value, Vec::new()).and_then(utf8))
 }
 
-fn indented(value: &impl Serialize, longest: usize) -> Option<String> {
-    let mut text = Bounded { text: Vec::new(), longest };
+/// The same, but without an indentation where that makes it too long. It asks for the length at each write.
+pub(super) fn pretty_unless_long(value: &impl Serialize) -> String {
+    let room = Room { text: Vec::new(), longest: LONGEST_INDENTED };
+    let text = indented(value, room).and_then(|room| utf8(room.text));
+    text.unwrap_or_else(|_| in_memory(serde_json::to_string(value)))
+}
+
+fn indented<W: io::Write>(value: &impl Serialize, mut text: W) -> Result<W, serde_json::Error> {
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter)).ok()?;
-    String::from_utf8(text.text).ok()
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+    Ok(text)
+}
+
+fn utf8(text: Vec<u8>) -> Result<String, serde_json::Error> {
+    String::from_utf8(text).map_err(serde::ser::Error::custom)
+}
+
+/// Writing strings and numbers into memory has no way to fail.
+fn in_memory(text: Result<String, serde_json::Error>) -> String {
+    text.unwrap_or_else(|error| unreachable!("serialising JSON into memory: {error}"))
 }
 
 /// Memory for a text up to a length.
-struct Bounded {
+struct Room {
     text: Vec<u8>,
     longest: usize,
 }
 
-impl io::Write for Bounded {
+impl io::Write for Room {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         if self.text.len() + part.len() > self.longest {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -296,6 +307,7 @@ impl Tree {
 
     /// What `Vec` does by itself makes room for four at first, and what three of them leave between other lists
     /// when they go is of no use to anybody.
+    #[inline]
     fn push<T>(&self, items: &mut Vec<T>, item: T) {
         if self.saves_memory && items.len() == items.capacity() {
             items.reserve_exact(items.len().max(1));
@@ -445,12 +457,9 @@ mod tests {
     #[test]
     fn a_text_that_its_indentation_makes_too_long_has_none() {
         let json = Json::from(object(r#"{"a":[1,{"b":null}]}"#));
-        let indented = indented(&json, 1000).expect("a short text");
-        assert_eq!(super::indented(&json, indented.len()), Some(indented.clone()));
-        assert_eq!(super::indented(&json, indented.len() - 1), None);
-        assert_eq!(json.to_pretty(), indented);
+        assert_eq!(pretty_unless_long(&json), json.to_pretty());
         let long = format!(r#"{{"a":[{}0]}}"#, "0,".repeat(LONGEST_INDENTED / 10));
-        assert_eq!(Json::from(object(&long)).to_pretty(), long);
+        assert_eq!(pretty_unless_long(&Json::from(object(&long))), long);
     }
 
     #[test]

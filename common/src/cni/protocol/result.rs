@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::error::CniError;
 use super::fields::{Field, Fields};
-use super::json::{Json, Object, pretty};
+use super::json::{Json, Object, pretty, pretty_unless_long};
 use super::version::CniVersion;
 
 /// An ADD result in the form of the newest version.
@@ -168,11 +168,21 @@ impl CniResult {
     /// tree of all of it in memory.
     pub fn to_pretty(&self, version: CniVersion) -> Result<String, CniError> {
         if version <= CniVersion::V0_2_0 {
-            return self.to_json(version).map(|json| json.to_pretty());
+            return self.to_json(version).map(|json| pretty_unless_long(&json));
         }
         // Everything but what may be long.
         let rest = Self { dns: self.dns.clone(), ..Self::default() };
-        Ok(pretty(&Printed { result: self, version, rest: rest.to_json(version)? }))
+        let printed = Printed { result: self, version, rest: rest.to_json(version)? };
+        Ok(if self.has_unknown_keys() { pretty_unless_long(&printed) } else { pretty(&printed) })
+    }
+
+    /// Whether it may have a depth of which an indentation makes much.
+    fn has_unknown_keys(&self) -> bool {
+        !self.extra.is_empty()
+            || !self.dns.extra.is_empty()
+            || self.interfaces.iter().any(|item| !item.extra.is_empty())
+            || self.ips.iter().any(|item| !item.extra.is_empty())
+            || self.routes.iter().any(|item| !item.extra.is_empty())
     }
 
     fn push_lists(&self, version: CniVersion, object: &mut Object) {
