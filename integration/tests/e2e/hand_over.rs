@@ -20,6 +20,7 @@ cases! {
     what_waits_in_a_queue_is_not_lost, ours;
     without_a_word_running_containers_keep_the_plugins, ours;
     nobody_to_hand_over_to, ours;
+    two_entries_of_portmap_go_back, iptables_only;
     sources_of_firewalld_stay, ours;
     a_del_that_is_under_way_leaves_nothing, ours;
     a_second_interface_goes_back, backends;
@@ -328,6 +329,31 @@ fn nobody_to_hand_over_to(b: &TestBox) {
     assert!(!b.nft_list_all().contains("table inet cni_"), "{}", b.nft_list_all());
     b.out.reach(Transport::Udp, HOST_V4, pod.port).by("web");
     node.del(&pod);
+}
+
+/// With different conditions, in one chain of the Go plugin's.
+fn two_entries_of_portmap_go_back(b: &TestBox) {
+    let node = Node::new(b);
+    let mut list: Value = serde_json::from_slice(node.list.bytes()).expect("JSON");
+    let mut entry = list["plugins"][1].clone();
+    list["plugins"][1]["conditionsV4"] = json!(["-s", "198.51.100.0/24"]);
+    entry["conditionsV4"] = json!(["-s", "203.0.113.0/24"]);
+    list["plugins"].as_array_mut().expect("a list").insert(2, entry);
+    let node = Node::of(b, &list);
+    install("");
+    let far = b.far();
+    let pod = node.add("web", 8100);
+    let (succeeded, said) = uninstall("--hand-over");
+    assert!(
+        succeeded && said.contains("handed over: portmap, firewall, bandwidth, tuning"),
+        "{said}"
+    );
+    for client in [&b.out, &far] {
+        client.reach(Transport::Udp, HOST_V4, pod.port).by("web");
+    }
+    assert!(!b.ruleset().contains("if: ") && !b.nft_list_all().contains("cni_portmap"));
+    node.del(&pod);
+    assert!(!b.ruleset().contains("8100"), "{}", b.ruleset());
 }
 
 /// The runtime's DEL ends while the Go plugin's ADD begins.
