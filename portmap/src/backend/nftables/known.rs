@@ -7,7 +7,6 @@ use cni_common::kernel::nft::{Chain, Elements, Nft, NftError, Set};
 use ipnet::IpNet;
 
 use super::elements::Content;
-use super::layout;
 use super::sets::{self, Scope, TABLE};
 use super::sources::{network, prefix};
 
@@ -56,7 +55,7 @@ impl Known {
             sources: of(sets::SOURCES),
             ..Self::default()
         };
-        let chain = layout::sources_chain(scope);
+        let chain = scope.sources_chain();
         if !nft.chains_at(&TABLE, &[chain])?.iter().any(Option::is_some) {
             known.learn_from_older(nft, scope)?;
         }

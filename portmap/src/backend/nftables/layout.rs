@@ -126,7 +126,7 @@ impl Layout {
         let (mark, lookups) = (self.scope.mark(), self.scope.name("lookups"));
         let rules = [
             vec![marked(mark), Statement::Goto(lookups.clone())],
-            vec![Statement::Jump(sources_chain(&self.scope))],
+            vec![Statement::Jump(self.scope.sources_chain())],
             vec![Statement::Jump(lookups)],
             vec![Statement::MarkClear(mark)],
         ];
@@ -137,7 +137,7 @@ impl Layout {
     /// Marks what comes from where it may have to be masqueraded: the host's own 127.0.0.0/8, and the
     /// networks of the masquerade sets. All else is spared the lookups in postrouting.
     fn marking(&self) -> (Chain, Vec<Rule>) {
-        let name = sources_chain(&self.scope);
+        let name = self.scope.sources_chain();
         let mark = Statement::MarkSet(self.scope.mark());
         let loopback = Statement::Match {
             selector: Selector::Ip4Source,
@@ -236,11 +236,6 @@ impl Layout {
             (base_chain(base, ChainKind::Nat, Hook::Postrouting, MASQUERADE), gate),
         ]
     }
-}
-
-/// The chain of [`Layout::marking`].
-pub(super) fn sources_chain(scope: &Scope) -> String {
-    format!("sources{}", scope.bit_suffix())
 }
 
 /// Makes the table with its guard and the sets that GC knows it by, or makes them right.

@@ -80,6 +80,11 @@ impl Scope {
         Set { name, key: vec![address_type(version)], data: vec![] }
     }
 
+    /// The chain that looks up the sources of the mark bit, for all that is in the table.
+    pub(super) fn sources_chain(&self) -> String {
+        format!("{SOURCES}{}", self.bit_suffix())
+    }
+
     /// The family and prefix length of a set of the scope's mark bit, whose name begins so.
     pub(super) fn prefix_of(&self, stem: &str, name: &str) -> Option<(IpVersion, u8)> {
         let rest = name.strip_prefix(stem)?.strip_suffix(&self.bit_suffix())?;
