@@ -24,3 +24,6 @@ bench *args:
 
 release:
     ./dev release
+
+dist *args:
+    ./dev dist {{ args }}
