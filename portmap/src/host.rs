@@ -20,7 +20,7 @@ pub(crate) struct Host<'a> {
     pub(crate) removed: Vec<Mapping>,
     /// What CHECK looked for and other containers have, each with the holder's tag.
     pub(crate) held: Vec<Held>,
-    /// Whether legacy iptables holds the guard, if a program was run that tells.
+    /// Whether the guard of 127.0.0.0/8 stands, if that was seen already.
     pub(crate) guarded: Option<bool>,
     nft: Option<NetlinkNft>,
     is_settled: bool,

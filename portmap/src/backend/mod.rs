@@ -117,6 +117,9 @@ pub(crate) enum Look {
 /// them in. What cannot be asked is taken to be there: ADD and CHECK have their own errors for that.
 pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce() -> bool) -> bool {
     let seen = host.guarded;
+    if seen == Some(true) {
+        return true;
+    }
     let Ok(mut nft) = host.nft_if_any() else { return true };
     let in_nftables =
         nft.as_mut().is_some_and(|nft| nftables::guard::stands(*nft, look).unwrap_or(true));

@@ -14,7 +14,8 @@ use super::Wanted;
 use super::add::whole_table;
 use super::claims::Claim;
 use super::elements::{
-    Account, Content, describe, index, is_mapping, mapping_of, mappings, owner_key, target_key,
+    Account, Content, describe, index, is_mapping, keys_of, mapping_of, mappings, owner_key,
+    target_key,
 };
 use super::entry::Split;
 use super::layout::Layout;
@@ -58,7 +59,10 @@ fn element_mismatches(
     content: &Content,
 ) -> Result<(Vec<String>, Vec<Held>), NftError> {
     let tag = &content.tag;
-    let found = lookup_all(nft, &TABLE, &[content.keys(), content.source_keys()].concat())?;
+    let sources = content.sources();
+    let mut keys = content.keys();
+    keys.extend(sources.iter().map(keys_of));
+    let found = lookup_all(nft, &TABLE, &keys)?;
     let at = index(&found);
     let attachments = (sets::attachments(), owner_key(tag));
     let own = at.get(&(attachments.0.name.as_str(), attachments.1.as_slice())).copied();
@@ -92,7 +96,7 @@ fn element_mismatches(
             }
         }
     }
-    for (set, sources) in &content.sources {
+    for (set, sources) in &sources {
         let is_missing =
             |source: &&Element| !at.contains_key(&(set.name.as_str(), source.key.as_slice()));
         let missing = sources.iter().filter(is_missing);

@@ -1,6 +1,6 @@
 //! From a plan to the elements that must be in the table's maps and sets. Pure.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
@@ -19,8 +19,8 @@ pub(super) struct Content {
     pub(super) scope: Scope,
     /// By set, without the one in `attachments`. Empty when nothing is mapped.
     pub(super) elements: Elements,
-    /// The networks whose packets need the mark, as elements that nobody owns.
-    pub(super) sources: Elements,
+    /// The networks whose packets need the mark.
+    pub(super) networks: Vec<IpNet>,
 }
 
 impl Content {
@@ -29,7 +29,7 @@ impl Content {
             tag: plan.attachment.tag(),
             scope: Scope::of(plan),
             elements: Vec::new(),
-            sources: Vec::new(),
+            networks: Vec::new(),
         };
         for version in IpVersion::ALL {
             let (by_address, by_port): (Vec<&Mapping>, Vec<&Mapping>) =
@@ -49,11 +49,10 @@ impl Content {
             let set = sets::addresses(IpVersion::of(address));
             content.own(set, vec![Value::Address(address)]);
         }
-        let masqueraded = plan.masqueraded();
-        let networks: BTreeSet<IpNet> = masqueraded.iter().map(|(source, _)| *source).collect();
-        let networks = networks.iter().filter(|network| **network != LOOPBACK);
-        content.sources = sources::elements(&content.scope, networks);
-        for (source, container) in masqueraded {
+        for (source, container) in plan.masqueraded() {
+            if source != LOOPBACK && !content.networks.contains(&source) {
+                content.networks.push(source);
+            }
             let key = vec![Value::Address(source.addr()), Value::Address(container)];
             let version = IpVersion::of(container);
             content.own(content.scope.masquerade(version, source.prefix_len()), key);
@@ -103,17 +102,17 @@ impl Content {
         keys
     }
 
-    /// The keys of the sources, by set.
-    pub(super) fn source_keys(&self) -> Vec<(Set, Vec<Vec<Value>>)> {
-        self.sources.iter().map(keys_of).collect()
+    /// The networks as elements, which nobody owns.
+    pub(super) fn sources(&self) -> Elements {
+        sources::elements(&self.scope, &self.networks)
     }
 
     /// Creates it, with what `attachments` says of its owner; nothing of it may be there.
     pub(super) fn create(&self, transaction: &mut Transaction, account: Account) {
         let owner = vec![account.element(self.tag.as_str())];
         transaction.elements(Verb::Create, &TABLE, &sets::attachments(), owner);
-        for (set, elements) in &self.sources {
-            transaction.elements(Verb::Add, &TABLE, set, elements.clone());
+        for (set, elements) in self.sources() {
+            transaction.elements(Verb::Add, &TABLE, &set, elements);
         }
         for (set, elements) in &self.elements {
             transaction.elements(Verb::Create, &TABLE, set, elements.clone());
@@ -141,7 +140,7 @@ impl Content {
     }
 }
 
-fn keys_of((set, elements): &(Set, Vec<Element>)) -> (Set, Vec<Vec<Value>>) {
+pub(super) fn keys_of((set, elements): &(Set, Vec<Element>)) -> (Set, Vec<Vec<Value>>) {
     (set.clone(), elements.iter().map(|element| element.key.clone()).collect())
 }
 

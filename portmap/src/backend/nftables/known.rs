@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{Chain, Elements, Nft, NftError, Set};
+use cni_common::kernel::nft::{Chain, Nft, NftError, Set};
 use ipnet::IpNet;
 
 use super::elements::Content;
@@ -27,18 +27,14 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn of(content: &Content) -> Self {
-        let of = |stem, elements: &Elements| {
-            elements
-                .iter()
-                .filter_map(|(set, _)| content.scope.prefix_of(stem, &set.name))
-                .collect()
-        };
+        let masqueraded =
+            |(set, _): &(Set, _)| content.scope.prefix_of(sets::MASQUERADE, &set.name);
         let has = |set: Set| content.elements.iter().any(|(other, _)| *other == set);
         let is_mapped = |version: &IpVersion| has(content.scope.by_address(*version));
         Self {
             by_address: IpVersion::ALL.into_iter().filter(is_mapped).collect(),
-            masqueraded: of(sets::MASQUERADE, &content.elements),
-            sources: of(sets::SOURCES, &content.sources),
+            masqueraded: content.elements.iter().filter_map(masqueraded).collect(),
+            sources: content.networks.iter().map(prefix).collect(),
             ..Self::default()
         }
     }

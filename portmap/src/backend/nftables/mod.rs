@@ -46,6 +46,10 @@ impl Holder<Host<'_>, Plan> for Nftables {
     fn check(&self, host: &mut Host<'_>, plan: &Plan) -> Result<Finding, CniError> {
         let (finding, held) = check::check(host.nft()?, &Wanted::by(plan)?)?;
         host.held = held;
+        if finding == Finding::Sound && !plan.mappings.is_empty() {
+            // The guard was compared with the rest.
+            host.guarded = Some(true);
+        }
         Ok(finding)
     }
 
