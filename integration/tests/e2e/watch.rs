@@ -61,9 +61,12 @@ impl Watch {
         node.serves(&container.id, PORT);
     }
 
+    /// By the signal that a unit's or a pod's end begins with.
+    #[track_caller]
     fn ends(&mut self) {
-        self.child.kill().expect("a child of ours");
-        self.child.wait().expect("a child of ours");
+        sh(&format!("kill -TERM {}", self.child.id()));
+        let status = self.child.wait().expect("a child of ours");
+        assert!(status.success(), "{status}");
     }
 }
 

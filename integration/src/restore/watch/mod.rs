@@ -14,8 +14,9 @@ mod schedule;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use bus::Bus;
@@ -27,7 +28,7 @@ pub(crate) use schedule::{Reason, Round};
 /// Why a watch cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
-    /// No runtime to wait with.
+    /// Nothing to wait with.
     #[error("cannot wait for events: {0}")]
     Runtime(io::Error),
     /// The kernel's notifications.
@@ -45,7 +46,7 @@ pub(crate) enum WatchError {
 }
 
 /// Calls `restore` now and after every event, with the reason. What failed is tried again a few
-/// times. Returns only when it cannot go on.
+/// times. Returns when a signal ends it, after the round that is under way, or when it cannot go on.
 pub(crate) fn watch(mut restore: impl FnMut(&Reason) -> Round) -> Result<(), WatchError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -53,7 +54,8 @@ pub(crate) fn watch(mut restore: impl FnMut(&Reason) -> Round) -> Result<(), Wat
         .map_err(WatchError::Runtime)?;
     runtime.block_on(async {
         let tables = Tables::open().map_err(WatchError::Kernel)?;
-        let mut sources = Sources { tables, bus: Bus::open_if_any().await? };
+        let ending = Ending::begin().map_err(WatchError::Runtime)?;
+        let mut sources = Sources { tables, bus: Bus::open_if_any().await?, ending };
         let text = match sources.bus {
             Some(_) => "watching firewalld and nftables".to_owned(),
             None => {
@@ -62,12 +64,16 @@ pub(crate) fn watch(mut restore: impl FnMut(&Reason) -> Round) -> Result<(), Wat
         };
         let mut schedule = Schedule::new(text, Instant::now());
         loop {
-            let Some(event) = sources.next(schedule.due).await? else {
-                let began = Instant::now();
-                let round = restore(&schedule.reason);
-                let told = sources.tables.told().map_err(WatchError::Kernel)?;
-                schedule.done(round, began.elapsed(), &told, Instant::now());
-                continue;
+            let event = match sources.next(schedule.due).await? {
+                Next::Heard(event) => event,
+                Next::Due => {
+                    let began = Instant::now();
+                    let round = restore(&schedule.reason);
+                    let told = sources.tables.told().map_err(WatchError::Kernel)?;
+                    schedule.done(round, began.elapsed(), &told, Instant::now());
+                    continue;
+                }
+                Next::TheEnd => return Ok(()),
             };
             if event == Event::Started
                 && let Some(bus) = &sources.bus
@@ -82,11 +88,21 @@ pub(crate) fn watch(mut restore: impl FnMut(&Reason) -> Round) -> Result<(), Wat
 struct Sources {
     tables: Tables,
     bus: Option<Bus>,
+    ending: Ending,
+}
+
+/// What comes first.
+enum Next {
+    Heard(Event),
+    /// The time of the next round.
+    Due,
+    /// A signal.
+    TheEnd,
 }
 
 impl Sources {
-    /// The next event; `None` when `due` comes first.
-    async fn next(&mut self, due: Option<Instant>) -> Result<Option<Event>, WatchError> {
+    /// The next thing, of which `due` is one.
+    async fn next(&mut self, due: Option<Instant>) -> Result<Next, WatchError> {
         let mut clock = pin!(async {
             match due {
                 Some(due) => sleep_until(due).await,
@@ -94,16 +110,34 @@ impl Sources {
             }
         });
         poll_fn(|context| {
+            if self.ending.has_come(context) {
+                return Poll::Ready(Ok(Next::TheEnd));
+            }
             if let Some(bus) = &mut self.bus
                 && let Poll::Ready(event) = bus.poll(context)
             {
-                return Poll::Ready(event.map(Some));
+                return Poll::Ready(event.map(Next::Heard));
             }
             if let Poll::Ready(event) = self.tables.poll(context) {
-                return Poll::Ready(event.map(Some).map_err(WatchError::Kernel));
+                return Poll::Ready(event.map(Next::Heard).map_err(WatchError::Kernel));
             }
-            clock.as_mut().poll(context).map(|()| Ok(None))
+            clock.as_mut().poll(context).map(|()| Ok(Next::Due))
         })
         .await
+    }
+}
+
+/// SIGTERM and SIGINT. The kernel keeps from the first process of a container what it does not wait for:
+/// without this a pod would end only when the kubelet kills it.
+struct Ending([Signal; 2]);
+
+impl Ending {
+    fn begin() -> io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    }
+
+    /// Whether one came; else `context` is woken by it.
+    fn has_come(&mut self, context: &mut Context<'_>) -> bool {
+        self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready())
     }
 }
