@@ -40,7 +40,7 @@ const PLACEHOLDERS: [(&str, &str); 12] = [
 ];
 
 /// Programs that a case fails without, so that no command of theirs is passed over.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "cni-chain",
     "conntrack",
     "firewall-cmd",
@@ -50,6 +50,7 @@ const PROGRAMS: [&str; 14] = [
     "iptables-restore",
     "iptables-save",
     "jq",
+    "kubectl",
     "nft",
     "sysctl",
     "systemctl",
@@ -115,6 +116,7 @@ pub(super) fn command(page: &str, command: &str) {
             is_in(page, command, verb, &printed(&format!("{program} --help")));
             units(page, rest);
         }
+        "kubectl" => kubectl(page, command, rest),
         "./dev" => is_in(page, command, verb, &printed("$CHECKOUT/dev help")),
         "cargo" => packages(page, rest),
         "apt" | "dnf" | "tar" => packed(page, rest),
@@ -138,6 +140,26 @@ pub(super) fn command(page: &str, command: &str) {
             options.for_each(|option| is_in(page, command, option, &help));
         }
     }
+}
+
+/// Fails unless kubectl knows the command and its options, and the directories of `-k` give manifests.
+#[track_caller]
+fn kubectl(page: &str, command: &str, words: &[&str]) {
+    let words = words.strip_prefix(&["-n", "kube-system"]).unwrap_or(words);
+    let verbs: Vec<&str> = words.iter().copied().take_while(|word| is_verb(word)).collect();
+    let help = printed(&format!("kubectl {} --help", verbs.join(" ")));
+    let known = help.contains(&format!("\n  kubectl {} ", verbs.join(" ")));
+    assert!(known, "{page}: {command}: kubectl knows no {verbs:?}");
+    words.iter().filter(|word| word.starts_with("--")).for_each(|option| {
+        assert!(help.contains(&format!(" {option}=")), "{page}: {command}: there is no {option}");
+    });
+    if let Some(at) = words.iter().position(|word| *word == "-k") {
+        succeeds(page, &format!("kubectl kustomize {}", words[at + 1]));
+    }
+}
+
+fn is_verb(word: &str) -> bool {
+    word.chars().all(|c| c.is_ascii_lowercase())
 }
 
 /// Fails unless `./dev dist` makes the file that a command installs.
