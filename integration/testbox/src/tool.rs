@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables-nft-save", "iptables"),
     ("iptables-restore", "iptables"),
     ("iptables-save", "iptables"),
+    ("iperf3", "iperf3"),
     ("mount", "mount"),
     ("nft", "nftables"),
     ("prlimit", "util-linux"),
