@@ -111,11 +111,11 @@ impl Content {
     pub(super) fn create(&self, transaction: &mut Transaction, account: Account) {
         let owner = vec![account.element(self.tag.as_str())];
         transaction.elements(Verb::Create, &TABLE, &sets::attachments(), owner);
-        for (set, elements) in self.sources() {
-            transaction.elements(Verb::Add, &TABLE, &set, elements);
-        }
         for (set, elements) in &self.elements {
             transaction.elements(Verb::Create, &TABLE, set, elements.clone());
+        }
+        for (set, elements) in self.sources() {
+            transaction.elements(Verb::Add, &TABLE, &set, elements);
         }
     }
 
