@@ -6,6 +6,8 @@ use cni_testbox::{
 };
 use serde_json::json;
 
+use crate::repair::OLDER_GUARD;
+
 cases! {
     only_what_may_be_masqueraded_is_marked, ours;
     networks_of_several_prefix_lengths, ours;
@@ -102,15 +104,8 @@ fn a_table_of_an_older_version(b: &TestBox) {
         add chain TABLE masquerade4_8 { type nat hook postrouting priority srcnat - 5; }
         add rule TABLE masquerade4_8 MARKED ip saddr & 255.0.0.0 . ip daddr @masquerade4_8 masquerade
         add chain TABLE masquerade6_64 { type nat hook postrouting priority srcnat - 5; }
-        add rule TABLE masquerade6_64 MARKED ip6 saddr & ffff:ffff:ffff:ffff:: . ip6 daddr @masquerade6_64 masquerade
-        flush chain TABLE guard
-        delete chain TABLE guard
-        flush chain TABLE guard_input
-        delete chain TABLE guard_input
-        add chain TABLE guard { type filter hook prerouting priority raw; }
-        add rule TABLE guard ip daddr 127.0.0.0/8 iifname != lo drop
-        add rule TABLE guard ip saddr 127.0.0.0/8 iifname != lo drop";
-    let older = older
+        add rule TABLE masquerade6_64 MARKED ip6 saddr & ffff:ffff:ffff:ffff:: . ip6 daddr @masquerade6_64 masquerade";
+    let older = format!("{older}\n{OLDER_GUARD}")
         .replace("TABLE", &format!("inet {PORTMAP_TABLE}"))
         .replace("UNMARK4", "MARKED meta l4proto { tcp, udp, sctp } ip daddr . meta l4proto . th dport @targets4 CLEAR")
         .replace("UNMARK6", "MARKED meta l4proto { tcp, udp, sctp } ip6 daddr . meta l4proto . th dport @targets6 CLEAR")

@@ -64,17 +64,18 @@ fn other_rules_in_the_guard(b: &TestBox) {
     assert!(!b.ruleset().contains("127.0.0.0/8 accept"), "{}", b.ruleset());
 }
 
-/// Until 2026-11 it was one filter chain, which saw every packet.
+/// What makes the guard one filter chain, which saw every packet, as it was until 2026-11.
+pub(crate) const OLDER_GUARD: &str = "flush chain TABLE guard
+    delete chain TABLE guard
+    flush chain TABLE guard_input
+    delete chain TABLE guard_input
+    add chain TABLE guard { type filter hook prerouting priority raw; }
+    add rule TABLE guard ip daddr 127.0.0.0/8 iifname != lo drop
+    add rule TABLE guard ip saddr 127.0.0.0/8 iifname != lo drop";
+
 fn the_guard_of_older_versions(b: &TestBox) {
     let web = mapped(b);
-    let older = "flush chain TABLE guard
-        delete chain TABLE guard
-        flush chain TABLE guard_input
-        delete chain TABLE guard_input
-        add chain TABLE guard { type filter hook prerouting priority raw; }
-        add rule TABLE guard ip daddr 127.0.0.0/8 iifname != lo drop
-        add rule TABLE guard ip saddr 127.0.0.0/8 iifname != lo drop";
-    is_repaired(b, &web, "guard", older);
+    is_repaired(b, &web, "guard", OLDER_GUARD);
     assert!(!b.ruleset().contains("hook prerouting priority raw"), "{}", b.ruleset());
 }
 

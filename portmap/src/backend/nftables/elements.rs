@@ -69,11 +69,7 @@ impl Content {
 
     /// Puts a key into a set that does not have it.
     fn own(&mut self, set: Set, key: Vec<Value>) {
-        let element = Element::new(key, Vec::new(), self.tag.as_str());
-        match self.elements.iter_mut().find(|(known, _)| *known == set) {
-            Some((_, elements)) => elements.push(element),
-            None => self.elements.push((set, vec![element])),
-        }
+        sets::put(&mut self.elements, set, Element::new(key, Vec::new(), self.tag.as_str()));
     }
 
     /// Whether nothing is to be mapped.

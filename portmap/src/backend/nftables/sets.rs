@@ -4,7 +4,7 @@
 //! mapping that is looked up behind them.
 
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{DataType, Family, Set, Table};
+use cni_common::kernel::nft::{DataType, Element, Elements, Family, Set, Table};
 
 use crate::config::DEFAULT_MARK_BIT;
 use crate::plan::Plan;
@@ -213,6 +213,14 @@ pub(super) fn sources_beside(masquerade: &str) -> Option<String> {
 pub(super) fn sources_by_name(name: &str) -> Option<Set> {
     let version = version_of(name.strip_prefix(SOURCES)?)?;
     Some(Set { name: name.to_owned(), ..Scope::shared().sources(version, 0) })
+}
+
+/// Adds an element to those of its set.
+pub(super) fn put(elements: &mut Elements, set: Set, element: Element) {
+    match elements.iter_mut().find(|(known, _)| *known == set) {
+        Some((_, elements)) => elements.push(element),
+        None => elements.push((set, vec![element])),
+    }
 }
 
 /// The family whose digit a name goes on with.

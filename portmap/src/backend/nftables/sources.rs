@@ -34,11 +34,7 @@ pub(super) fn elements<'a>(
         let (version, prefix_len) = prefix(network);
         let set = scope.sources(version, prefix_len);
         let key = vec![Value::Address(network.addr())];
-        let element = Element { key, data: Vec::new(), comment: None };
-        match elements.iter_mut().find(|(known, _)| *known == set) {
-            Some((_, elements)) => elements.push(element),
-            None => elements.push((set, vec![element])),
-        }
+        sets::put(&mut elements, set, Element { key, data: Vec::new(), comment: None });
     }
     elements
 }
