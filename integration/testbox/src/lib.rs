@@ -85,6 +85,7 @@ mod stubs;
 pub mod suite;
 mod tool;
 mod traffic;
+mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -105,6 +106,7 @@ pub use stubs::{IPTABLES_RESTORES, IPTABLES_SAVES, cut_saves, killed_while_resto
 pub use suite::{Sample, Subject};
 pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, tool};
 pub use traffic::{Asker, Reply, TcpFlow, Transport, UdpFlow};
+pub use watch::RunningWatch;
 
 /// The host's address on its outside link.
 pub const HOST_V4: &str = "198.51.100.1";

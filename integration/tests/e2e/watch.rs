@@ -1,11 +1,8 @@
 //! `cni-chain restore --watch`: what it notices, and that it rests.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use cni_testbox::{Container, Firewalld, OUT_V4, TestBox, Transport, cases, sh};
+use cni_testbox::{Container, Firewalld, OUT_V4, RunningWatch, TestBox, Transport, cases, sh};
 
 use crate::masquerade::{self, reaches_the_outside};
 use crate::restore::{NAME, Node, PORT, drop_forwarded, flush};
@@ -20,36 +17,17 @@ cases! {
 }
 
 /// A running `restore --watch`.
-struct Watch {
-    child: Child,
-    lines: Receiver<String>,
-}
+struct Watch(RunningWatch);
 
 impl Watch {
     fn start(node: &Node<'_>) -> Self {
         let mut command = node.command(&["--watch"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdout = child.stdout.take().expect("piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                println!("watch: {line}");
-                let _ = sender.send(line);
-            }
-        });
-        Self { child, lines }
+        Self(RunningWatch::start(&mut command, Duration::from_mins(1)))
     }
 
-    /// Waits for a line of this beginning.
     #[track_caller]
     fn says(&self, beginning: &str) {
-        loop {
-            match self.lines.recv_timeout(Duration::from_mins(1)) {
-                Ok(line) if line.starts_with(beginning) => return,
-                Ok(_) => {}
-                Err(error) => panic!("the watch never said {beginning:?}: {error}"),
-            }
-        }
+        self.0.says(beginning);
     }
 
     /// Waits until it has restored this, and tries the container.
@@ -64,8 +42,8 @@ impl Watch {
     /// By the signal that a unit's or a pod's end begins with.
     #[track_caller]
     fn ends(&mut self) {
-        sh(&format!("kill -TERM {}", self.child.id()));
-        let status = self.child.wait().expect("a child of ours");
+        sh(&format!("kill -TERM {}", self.0.child.id()));
+        let status = self.0.child.wait().expect("a child of ours");
         assert!(status.success(), "{status}");
     }
 }
@@ -98,7 +76,7 @@ fn the_watch_heals_after_firewalld(b: &TestBox) {
 
     firewalld.stop();
     firewalld.kill_bus();
-    let status = watch.child.wait().expect("a child of ours");
+    let status = watch.0.child.wait().expect("a child of ours");
     assert_eq!(status.code(), Some(1), "without a bus it ends, for systemd to start it again");
 }
 
@@ -189,11 +167,11 @@ fn the_watch_does_not_answer_to_itself(b: &TestBox) {
         sh("iptables -t nat -N CNI-other; iptables -t nat -A CNI-other -j RETURN; \
             iptables -t nat -F CNI-other; iptables -t nat -X CNI-other");
     }
-    assert_eq!(watch.lines.try_iter().collect::<Vec<_>>(), [""; 0], "it has nothing to say");
+    assert_eq!(watch.0.lines.try_iter().collect::<Vec<_>>(), [""; 0], "it has nothing to say");
     sh("iptables -t nat -F; ip6tables -t nat -F");
     watch.says(&format!("{NAME}/web/eth0: restored ipMasq"));
     watch.says("rules were deleted from nftables table ip");
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(watch.lines.try_iter().collect::<Vec<_>>(), [""; 0], "it has no more to say");
+    assert_eq!(watch.0.lines.try_iter().collect::<Vec<_>>(), [""; 0], "it has no more to say");
     watch.ends();
 }

@@ -1,13 +1,10 @@
 //! `install --watch` beside another installer.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use cni_testbox::{GO_PLUGINS, bare_cases, eventually_within, sh};
+use cni_testbox::{GO_PLUGINS, RunningWatch, bare_cases, eventually_within, sh};
 
 use crate::host::{DIR, cni_chain, files, is_ours, succeeds, with_go_plugins};
 
@@ -20,46 +17,28 @@ bare_cases! {
 const FILE: &str = "/etc/cni/net.d/10-calico.conflist";
 const LIST: &str = r#"{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}"#;
 
-struct Watch {
-    child: Child,
-    lines: Receiver<String>,
-}
+struct Watch(RunningWatch);
 
 impl Watch {
     fn start(arguments: &[&str]) -> Self {
         let mut command = cni_chain(&[&["install", "--watch"], arguments].concat());
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdout = child.stdout.take().expect("piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                println!("watch: {line}");
-                let _ = sender.send(line);
-            }
-        });
-        let watch = Self { child, lines };
+        let watch = Self(RunningWatch::start(&mut command, Duration::from_secs(30)));
         watch.says("watching ");
         watch
     }
 
     #[track_caller]
     fn says(&self, beginning: &str) {
-        loop {
-            match self.lines.recv_timeout(Duration::from_secs(30)) {
-                Ok(line) if line.starts_with(beginning) => return,
-                Ok(_) => {}
-                Err(error) => panic!("the watch never said {beginning:?}: {error}"),
-            }
-        }
+        self.0.says(beginning);
     }
 
     /// By the signal that a pod's end begins with.
     #[track_caller]
     fn ends(mut self) {
-        sh(&format!("kill -TERM {}", self.child.id()));
+        sh(&format!("kill -TERM {}", self.0.child.id()));
         let mut status = None;
         for _ in 0..100 {
-            status = self.child.try_wait().expect("a child of ours");
+            status = self.0.child.try_wait().expect("a child of ours");
             if status.is_some() {
                 break;
             }
@@ -135,6 +114,6 @@ fn a_watch_ends_at_once() {
     // Its directory goes: whoever started it has to start it again when it is back.
     let mut watch = Watch::start(&["--bin-dir", DIR, "--plugins", "portmap"]);
     fs::remove_dir_all(DIR).expect("ours");
-    let status = watch.child.wait().expect("a child of ours");
+    let status = watch.0.child.wait().expect("a child of ours");
     assert_eq!(status.code(), Some(1));
 }
