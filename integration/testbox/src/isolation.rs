@@ -11,7 +11,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use crate::tool::require;
-use crate::{Implementation, TestBox, machine};
+use crate::{Implementation, TestBox, cgroups, machine};
 
 /// Holds the namespaces of the process outside. The variable alone proves nothing: see
 /// [`Surroundings::refuse_unless_fresh`].
@@ -163,6 +163,7 @@ fn repeat_in_box(test: &str) {
         .stdin(Stdio::null())
         .output()
         .expect("start unshare");
+    cgroups::remove_left();
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
     println!("{stdout}\n{stderr}");

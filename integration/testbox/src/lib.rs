@@ -43,6 +43,7 @@
 //! - **Readers**, none of them ours: [`nft`] and [`iptables`] by the crates of those names, [`tc`] and
 //!   [`link`](fn@link) by the JSON of `tc` and `ip`, [`TestBox::ruleset`] for all of netfilter as text, and
 //!   [`TestBox::state`] for everything that any plugin could leave.
+//! - **A runtime.** [`TestBox::with_cgroups`] gives the box what containers of a real runtime need.
 //! - [`protocol_suite!`] and [`hostile_suite!`] are the cases that every plugin has to stand.
 //!
 //! Needs root (or `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`), `cargo build --workspace` beforehand, and
@@ -65,6 +66,7 @@ mod cases;
 pub mod bench;
 mod bridge;
 mod call;
+mod cgroups;
 mod container;
 #[cfg(target_arch = "x86_64")]
 pub mod faults;

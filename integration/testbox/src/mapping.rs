@@ -6,10 +6,14 @@ use serde_json::{Value, json};
 /// One entry of `runtimeConfig.portMappings`.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    host_port: u16,
-    container_port: u16,
-    protocol: &'static str,
-    host_ip: Option<String>,
+    /// The port of the host.
+    pub host_port: u16,
+    /// The port of the container.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: &'static str,
+    /// The host's address, if it is only for one.
+    pub host_ip: Option<String>,
 }
 
 /// A TCP mapping.

@@ -7,7 +7,11 @@ use serde_json::Value;
 
 /// Which Debian package brings a program.
 const PACKAGES: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
     ("conntrack", "conntrack"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("curl", "curl"),
     ("dbus-daemon", "dbus"),
     ("firewall-cmd", "firewalld"),
     ("firewalld", "firewalld"),
@@ -27,10 +31,15 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("mount", "mount"),
     ("nft", "nftables"),
+    ("podman", "podman"),
     ("prlimit", "util-linux"),
+    ("protoc", "protobuf-compiler"),
+    ("runc", "runc"),
     ("setpriv", "util-linux"),
     ("sh", "dash"),
+    ("sha256sum", "coreutils"),
     ("strace", "strace"),
+    ("tar", "tar"),
     ("tc", "iproute2"),
     ("timeout", "coreutils"),
     ("umount", "mount"),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use cni_testbox::{
     HOST_V4, HOST_V6, Network, OUT_V4, OUT_V6, TestBox, Transport, batch, cases, iptables, link,
@@ -15,6 +16,7 @@ cases! {
     a_pair_of_veths, ours;
     readers_see_what_the_tools_made, ours;
     readers_of_legacy_iptables, iptables_only;
+    control_groups, ours;
 }
 
 #[track_caller]
@@ -98,4 +100,14 @@ fn sees_the_rule() {
 fn readers_of_legacy_iptables(_: &TestBox) {
     run(tool("iptables").args(["-A", "FORWARD", "-s", "192.0.2.1/32", "-j", "DROP"]));
     sees_the_rule();
+}
+
+fn control_groups(b: &TestBox) {
+    b.with_cgroups();
+    let own = fs::read_to_string("/proc/self/cgroup").expect("/proc is mounted");
+    assert!(own.lines().any(|line| line == "0::/"), "{own}");
+    assert_eq!(fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").expect("cgroup2"), "\n");
+    let child = "/sys/fs/cgroup/container";
+    fs::create_dir(child).expect("it can be written");
+    assert!(!Path::new("/sys/fs/cgroup/cni-testbox").exists(), "the machine's cannot be seen");
 }

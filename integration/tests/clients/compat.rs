@@ -1,0 +1,36 @@
+//! What a run has shown, in lines from which a table can be made:
+//! `compat| runtime | version | kernel | backend | plugin | what | result`.
+
+use std::fs;
+
+use cni_testbox::{Implementation, TestBox};
+
+/// A runtime whose cases print lines.
+#[derive(Clone, Debug)]
+pub(crate) struct Compat {
+    runtime: &'static str,
+    version: String,
+    backend: &'static str,
+}
+
+impl Compat {
+    pub(crate) fn of(runtime: &'static str, version: &str, b: &TestBox) -> Self {
+        let backend = match b.implementation {
+            Implementation::Ours => "nftables",
+            Implementation::IptablesNft => "iptables-nft",
+            Implementation::IptablesLegacy => "iptables-legacy",
+            Implementation::Go => "Go",
+        };
+        Self { runtime, version: version.to_owned(), backend }
+    }
+
+    /// Said after it was seen: a case that fails says nothing more.
+    pub(crate) fn works(&self, plugin: &str, what: &str) {
+        let Self { runtime, version, backend } = self;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let kernel = kernel.trim().split('-').next().unwrap_or_default();
+        println!(
+            "compat| {runtime} | {version} | {kernel} | {backend} | {plugin} | {what} | works"
+        );
+    }
+}

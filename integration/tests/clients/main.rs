@@ -1,0 +1,11 @@
+//! Real runtimes with our plugins first: what a runtime calls, with what, and in which order, is its
+//! own. Each case runs in a box of `cni_testbox`, with the runtime's daemons in it.
+//!
+//! A case prints what it has shown in lines that begin with `compat|`, from which a table can be made.
+
+mod compat;
+mod containerd;
+mod cri;
+mod image;
+mod node;
+mod rate;
