@@ -10,6 +10,9 @@ demo *args:
 test *args:
     ./dev test {{ args }}
 
+kernels *args:
+    ./dev kernels {{ args }}
+
 lint:
     ./dev lint
 
