@@ -3,7 +3,7 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::tool::{run, tool};
+use crate::tool::{run, sh, tool};
 use crate::{eventually, eventually_within};
 
 /// A real firewalld on a bus of the box's own.
@@ -52,9 +52,15 @@ impl Firewalld {
         run(tool("firewall-cmd").args(words))
     }
 
-    /// Ends firewalld; the bus goes on.
+    /// Kills firewalld, which leaves its rules; the bus goes on.
     pub fn stop(&mut self) {
         self.daemon.kill().expect("a child of ours");
+        self.daemon.wait().expect("a child of ours");
+    }
+
+    /// Ends firewalld as its service does: it takes its rules with it.
+    pub fn end(&mut self) {
+        sh(&format!("kill -TERM {}", self.daemon.id()));
         self.daemon.wait().expect("a child of ours");
     }
 

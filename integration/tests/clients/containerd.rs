@@ -51,29 +51,29 @@ state = "/run/containerd-state"
 "#;
 
 /// A node with a running containerd.
-struct Node<'a> {
+pub(crate) struct Node<'a> {
     b: &'a TestBox,
     daemon: Child,
     cri: Cri,
-    compat: Compat,
+    pub(crate) compat: Compat,
 }
 
 /// A running pod sandbox.
-struct Pod {
+pub(crate) struct Pod {
     id: String,
-    netns: Namespace,
+    pub(crate) netns: Namespace,
 }
 
 /// What a pod asks for.
 #[derive(Clone, Default)]
-struct Wish {
+pub(crate) struct Wish {
     mappings: Vec<Mapping>,
     /// Ingress and egress in Kubernetes' words, as `16M`.
     bandwidth: Option<(&'static str, &'static str)>,
 }
 
 impl Wish {
-    fn ports(mappings: &[Mapping]) -> Self {
+    pub(crate) fn ports(mappings: &[Mapping]) -> Self {
         Self { mappings: mappings.to_vec(), bandwidth: None }
     }
 
@@ -103,7 +103,7 @@ impl Wish {
 }
 
 impl<'a> Node<'a> {
-    fn start(b: &'a TestBox) -> Self {
+    pub(crate) fn start(b: &'a TestBox) -> Self {
         node::configure(&node::network(b, "1.0.0"));
         Self::start_on_configured(b)
     }
@@ -139,7 +139,7 @@ impl<'a> Node<'a> {
 
     /// A new pod, which serves as `name` on port 80.
     #[track_caller]
-    fn run(&self, name: &str, wish: &Wish) -> Pod {
+    pub(crate) fn run(&self, name: &str, wish: &Wish) -> Pod {
         let pod = self.run_silent(name, wish);
         pod.netns.serve(name, 80);
         pod
@@ -161,7 +161,7 @@ impl<'a> Node<'a> {
     }
 
     #[track_caller]
-    fn remove(&self, pod: &Pod) {
+    pub(crate) fn remove(&self, pod: &Pod) {
         self.stop(pod);
         self.end("RemovePodSandbox", &pod.id);
     }

@@ -6,6 +6,8 @@
 mod compat;
 mod containerd;
 mod cri;
+mod firewalld;
 mod image;
 mod node;
+mod podman;
 mod rate;

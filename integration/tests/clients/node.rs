@@ -1,5 +1,6 @@
 //! What the cases have in common: a node's plugins, its network, and what must not be left.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -107,16 +108,24 @@ pub(crate) fn is_served(b: &TestBox, id: &str, port: u16, own: &Namespace, neigh
 
 /// All that the plugins and the runtime's cache hold.
 pub(crate) fn everything(b: &TestBox) -> String {
-    let remembered = |directory: &str| {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut text = b.state();
+    let networks = entries("/var/lib/cni/networks");
+    let networks = networks.iter().map(|name| format!("/var/lib/cni/networks/{name}"));
+    for directory in networks.chain(["/var/lib/cni/results".to_owned()]) {
+        let mut names = entries(&directory);
         // host-local's lock, and where it goes on, stay.
-        let names = names.filter(|name| !name.starts_with("last_reserved_ip") && name != "lock");
-        let mut names: Vec<String> = names.collect();
-        names.sort();
-        format!("{directory}: {names:?}\n")
-    };
-    b.state() + &remembered("/var/lib/cni/results") + &remembered("/var/lib/cni/networks/podnet")
+        names.retain(|name| !name.starts_with("last_reserved_ip") && name != "lock");
+        let _ = writeln!(text, "{directory}: {names:?}");
+    }
+    text
+}
+
+fn entries(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
 }
 
 /// A namespace's interfaces go a while after it.
