@@ -80,6 +80,7 @@ mod namespace;
 mod network;
 mod outcome;
 pub mod readers;
+mod root;
 mod ruleset;
 mod sctp;
 mod state;

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
+use crate::root;
+
 /// Where programs of a box may write; what they write is gone with it.
 const COPIED: [&str; 4] = ["/etc", "/opt", "/tmp", "/var"];
 /// What must be empty at first, whatever the machine has there.
@@ -22,6 +24,7 @@ const OPTIONS: [(&str, MsFlags); 6] = [
 /// Everything becomes read-only, `/usr` and the checkout among it; [`COPIED`] are overlaid and
 /// [`EMPTY`] are empty. Of `/proc/sys`, `net` stays writable, which is the namespace's own.
 pub(crate) fn make_read_only() {
+    root::enter();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     for line in mounts.lines() {
         remount_read_only(line);

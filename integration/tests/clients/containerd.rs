@@ -1,14 +1,15 @@
 //! containerd's CRI, which is what kubelet calls: pods with host ports and limits.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use cni_testbox::{
     HOST_V4, HOST2_V4, HOST2_V6, Mapping, Namespace, OUT_V4, TestBox, Transport, both, cases,
-    eventually_within, run, tcp, tool, udp,
+    eventually_within, listed, run, tcp, tool, udp,
 };
 use serde_json::json;
 
@@ -23,6 +24,7 @@ cases! {
     pods_outlive_the_daemon, backends;
     thirty_pods_at_once, backends;
     a_flushed_node_is_restored_from_the_cache, backends;
+    the_node_stays_ready, backends;
 }
 
 const PORT: u16 = 8080;
@@ -30,25 +32,68 @@ const SOCKET: &str = "/run/containerd.sock";
 const LOG: &str = "/run/containerd.log";
 const IMAGE: &str = "localhost/pause:1";
 
-const CONFIG: &str = r#"version = 2
+/// What is common to all versions.
+const CONFIG: &str = r#"
 root = "/run/containerd-root"
 state = "/run/containerd-state"
 [grpc]
   address = "/run/containerd.sock"
 [plugins."io.containerd.internal.v1.opt"]
   path = "/run/containerd-opt"
+"#;
+
+const CRI_1: &str = r#"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/pause:1"
   restrict_oom_score_adj = true
   disable_apparmor = true
-  disable_cgroup = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/opt/cni/bin"
     conf_dir = "/etc/cni/net.d"
     max_conf_num = 1
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+    options = { BinaryName = "/run/runc" }
 "#;
+
+const CRI_2: &str = r#"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "localhost/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/opt/cni/bin"]
+    conf_dir = "/etc/cni/net.d"
+    max_conf_num = 1
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    options = { BinaryName = "/run/runc" }
+"#;
+
+/// runc, without the share of the processor that containerd gives to each pod: a box has no controllers.
+const RUNC: &str = r#"#!/bin/sh
+set -eu
+previous= bundle=
+for word; do
+    [ "$previous" != --bundle ] || bundle=$word
+    previous=$word
+done
+if [ -n "$bundle" ]; then
+    jq 'del(.linux.resources.cpu)' "$bundle/config.json" >"$bundle/config.new"
+    mv "$bundle/config.new" "$bundle/config.json"
+fi
+exec runc "$@"
+"#;
+
+/// The configuration for a version of containerd.
+fn config(version: &str) -> String {
+    if version.starts_with("1.") {
+        format!("version = 2{CONFIG}{CRI_1}")
+    } else {
+        format!("version = 3{CONFIG}{CRI_2}")
+    }
+}
 
 /// A node with a running containerd.
 pub(crate) struct Node<'a> {
@@ -60,7 +105,7 @@ pub(crate) struct Node<'a> {
 
 /// A running pod sandbox.
 pub(crate) struct Pod {
-    id: String,
+    pub(crate) id: String,
     pub(crate) netns: Namespace,
 }
 
@@ -75,6 +120,11 @@ pub(crate) struct Wish {
 impl Wish {
     pub(crate) fn ports(mappings: &[Mapping]) -> Self {
         Self { mappings: mappings.to_vec(), bandwidth: None }
+    }
+
+    /// The same with limits that are in nobody's way.
+    pub(crate) fn limited(mappings: &[Mapping]) -> Self {
+        Self { bandwidth: Some(("100M", "50M")), ..Self::ports(mappings) }
     }
 
     /// In protobuf's text format.
@@ -102,6 +152,15 @@ impl Wish {
     }
 }
 
+impl Pod {
+    /// The pod's IPv4 address.
+    pub(crate) fn address_v4(&self) -> String {
+        let links = listed(&format!("ip -n {} -j -4 addr show dev eth0", self.netns.name));
+        let address = links[0]["addr_info"][0]["local"].as_str();
+        address.expect("a pod has an address").to_owned()
+    }
+}
+
 impl<'a> Node<'a> {
     pub(crate) fn start(b: &'a TestBox) -> Self {
         node::configure(&node::network(b, "1.0.0"));
@@ -111,16 +170,23 @@ impl<'a> Node<'a> {
     fn start_on_configured(b: &'a TestBox) -> Self {
         b.with_cgroups();
         node::put_plugins(b.implementation);
-        fs::write("/run/containerd.toml", CONFIG).expect("a new file");
+        let version = containerd_version();
+        fs::write("/run/containerd.toml", config(&version)).expect("a new file");
+        fs::write("/run/runc", RUNC).expect("a new file");
+        fs::set_permissions("/run/runc", Permissions::from_mode(0o755)).expect("a file of ours");
         let daemon = daemon();
         let archive = image::archive(IMAGE);
         run(tool("ctr")
             .args(["--address", SOCKET, "--namespace", "k8s.io", "images", "import"])
             .arg(archive));
-        let version = run(tool("containerd").arg("--version"));
-        let version = version.split(' ').nth(2).expect("name, package, version");
-        let compat = Compat::of("containerd CRI", version.split('~').next().expect("text"), b);
+        let compat = Compat::of("containerd CRI", &version, b);
         Self { b, daemon, cri: Cri::at(Path::new(SOCKET)), compat }
+    }
+
+    /// As it reads its network's list anew.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.daemon = daemon();
     }
 
     fn kill(&mut self) {
@@ -186,6 +252,13 @@ impl<'a> Node<'a> {
     }
 }
 
+/// Without what Debian adds to it.
+fn containerd_version() -> String {
+    let words = run(tool("containerd").arg("--version"));
+    let version = words.split(' ').nth(2).expect("name, package, version");
+    version.split(['~', '+', '-']).next().unwrap_or(version).to_owned()
+}
+
 fn daemon() -> Child {
     let log = || fs::File::options().create(true).append(true).open(LOG).expect("a log");
     let _ = fs::remove_file(SOCKET);
@@ -198,13 +271,18 @@ fn daemon() -> Child {
         .expect("start containerd");
     let cri = Cri::at(Path::new(SOCKET));
     eventually_within(Duration::from_secs(30), "containerd's node is ready", || {
-        let ready = |answer: String| {
-            let condition = answer.split("conditions {").find(|one| one.contains("NetworkReady"));
-            condition.is_some_and(|condition| condition.contains("status: true"))
-        };
-        Path::new(SOCKET).exists() && cri.call("Status", "").is_ok_and(ready)
+        Path::new(SOCKET).exists() && network_is_ready(&cri).is_ok()
     });
     daemon
+}
+
+/// What kubelet asks every few seconds; no pod starts on a node whose network is not ready. The reason,
+/// if it is not.
+fn network_is_ready(cri: &Cri) -> Result<(), String> {
+    let answer = cri.call("Status", "")?;
+    let condition = answer.split("conditions {").find(|one| one.contains("NetworkReady"));
+    let condition = condition.ok_or("no word about the network")?;
+    if condition.contains("status: true") { Ok(()) } else { Err(condition.to_owned()) }
 }
 
 fn quoted<'a>(text: &'a str, before: &str) -> Option<&'a str> {
@@ -313,7 +391,7 @@ fn a_failed_add_leaves_nothing(b: &TestBox) {
 /// containerd watches the directory, and takes a while.
 #[track_caller]
 fn once_the_list_is_read<T>(tried: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(outcome) = tried() {
             return outcome;
@@ -359,8 +437,7 @@ fn pods_outlive_the_daemon(b: &TestBox) {
 
 fn thirty_pods_at_once(b: &TestBox) {
     let node = Node::start(b);
-    let wish =
-        |number: u16| Wish { mappings: both(9000 + number, 80), bandwidth: Some(("100M", "50M")) };
+    let wish = |number: u16| Wish::limited(&both(9000 + number, 80));
     let before = node.used_and_empty(&wish(0));
     let pods: Vec<Pod> = at_once(30, |number| node.run(&format!("pod{number}"), &wish(number)));
     for (number, pod) in (0..).zip(&pods) {
@@ -399,4 +476,47 @@ fn a_flushed_node_is_restored_from_the_cache(b: &TestBox) {
     node.remove(&web);
     node.remove(&neighbour);
     nothing_is_left(b, &before);
+}
+
+/// containerd 2 asks STATUS of the plugins of a list of CNI 1.1.0; whatever is wrong that an ADD would mend is no
+/// reason to take the node away.
+fn the_node_stays_ready(b: &TestBox) {
+    let asks_status = !containerd_version().starts_with("1.");
+    // Debian 12's bridge does not know 1.1.0.
+    let version = if asks_status { "1.1.0" } else { "1.0.0" };
+    let mut good = node::network(b, version);
+    // Debian's bridge fails on a flushed host, and nft cannot load its rules.
+    good["plugins"][0]["ipMasq"] = json!(false);
+    node::configure(&good);
+    let node = Node::start_on_configured(b);
+    let ready = || network_is_ready(&node.cri).unwrap_or_else(|why| panic!("{why}"));
+    let old = node.run("old", &Wish::ports(&both(PORT, 80)));
+    ready();
+    node::flush(b);
+    ready();
+    let new = node.run("new", &Wish::ports(&both(PORT, 80)));
+    b.out.is_served(PORT, "new");
+    ready();
+    node.compat.works("all", "the node is ready after a flush, and while two pods want one port");
+    node::reload(b);
+    ready();
+    b.out.is_served(PORT, "new");
+    node.remove(&new);
+    ready();
+    node.compat
+        .works("all", "the node is ready after its ruleset was loaded anew, and the pod serves on");
+    node.remove(&old);
+    if !asks_status {
+        return;
+    }
+
+    let mut broken = good.clone();
+    broken["plugins"][4]["backend"] = json!("firewalld");
+    node::configure(&broken);
+    let why = once_the_list_is_read(|| network_is_ready(&node.cri).err());
+    assert!(why.contains("firewalld"), "{why}");
+    node::configure(&good);
+    once_the_list_is_read(|| network_is_ready(&node.cri).ok());
+    node.compat
+        .works("all", "STATUS: a node that could not serve an ADD is not ready, and says why");
 }

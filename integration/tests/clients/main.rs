@@ -6,8 +6,10 @@
 mod compat;
 mod containerd;
 mod cri;
+mod demo;
 mod firewalld;
 mod image;
 mod node;
 mod podman;
 mod rate;
+mod takeover;

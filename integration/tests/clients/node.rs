@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cni_testbox::{
-    GO_PLUGINS, HOST_V4, HOST_V6, Implementation, Namespace, OUT_V4, TestBox, Transport, run, tool,
+    GO_PLUGINS, HOST_V4, HOST_V6, Implementation, Namespace, OUT_V4, TestBox, Transport, run, sh,
+    tool,
 };
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ pub(crate) const NETWORKS: &str = "/etc/cni/net.d";
 const OURS: [&str; 4] = ["portmap", "bandwidth", "tuning", "firewall"];
 
 /// Puts Debian's plugins into [`PLUGINS`], and the implementation's in the places of those that it
-/// has.
+/// has; over others that are there.
 pub(crate) fn put_plugins(implementation: Implementation) {
     let directory = Path::new(PLUGINS);
     fs::create_dir_all(directory).expect("a copy of /opt");
@@ -27,7 +28,9 @@ pub(crate) fn put_plugins(implementation: Implementation) {
         let name = plugin.file_name().expect("a name").to_owned();
         let ours = OURS.iter().find(|ours| name == **ours);
         let target = ours.map_or(plugin, |ours| implementation.plugin(ours));
-        symlink(target, directory.join(&name)).expect("a new name");
+        let path = directory.join(&name);
+        let _ = fs::remove_file(&path);
+        symlink(target, path).expect("a new name");
     }
 }
 
@@ -158,5 +161,16 @@ pub(crate) fn flush(b: &TestBox) {
                 }
             }
         }
+    }
+}
+
+/// Loads the host's ruleset from what the tools list of it, as services do that keep one in a file.
+pub(crate) fn reload(b: &TestBox) {
+    if b.implementation.backend().is_none() {
+        sh("{ echo 'flush ruleset'; nft list ruleset; } > /run/rules && nft -f /run/rules");
+        return;
+    }
+    for program in ["iptables", "ip6tables"] {
+        sh(&format!("{program}-save > /run/rules && {program}-restore < /run/rules"));
     }
 }
