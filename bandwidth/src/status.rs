@@ -11,13 +11,32 @@ use crate::host::Host;
 
 const IFB: &str = "probe";
 
+/// No link has this index, which the kernel counts up to.
+const NO_LINK: u32 = i32::MAX.cast_unsigned();
+
 /// Makes an IFB with a TBF and a redirect. All of it ends with the process, which does nothing else
 /// afterwards, and so needs no thread to come back from.
 pub(crate) fn run() -> Result<(), CniError> {
+    may_change_links_here()?;
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
         unavailable("make a network namespace to try things in", "run it as root", &error)
     })?;
     attempt()
+}
+
+/// In a user namespace a process may have every privilege in a network namespace that it makes, and none
+/// in the one that it is in. The kernel looks at the privilege first, and then for the link.
+fn may_change_links_here() -> Result<(), CniError> {
+    let outcome = Host::open()?.kernel.change_link(NO_LINK, &LinkChange::default());
+    let errno = outcome.as_ref().err().map(|error| Errno::from_raw(error.errno));
+    match outcome {
+        Err(error) if matches!(errno, Some(Errno::EPERM | Errno::EACCES)) => Err(unavailable(
+            "change interfaces in the host's network namespace",
+            "run it as root, or rootless in a network namespace of the same user namespace",
+            &error,
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn attempt() -> Result<(), CniError> {

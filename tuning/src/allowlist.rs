@@ -86,8 +86,9 @@ fn read(path: &Path) -> Result<Option<Vec<Regex>>, CniError> {
 
 /// Whether a path that leads to nothing leads there by a symbolic link: somebody wants a list.
 fn is_dangling(path: &Path) -> bool {
-    let nearest = path.ancestors().find_map(|part| part.symlink_metadata().ok());
-    nearest.is_some_and(|metadata| metadata.is_symlink())
+    let nearest = path.ancestors().find(|part| part.symlink_metadata().is_ok());
+    // A link to a directory leads there: rootlesskit has one for everything in /etc.
+    nearest.is_some_and(|nearest| nearest.is_symlink() && !nearest.exists())
 }
 
 fn parse(text: &str) -> Result<Vec<Regex>, CniError> {
@@ -197,6 +198,10 @@ mod tests {
         let error = read(&at("tuning/allowlist.conf")).expect_err("dangling directory");
         assert_eq!(error.code, ErrorCode::IoFailure);
         assert!(read(&at("none/allowlist.conf")).expect("no list").is_none());
+        // As rootlesskit has all of /etc.
+        fs::create_dir(at("cni")).expect("mkdir");
+        symlink("cni", at("linked")).expect("symlink");
+        assert!(read(&at("linked/tuning/allowlist.conf")).expect("no list").is_none());
         // As Kubernetes mounts a ConfigMap.
         fs::write(at("gone"), "net\\..*").expect("write");
         assert!(read(&at("list")).expect("a list").is_some());

@@ -214,6 +214,10 @@ fn status(b: &TestBox) {
     status.run(b).success();
     assert_clean(&container);
     let without = ["--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin"];
-    let weak = status.under(&["setpriv", without[0], without[1]]);
+    let weak = status.clone().under(&["setpriv", without[0], without[1]]);
     weak.run(b).expect_error_with(50, &["run it as root"]);
+    // An ordinary user is root in a user namespace, but not over the host's network.
+    let rootless = ["unshare", "--user", "--map-root-user"];
+    status.clone().under(&rootless).run(b).expect_error_with(50, &["network namespace"]);
+    status.under(&[&rootless[..], &["--net"]].concat()).run(b).expect_silence();
 }

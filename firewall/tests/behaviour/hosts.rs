@@ -21,6 +21,7 @@ cases! {
     );
     without_privilege_nothing_changes, ours;
     status_lets_the_kernel_try, ours;
+    a_rootless_network_is_looked_into, ours;
 }
 
 fn status(b: &TestBox, keys: &Value) -> Outcome {
@@ -231,4 +232,18 @@ fn status_lets_the_kernel_try(b: &TestBox) {
     // The next ADD repairs it, so it is none of a runtime's business.
     let said = status(b, &keys).stderr;
     assert!(said.contains("warning") && said.contains("forward"), "{said}");
+}
+
+/// Made together with its user namespace, the network namespace has a list of legacy tables that only the
+/// machine's root may read.
+fn a_rootless_network_is_looked_into(b: &TestBox) {
+    let status = |script: &str| {
+        let outcome = Call::of_network("firewall", "STATUS", "net1").rootless(script).run(b);
+        outcome.expect_success();
+        outcome.stderr
+    };
+    let said = status("! cat /proc/net/ip_tables_names; PLUGIN");
+    assert!(said.contains("backend nftables"), "{said}");
+    let said = status("iptables-legacy -P FORWARD DROP; PLUGIN");
+    assert!(said.contains("backend iptables"), "{said}");
 }

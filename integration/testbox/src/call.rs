@@ -213,6 +213,21 @@ impl Call {
         self
     }
 
+    /// By an ordinary user, who is root in a user namespace and in a network namespace that was made
+    /// together with it, as rootlesskit does it; it gives them a /run of their own, too. `script` is the
+    /// shell's there, and `PLUGIN` in it is our plugin.
+    #[must_use]
+    pub fn rootless(self, script: &str) -> Self {
+        let plugin = Implementation::Ours.plugin(&self.plugin);
+        let place = format!("/run/{}", self.plugin);
+        // The user may not get at the checkout.
+        crate::sh(&format!("chmod 1777 /run; cp {} {place}", plugin.display()));
+        let script = script.replace("PLUGIN", &place);
+        let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let root = ["unshare", "--user", "--map-root-user", "--net", "sh", "-euc", &script];
+        self.under(&[&user[..], &root].concat())
+    }
+
     /// Without the privilege to change the network.
     #[must_use]
     pub fn without_net_admin(self) -> Self {

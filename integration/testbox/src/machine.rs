@@ -68,6 +68,9 @@ fn overlay(path: &str, scratch: &str) {
     for directory in [&upper, &work] {
         fs::create_dir_all(directory).expect("a directory on the box's own file system");
     }
+    // The upper one's mode is what is seen: everybody may write to /tmp.
+    let mode = fs::metadata(path).expect("a directory of the machine").permissions();
+    fs::set_permissions(&upper, mode).expect("a directory of the box's");
     let options = format!("lowerdir={path},upperdir={upper},workdir={work}");
     attach(Some("overlay"), path, Some("overlay"), MsFlags::empty(), Some(&options));
 }

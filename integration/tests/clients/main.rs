@@ -12,4 +12,5 @@ mod image;
 mod node;
 mod podman;
 mod rate;
+mod rootless;
 mod takeover;

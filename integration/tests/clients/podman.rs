@@ -29,17 +29,16 @@ cases! {
 }
 
 const PORT: u16 = 8080;
-const IMAGE: &str = "localhost/sleep:1";
+pub(crate) const IMAGE: &str = "localhost/sleep:1";
 
-/// Beside what is in these directories the plugins are Debian's; ours are found first. A box has no
-/// controller that could limit processes.
+/// A box has no controller that could limit processes.
 const CONFIG: &str = r#"[containers]
 log_driver = "k8s-file"
 pids_limit = 0
 [network]
 network_backend = "cni"
-cni_plugin_dirs = ["OURS", "DEBIANS"]
-network_config_dir = "/etc/cni/net.d"
+cni_plugin_dirs = PLUGINS
+network_config_dir = "NETWORKS"
 [engine]
 cgroup_manager = "cgroupfs"
 lock_type = "file"
@@ -60,8 +59,7 @@ impl<'a> Podman<'a> {
         fs::create_dir_all(NETWORKS).expect("the box's own file system");
         let ours = b.implementation.plugin("portmap");
         let ours = ours.parent().expect("a directory").display().to_string();
-        let config = CONFIG.replace("OURS", &ours).replace("DEBIANS", GO_PLUGINS);
-        fs::write("/run/containers.conf", config).expect("a new file");
+        configure("/run/containers.conf", [&ours, GO_PLUGINS], NETWORKS);
         let version = run(tool("podman").arg("--version"));
         let version = version.trim().rsplit(' ').next().expect("a version");
         let host = Self { b, compat: Compat::of("podman", version, b) };
@@ -110,6 +108,12 @@ pub(crate) fn remove(container: &str) {
     podman(&format!("rm --force --time 0 {container}"));
 }
 
+/// Writes podman's configuration. It takes a plugin from the first directory that has it.
+pub(crate) fn configure(path: &str, plugins: [&str; 2], networks: &str) {
+    let config = CONFIG.replace("PLUGINS", &format!("{plugins:?}")).replace("NETWORKS", networks);
+    fs::write(path, config).expect("a new file");
+}
+
 fn command(words: &str) -> Command {
     let mut command = tool("podman");
     // Not below /var, which is an overlay here, and the images' layers are overlays.
@@ -135,13 +139,16 @@ fn podman_fails(words: &str) -> String {
     String::from_utf8_lossy(&stderr).into_owned()
 }
 
-/// Changes the entries of a network's list as an administrator does.
 fn edit(network: &str, change: impl FnOnce(&mut Vec<Value>)) {
-    let path = Path::new(NETWORKS).join(format!("{network}.conflist"));
-    let text = fs::read_to_string(&path).expect("podman wrote it");
+    edit_list(&Path::new(NETWORKS).join(format!("{network}.conflist")), change);
+}
+
+/// Changes the entries of a list as an administrator does.
+pub(crate) fn edit_list(path: &Path, change: impl FnOnce(&mut Vec<Value>)) {
+    let text = fs::read_to_string(path).expect("podman wrote it");
     let mut list: Value = serde_json::from_str(&text).expect("JSON");
     change(list["plugins"].as_array_mut().expect("a list"));
-    fs::write(&path, list.to_string()).expect("a file of the box's");
+    fs::write(path, list.to_string()).expect("a file of the box's");
 }
 
 /// Of IPv4, by both transports, to everybody: podman's default network has no IPv6.

@@ -28,6 +28,7 @@ cases! {
     status_is_ready, ours;
     status_without_privilege, ours;
     no_call_starts_another_program, ours;
+    rootless_calls, backends;
 }
 
 /// The names of our table's chains; `hooked` for base chains only, which nothing refers to.
@@ -255,4 +256,27 @@ fn no_call_starts_another_program(b: &TestBox) {
         let programs = trace.lines().filter(|line| line.contains("execve")).count();
         assert_eq!(programs, 1, "{command}: {trace}");
     }
+}
+
+/// In a network namespace that was made together with its user namespace, where only the machine's root
+/// may read which legacy tables there are.
+fn rootless_calls(b: &TestBox) {
+    let web = b.web(&Network::v4(1), "web");
+    let script = "! cat /proc/net/ip_tables_names
+        ip link set lo up
+        ip link add br1 type bridge
+        ip addr add 10.88.1.1/24 dev br1
+        ip link set br1 up
+        cat > /run/stdin
+        for command in ADD CHECK ADD CHECK DEL ADD; do
+            CNI_COMMAND=$command PLUGIN < /run/stdin > /run/stdout || {
+                cat /run/stdout; exit 1
+            }
+        done
+        cat /run/stdout";
+    let mut call = portmap("ADD", &web).mappings(&both(8080, 80));
+    if let Some(backend) = b.implementation.backend() {
+        call = call.set("backend", backend);
+    }
+    call.rootless(script).run(b).expect_result();
 }

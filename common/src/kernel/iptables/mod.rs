@@ -245,10 +245,20 @@ impl Iptables {
         &self,
         names: [&str; N],
     ) -> Result<[TableDump; N], IptablesError> {
-        let mut tables = self.read(Command::new(&self.save))?;
         let mut dumps = [const { None }; N];
-        for (dump, name) in dumps.iter_mut().zip(names) {
-            *dump = Some(self.take(&mut tables, name)?);
+        match self.read(Command::new(&self.save)) {
+            // Without the list the legacy program reads only a table that is named.
+            Err(IptablesError::Failed { .. }) if is_list_hidden(self.version) => {
+                for (dump, name) in dumps.iter_mut().zip(names) {
+                    *dump = Some(self.save(name)?);
+                }
+            }
+            tables => {
+                let mut tables = tables?;
+                for (dump, name) in dumps.iter_mut().zip(names) {
+                    *dump = Some(self.take(&mut tables, name)?);
+                }
+            }
         }
         Ok(dumps.map(Option::unwrap_or_default))
     }
@@ -280,16 +290,50 @@ pub fn script(changes: &[(&str, Vec<String>)]) -> String {
 /// kernel's list cannot be read is no proof of that. It is asked twice: ADD looks here when its mappings are
 /// in force, where a failure that passes by itself is to be none of ADD.
 pub fn legacy_table_loaded(version: IpVersion, table: &str) -> Result<bool, IptablesError> {
-    let path = match version {
-        IpVersion::V4 => "/proc/net/ip_tables_names",
-        IpVersion::V6 => "/proc/net/ip6_tables_names",
-    };
+    let path = list_of_tables(version);
     let names = || std::fs::read_to_string(path);
     match names().or_else(|error| if is_missing(&error) { Err(error) } else { names() }) {
         Ok(names) => Ok(names.lines().any(|name| name == table)),
         Err(error) if is_missing(&error) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            is_used_unlisted(version, table)
+                .ok_or_else(|| IptablesError::Io(path.to_owned(), error))
+        }
         Err(error) => Err(IptablesError::Io(path.to_owned(), error)),
     }
+}
+
+fn list_of_tables(version: IpVersion) -> &'static str {
+    match version {
+        IpVersion::V4 => "/proc/net/ip_tables_names",
+        IpVersion::V6 => "/proc/net/ip6_tables_names",
+    }
+}
+
+fn is_list_hidden(version: IpVersion) -> bool {
+    let list = File::open(list_of_tables(version));
+    list.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Of a network namespace that is older than the mapping of its user namespace, as rootlesskit makes it,
+/// the machine's root alone may read the list. Only the legacy programs can have made a table there; they
+/// read one by name without the list, and leave an empty one where there was none. `None` where they
+/// cannot tell either.
+fn is_used_unlisted(version: IpVersion, table: &str) -> Option<bool> {
+    let programs = match Iptables::seeing(version, Variant::Legacy) {
+        Err(IptablesError::Missing(_)) => return Some(false),
+        programs => programs.ok()?,
+    };
+    let mut command = Command::new(&programs.save);
+    command.args(["-t", table]);
+    let output = run(command, &programs.save, "").ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // A policy that drops, a chain of somebody's, or a rule.
+    let says = |line: &str| match line.strip_prefix(':') {
+        Some(chain) => !chain.contains(" ACCEPT "),
+        None => line.starts_with('-'),
+    };
+    Some(text.lines().any(says))
 }
 
 fn is_missing(error: &io::Error) -> bool {
