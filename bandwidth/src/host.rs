@@ -121,11 +121,14 @@ pub(crate) fn deletions<'a>(
 pub(crate) fn refused<E: Display + MayPass>(task: impl Fn() -> String) -> impl Fn(E) -> CniError {
     move |error| {
         let code = code_of(&error, ErrorCode::Kernel);
-        let remedy = if code == ErrorCode::TryAgainLater {
-            "try again later"
-        } else {
-            "is bandwidth run as root, with the modules ifb, sch_tbf, sch_ingress, cls_u32 and act_mirred at \
-             hand?"
+        let remedy = match error.missing_module() {
+            Some(module) => format!("load the module {module} (modprobe {module})"),
+            None if code == ErrorCode::TryAgainLater => "try again later".to_owned(),
+            None => {
+                "is bandwidth run as root, with the modules ifb, sch_tbf, sch_ingress, cls_u32 and \
+                     act_mirred at hand?"
+                    .to_owned()
+            }
         };
         CniError::new(code, format!("the kernel refused to {}: {remedy}", task()))
             .with_details(error.to_string())

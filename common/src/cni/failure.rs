@@ -1,5 +1,6 @@
 //! What a runtime is told of an error of the kernel's: a code, and what the operator can do.
 
+use std::borrow::Cow;
 use std::io;
 
 use nix::errno::Errno;
@@ -8,6 +9,12 @@ use super::protocol::{CniError, ErrorCode};
 use crate::kernel::iptables::IptablesError;
 use crate::kernel::nft::NftError;
 use crate::kernel::rtnetlink::RtnetlinkError;
+
+/// What iptables on top of `nf_tables` says on a kernel without it.
+const NO_NF_TABLES: &str = "Could not fetch rule set generation id";
+
+/// What legacy iptables says on a kernel without the table.
+const NO_LEGACY_TABLE: &str = "do you need to insmod?";
 
 const LATER: &str = "try again later";
 
@@ -27,26 +34,44 @@ impl Failure for NftError {
 
 impl Failure for IptablesError {
     fn into_cni(self, doing: &str) -> CniError {
-        let (code, remedy) = match &self {
-            Self::Nft(error) => (code_of_nft(error), error.remedy()),
-            Self::Missing(_) => {
-                (ErrorCode::Kernel, "install iptables, or use the nftables backend")
-            }
-            Self::Locked(_) => (ErrorCode::TryAgainLater, LATER),
-            Self::Hung(..) => (
-                ErrorCode::TryAgainLater,
-                "try again later; if that does not help, run the program by hand",
-            ),
-            Self::Garbled(..) => {
-                (ErrorCode::Kernel, "nothing was changed; see what it prints by hand")
-            }
-            Self::Io(_, error) if error.may_pass() => (ErrorCode::TryAgainLater, LATER),
-            Self::Failed { .. } | Self::Io(..) => {
-                (ErrorCode::Kernel, "see the details for what iptables said")
-            }
-        };
+        let (code, remedy) = (code_of_iptables(&self), remedy_of_iptables(&self));
         CniError::new(code, format!("{doing}: {remedy}")).with_details(self.to_string())
     }
+}
+
+fn code_of_iptables(error: &IptablesError) -> ErrorCode {
+    match error {
+        IptablesError::Nft(error) => code_of_nft(error),
+        IptablesError::Locked(_) | IptablesError::Hung(..) => ErrorCode::TryAgainLater,
+        IptablesError::Io(_, error) => code_of(error, ErrorCode::Kernel),
+        IptablesError::Missing(_) | IptablesError::Garbled(..) | IptablesError::Failed { .. } => {
+            ErrorCode::Kernel
+        }
+    }
+}
+
+fn remedy_of_iptables(error: &IptablesError) -> Cow<'static, str> {
+    let remedy = match error {
+        IptablesError::Nft(error) => return error.remedy(),
+        IptablesError::Missing(_) => "install iptables, or use the nftables backend",
+        IptablesError::Locked(_) => LATER,
+        IptablesError::Hung(..) => {
+            "try again later; if that does not help, run the program by hand"
+        }
+        IptablesError::Garbled(..) => "nothing was changed; see what it prints by hand",
+        IptablesError::Io(_, error) if error.may_pass() => LATER,
+        IptablesError::Failed { message, .. } if message.contains(NO_NF_TABLES) => {
+            "load the module nf_tables (modprobe nf_tables), which this iptables needs"
+        }
+        IptablesError::Failed { message, .. } if message.contains(NO_LEGACY_TABLE) => {
+            "load iptables' modules (modprobe -a iptable_nat iptable_filter ip6table_nat \
+             ip6table_filter)"
+        }
+        IptablesError::Failed { .. } | IptablesError::Io(..) => {
+            "see the details for what iptables said"
+        }
+    };
+    remedy.into()
 }
 
 /// Code 11 for an error that says what the machine lacks at the moment, or that somebody else was
@@ -56,10 +81,15 @@ pub fn code_of(error: &impl MayPass, otherwise: ErrorCode) -> ErrorCode {
     if error.may_pass() { ErrorCode::TryAgainLater } else { otherwise }
 }
 
-/// An error that may be gone at another try.
+/// An error of the kernel's that may be gone at another try, or when a module is loaded.
 pub trait MayPass {
     /// Whether it says what the machine lacks at the moment, or that somebody else was not done in time.
     fn may_pass(&self) -> bool;
+
+    /// The module that the kernel lacks, if that is the reason.
+    fn missing_module(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 impl MayPass for io::Error {
@@ -71,6 +101,10 @@ impl MayPass for io::Error {
 impl MayPass for RtnetlinkError {
     fn may_pass(&self) -> bool {
         lacks(self.errno)
+    }
+
+    fn missing_module(&self) -> Option<&'static str> {
+        self.module
     }
 }
 
@@ -116,4 +150,48 @@ fn lacks(errno: i32) -> bool {
 #[must_use]
 pub fn unreachable_nft(error: NftError) -> CniError {
     error.into_cni("cannot reach nf_tables")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::nft::Refusal;
+
+    #[test]
+    fn missing_modules_are_named_with_the_command_that_loads_them() {
+        let refused = |modules: &[&'static str]| {
+            let refusal = Refusal {
+                operation: Some(0),
+                object: "rule in chain inet t c".into(),
+                errno: Errno::ENOENT as i32,
+                message: None,
+            };
+            NftError::ModulesMissing { modules: modules.to_vec(), refusals: vec![refusal] }
+        };
+        let error = refused(&["nft_masq"]).into_cni("cannot map");
+        assert_eq!(error.code, ErrorCode::Kernel);
+        assert_eq!(error.msg, "cannot map: load the module nft_masq (modprobe nft_masq)");
+        let error = refused(&["nft_nat", "nft_masq"]).into_cni("cannot map");
+        assert_eq!(
+            error.msg,
+            "cannot map: load the modules nft_nat, nft_masq (modprobe -a nft_nat nft_masq)"
+        );
+    }
+
+    #[test]
+    fn what_iptables_says_of_a_missing_module_is_understood() {
+        let said = |message: &str| {
+            let error = IptablesError::Failed {
+                program: "iptables-save".into(),
+                status: "exit status: 4".into(),
+                message: message.into(),
+            };
+            error.into_cni("cannot map").msg
+        };
+        let nft = "iptables-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument";
+        assert!(said(nft).contains("modprobe nf_tables"));
+        let legacy = "iptables-save v1.8.9 (legacy): Cannot initialize: Table does not exist (do you need to insmod?)";
+        assert!(said(legacy).contains("iptable_nat"));
+        assert!(said("No chain by that name").contains("see the details"));
+    }
 }

@@ -8,6 +8,7 @@ use netlink_packet_route::link::{
     LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use nix::errno::Errno;
 
 use crate::kernel::attributes::{Attributes, word};
 use crate::kernel::netns::Netns;
@@ -203,7 +204,8 @@ impl Links {
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         bundle.add(RTM_SETLINK, 0, &message);
-        self.rtnetlink.request_all(bundle)?.into_iter().collect()
+        let outcomes = self.rtnetlink.request_all(bundle)?.into_iter();
+        outcomes.collect::<Result<(), _>>().map_err(|error| error.without("ifb", Errno::EOPNOTSUPP))
     }
 
     /// Deletes an interface; one that is gone is no error.

@@ -30,13 +30,30 @@ pub struct RtnetlinkError {
     pub errno: i32,
     /// The extended ack's text.
     pub message: Option<String>,
+    /// The module that the kernel lacks for it, if that is why.
+    pub module: Option<&'static str>,
+}
+
+impl RtnetlinkError {
+    pub(crate) fn new(errno: i32, message: Option<String>) -> Self {
+        Self { errno, message, module: None }
+    }
+
+    /// Says that the kernel lacks this module if this is how it tells of one.
+    pub(crate) fn without(self, module: &'static str, told_by: Errno) -> Self {
+        if Errno::from_raw(self.errno) == told_by {
+            Self { module: Some(module), ..self }
+        } else {
+            self
+        }
+    }
 }
 
 impl From<io::Error> for RtnetlinkError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(errno) => Self { errno, message: None },
-            None => Self { errno: Errno::EIO as i32, message: Some(error.to_string()) },
+            Some(errno) => Self::new(errno, None),
+            None => Self::new(Errno::EIO as i32, Some(error.to_string())),
         }
     }
 }
@@ -51,7 +68,7 @@ impl RtnetlinkError {
     /// What a dump showed changed while it was read (`NLM_F_DUMP_INTR`).
     fn interrupted() -> Self {
         let message = Some("the links changed during each of many dumps".to_owned());
-        Self { errno: Errno::EINTR as i32, message }
+        Self::new(Errno::EINTR as i32, message)
     }
 
     /// The object is not there.
@@ -104,7 +121,7 @@ impl Rtnetlink {
             connection.receive_answers(sequence, acknowledged, |answer| each(answer.payload))?;
         match status.filter(|status| status.errno != 0) {
             None => Ok(()),
-            Some(status) => Err(RtnetlinkError { errno: status.errno, message: status.message }),
+            Some(status) => Err(RtnetlinkError::new(status.errno, status.message)),
         }
     }
 
@@ -125,7 +142,7 @@ impl Rtnetlink {
         let statuses = connection.receive_count(count, |_| {})?;
         let outcome = |status: Status| match status.errno {
             0 => Ok(()),
-            errno => Err(RtnetlinkError { errno, message: status.message }),
+            errno => Err(RtnetlinkError::new(errno, status.message)),
         };
         Ok(statuses.into_iter().map(outcome).collect())
     }

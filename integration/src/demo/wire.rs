@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,7 +33,16 @@ impl Wire {
 
     /// Creates a link; `what` completes "cannot …" in the error, as in every method here.
     pub(super) fn create(&self, what: &str, link: LinkMessage) -> Result<(), CniError> {
-        self.wait(what, self.handle.link().add(link).execute())
+        let module = module_of(&link);
+        self.runtime.block_on(self.handle.link().add(link).execute()).map_err(cause).map_err(
+            |error| match module.filter(|_| error.raw_os_error() == Some(nix::libc::EOPNOTSUPP)) {
+                None => refused(what, &error),
+                Some(module) => refused(
+                    &format!("{what}: load the module {module} (modprobe {module})"),
+                    &error,
+                ),
+            },
+        )
     }
 
     /// Changes a link, including its settings as a bridge port.
@@ -89,6 +98,19 @@ impl Wire {
     ) -> Result<(), CniError> {
         self.runtime.block_on(request).map_err(|error| refused(what, &cause(error)))
     }
+}
+
+/// The kernel's module for a kind of link. Of one that it lacks, it says that it does not support that.
+fn module_of(link: &LinkMessage) -> Option<&'static str> {
+    let kind = |info: &LinkInfo| match info {
+        LinkInfo::Kind(InfoKind::Veth) => Some("veth"),
+        LinkInfo::Kind(InfoKind::Bridge) => Some("bridge"),
+        _ => None,
+    };
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(kind),
+        _ => None,
+    })
 }
 
 /// The errno, where the kernel gave one.

@@ -1,5 +1,6 @@
 //! What can go wrong with `nf_tables`, in words an operator can act on.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
@@ -39,6 +40,13 @@ pub struct Refusal {
 pub enum NftError {
     /// The kernel refused; all its complaints about one transaction, in order.
     Refused(Vec<Refusal>),
+    /// The kernel refused, as it lacks modules.
+    ModulesMissing {
+        /// Their names.
+        modules: Vec<&'static str>,
+        /// All its complaints.
+        refusals: Vec<Refusal>,
+    },
     /// What a dump showed changed while it was read (`NLM_F_DUMP_INTR`).
     Interrupted,
     /// The socket failed.
@@ -102,7 +110,9 @@ impl NftError {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Refused(list) => list.first().map(|refusal| refusal.errno),
+            Self::Refused(refusals) | Self::ModulesMissing { refusals, .. } => {
+                refusals.first().map(|refusal| refusal.errno)
+            }
             Self::Socket(error) | Self::Unanswered(error) => error.raw_os_error(),
             Self::Interrupted => Some(EAGAIN),
             Self::Protocol(_) => None,
@@ -111,7 +121,14 @@ impl NftError {
 
     /// What the operator can do about it.
     #[must_use]
-    pub fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::ModulesMissing { modules, .. } => load(modules).into(),
+            _ => self.remedy_by_errno().into(),
+        }
+    }
+
+    fn remedy_by_errno(&self) -> &'static str {
         match self.errno() {
             Some(EAGAIN | ENOBUFS | ENOMEM)
                 if matches!(self, Self::Socket(_) | Self::Unanswered(_)) =>
@@ -123,7 +140,7 @@ impl NftError {
                 "run the plugin with CAP_NET_ADMIN in the host's network namespace"
             }
             Some(EOPNOTSUPP | EPROTONOSUPPORT | EAFNOSUPPORT) => {
-                "load or build the kernel's nf_tables support (modules nf_tables, nft_chain_nat, nft_fib_inet, nft_masq)"
+                "load the module nf_tables (modprobe nf_tables), or build the kernel with it"
             }
             Some(ENOENT | EINVAL) => {
                 "check that the kernel has nf_tables with nat, fib, ct and masquerade for the inet family (Linux 5.2 or newer)"
@@ -159,7 +176,7 @@ impl fmt::Display for Refusal {
 impl fmt::Display for NftError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(list) => {
+            Self::Refused(list) | Self::ModulesMissing { refusals: list, .. } => {
                 for (index, refusal) in list.iter().take(3).enumerate() {
                     write!(f, "{}{refusal}", if index == 0 { "" } else { "; " })?;
                 }
@@ -176,6 +193,15 @@ impl fmt::Display for NftError {
             Self::Protocol(what) => write!(f, "unexpected answer of nf_tables: {what}"),
         }
     }
+}
+
+/// As in `load the module nft_masq (modprobe nft_masq)`.
+fn load(modules: &[&str]) -> String {
+    if let [module] = modules {
+        return format!("load the module {module} (modprobe {module})");
+    }
+    let (list, words) = (modules.join(", "), modules.join(" "));
+    format!("load the modules {list} (modprobe -a {words})")
 }
 
 impl std::error::Error for NftError {}

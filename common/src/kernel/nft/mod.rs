@@ -14,6 +14,7 @@ pub mod json;
 mod l4;
 mod look;
 mod meaning;
+mod modules;
 pub mod netlink;
 pub mod object;
 mod open;

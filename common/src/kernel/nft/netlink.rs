@@ -12,6 +12,7 @@ use super::decode;
 use super::encode::{self, Batch, Message, family_number, message};
 use super::error::{NftError, Refusal};
 use super::family::Family;
+use super::modules::{self, Feature};
 use super::object::{Element, InstalledChain, InstalledRule, Set, Table, Value};
 use super::transaction::{Generation, Operation, Transaction};
 use crate::kernel::netlink::{Connection, Dump, Status};
@@ -48,8 +49,24 @@ impl NetlinkNft {
         request
     }
 
-    /// Sends a batch; without its end message the kernel tries it and takes everything back.
+    /// Sends a batch, and finds out whether the kernel refuses it because it lacks a module.
     fn run(&mut self, transaction: &Transaction, commit: bool) -> Result<(), NftError> {
+        self.attempt(transaction, commit).map_err(|error| {
+            let NftError::Refused(refusals) = error else { return error };
+            let mut suspects = modules::suspects(&refusals, &transaction.operations);
+            suspects.retain(|feature| {
+                self.attempt(&feature.sample(), false).is_err_and(|error| error.is_missing())
+            });
+            if suspects.is_empty() {
+                return NftError::Refused(refusals);
+            }
+            let modules = suspects.into_iter().map(Feature::module).collect();
+            NftError::ModulesMissing { modules, refusals }
+        })
+    }
+
+    /// Without the end message of its batch, the kernel tries a transaction and takes everything back.
+    fn attempt(&mut self, transaction: &Transaction, commit: bool) -> Result<(), NftError> {
         let mut request = self.new_request();
         let begin = self.connection.next_sequence();
         batch_begin(&mut request, begin, transaction.generation);

@@ -88,8 +88,16 @@ impl HookChange {
         }
     }
 
-    fn is_removal(&self) -> bool {
-        matches!(self, Self::DeleteClsact(_) | Self::DeleteFilters(..))
+    /// What became of it, by the kernel's answer.
+    fn judge(&self, outcome: Result<(), RtnetlinkError>) -> Result<(), RtnetlinkError> {
+        match self {
+            Self::DeleteClsact(_) | Self::DeleteFilters(..) => unless_missing(outcome),
+            Self::AddClsact => outcome.map_err(|error| error.without("sch_ingress", Errno::ENOENT)),
+            Self::AddFilter(..) => outcome.map_err(|error| {
+                let module = error.message.as_deref().and_then(module_of_filter);
+                module.map_or(error.clone(), |module| error.without(module, Errno::ENOENT))
+            }),
+        }
     }
 }
 
@@ -134,6 +142,7 @@ impl Tc {
     /// Makes a TBF the root qdisc of a link, or changes the one with this handle in place.
     pub fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
         self.send(tbf_request(link, handle, tbf))
+            .map_err(|error| error.without("sch_tbf", Errno::ENOENT))
     }
 
     /// Takes the clsact or ingress qdisc away, with all its filters.
@@ -174,10 +183,7 @@ impl Tc {
             bundle.add(kind, flags, &message);
         }
         let outcomes = self.rtnetlink.request_all(bundle)?.into_iter();
-        let forgive = |(outcome, change): (_, &HookChange)| {
-            if change.is_removal() { unless_missing(outcome) } else { outcome }
-        };
-        Ok(outcomes.zip(changes).map(forgive).collect())
+        Ok(changes.iter().zip(outcomes).map(|(change, outcome)| change.judge(outcome)).collect())
     }
 
     /// Removes every filter of one priority; none is no error.
@@ -193,6 +199,15 @@ impl Tc {
     fn send(&mut self, request: Request) -> Result<(), RtnetlinkError> {
         let Request { kind, flags, message } = request;
         self.rtnetlink.request(kind, flags | NLM_F_ACK, message, |_| {})
+    }
+}
+
+/// The module that the kernel lacks for a filter, by its words: the errno would be that of a missing link, too.
+fn module_of_filter(words: &str) -> Option<&'static str> {
+    match words {
+        "TC classifier not found" => Some("cls_u32"),
+        "Failed to load TC action module" => Some("act_mirred"),
+        _ => None,
     }
 }
 
