@@ -1,7 +1,7 @@
 //! Hosts that lack something: an ADD that cannot be served fails before it changes anything, and STATUS
 //! says what is missing.
 //!
-//! A kernel without `nf_tables`, NAT or IFBs cannot be made here: modules are the machine's.
+//! What a kernel lacks is in `guest/modules.rs`: modules are the machine's.
 
 use cni_testbox::{
     Attachment, Call, Network, TestBox, bandwidth, both, cases, firewall, portmap, run, sh, tool,

@@ -6,12 +6,13 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use crate::tool::require;
-use crate::{Implementation, TestBox, cgroups, machine};
+use crate::{Implementation, TestBox, cgroups, machine, stretched};
 
 /// Holds the namespaces of the process outside. The variable alone proves nothing: see
 /// [`Surroundings::refuse_unless_fresh`].
@@ -19,7 +20,7 @@ const IN_BOX: &str = "IN_BOX";
 
 /// A test's whole life may take this long before it counts as hung, if `BOX_SECONDS` does not say
 /// another time: a run that is asked to take long has to.
-const HANG_SECONDS: &str = "300";
+const HANG: Duration = Duration::from_mins(5);
 
 /// What every box has of its own.
 const NAMESPACES: [&str; 5] = ["net", "mnt", "pid", "ipc", "uts"];
@@ -155,7 +156,7 @@ fn repeat_in_box(test: &str) {
     for program in ["timeout", "unshare"] {
         require(program);
     }
-    let most = env::var("BOX_SECONDS").unwrap_or_else(|_| HANG_SECONDS.to_owned());
+    let most = env::var("BOX_SECONDS").unwrap_or_else(|_| stretched(HANG).as_secs().to_string());
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", &most, "unshare"]);
     let output = lead_into_a_box(&mut command)

@@ -79,6 +79,7 @@ mod mapping;
 mod namespace;
 mod network;
 mod outcome;
+mod patience;
 pub mod readers;
 mod root;
 mod ruleset;
@@ -103,6 +104,7 @@ pub use mapping::{Mapping, arguments, at, both, capabilities, tcp, udp};
 pub use namespace::Namespace;
 pub use network::Network;
 pub use outcome::{Outcome, Refusal};
+pub use patience::stretched;
 pub use readers::{iptables, link, nft, tc};
 pub use ruleset::PORTMAP_TABLE;
 pub use stubs::{IPTABLES_RESTORES, IPTABLES_SAVES, cut_saves, killed_while_restoring, stubs};
@@ -137,7 +139,7 @@ pub fn eventually(what: &str, happened: impl Fn() -> bool) {
 /// The same for what may take longer, such as a daemon's start.
 #[track_caller]
 pub fn eventually_within(patience: Duration, what: &str, happened: impl Fn() -> bool) {
-    let patience = Instant::now() + patience;
+    let patience = Instant::now() + stretched(patience);
     while !happened() {
         assert!(Instant::now() < patience, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::{HOST_V4, HOST_V6};
-use crate::{Namespace, ip};
+use crate::{Namespace, ip, stretched};
 
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -132,9 +132,9 @@ impl Namespace {
     /// A TCP connection to an echo server, which lives as long as this.
     pub fn tcp_flow(&self, address: &str, port: u16) -> TcpFlow {
         let target = SocketAddr::new(ip(address), port);
-        let stream = self.enter(|| TcpStream::connect_timeout(&target, PATIENCE));
+        let stream = self.enter(|| TcpStream::connect_timeout(&target, stretched(PATIENCE)));
         let stream = stream.unwrap_or_else(|error| panic!("connect to {target}: {error}"));
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.set_read_timeout(Some(stretched(PATIENCE))).expect("a time-out");
         TcpFlow { stream, target }
     }
 
@@ -159,14 +159,14 @@ impl Asker<'_> {
     pub fn reach(&self, transport: Transport, address: &str, port: u16) -> Reply {
         let target = SocketAddr::new(ip(address), port);
         let asked = self.describe(transport, target);
-        read_reply(&asked, self.ask(transport, target, PATIENCE))
+        read_reply(&asked, self.ask(transport, target, stretched(PATIENCE)))
     }
 
     /// A question that nobody may answer.
     #[track_caller]
     pub fn cannot_reach(&self, transport: Transport, address: &str, port: u16) {
         let target = SocketAddr::new(ip(address), port);
-        if let Ok(answer) = self.ask(transport, target, SILENCE) {
+        if let Ok(answer) = self.ask(transport, target, stretched(SILENCE)) {
             panic!("{}: answered by {answer:?}", self.describe(transport, target));
         }
     }
@@ -214,13 +214,13 @@ impl UdpFlow {
     /// A question over this flow that must be answered.
     #[track_caller]
     pub fn reach(&self) -> Reply {
-        read_reply(&self.describe(), ask_udp(&self.socket, self.target, PATIENCE))
+        read_reply(&self.describe(), ask_udp(&self.socket, self.target, stretched(PATIENCE)))
     }
 
     /// A question over this flow; `None` if it, or its answer, was lost.
     #[track_caller]
     pub fn try_reach(&self) -> Option<Reply> {
-        let answer = ask_udp(&self.socket, self.target, PATIENCE);
+        let answer = ask_udp(&self.socket, self.target, stretched(PATIENCE));
         let lost = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         if answer.as_ref().is_err_and(lost) {
             return None;
@@ -231,7 +231,7 @@ impl UdpFlow {
     /// A question over this flow that nobody may answer.
     #[track_caller]
     pub fn cannot_reach(&self) {
-        if let Ok(answer) = ask_udp(&self.socket, self.target, SILENCE) {
+        if let Ok(answer) = ask_udp(&self.socket, self.target, stretched(SILENCE)) {
             panic!("{}: answered by {answer:?}", self.describe());
         }
     }
