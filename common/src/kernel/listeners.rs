@@ -18,11 +18,13 @@ const AF_INET6: u8 = 10;
 const TCP_LISTEN: u8 = 10;
 /// Answers of this many questions fit a socket's default receive buffer.
 const QUESTIONS_PER_REQUEST: usize = 64;
+/// In bytes; an answer is about one socket.
+const LARGEST_ANSWER: usize = 4096;
 
 /// Of each place, whether a TCP socket listens, or a UDP socket is bound, where a packet to that address
 /// would come. Nothing is known of other protocols. Needs no privilege.
 pub fn listening(places: &[(L4Protocol, SocketAddr)]) -> io::Result<Vec<bool>> {
-    let mut connection = Connection::open(NETLINK_SOCK_DIAG)?;
+    let mut connection = Connection::for_datagrams(NETLINK_SOCK_DIAG, LARGEST_ANSWER)?;
     let mut found = vec![false; places.len()];
     let known: Vec<usize> =
         (0..places.len()).filter(|index| places[*index].0 != L4Protocol::Sctp).collect();

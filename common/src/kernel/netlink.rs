@@ -19,8 +19,8 @@ const NLMSG_DONE: u16 = 3;
 const MSG_DONTWAIT: i32 = 0x40;
 const HEADER_LEN: usize = 16;
 
-/// A dump's messages come in blocks of up to this many bytes.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+/// The kernel makes a dump's datagrams no larger (`netlink_dump` in `net/netlink/af_netlink.c`).
+const LARGEST_DATAGRAM: usize = 32 * 1024;
 /// Requests up to this size fit a socket's default send buffer.
 const SMALL_REQUEST: usize = 64 * 1024;
 
@@ -70,11 +70,16 @@ pub enum Dump {
 impl Connection {
     /// Opens a socket for a protocol such as `netlink_sys::protocols::NETLINK_NETFILTER`.
     pub fn open(protocol: isize) -> io::Result<Self> {
+        Self::for_datagrams(protocol, LARGEST_DATAGRAM)
+    }
+
+    /// The same where no dump is asked for, and every answer is of at most so many bytes.
+    pub fn for_datagrams(protocol: isize, largest: usize) -> io::Result<Self> {
         let socket = Socket::new(protocol)?;
         socket.set_ext_ack(true)?;
         // Errors need not repeat the request.
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, first: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+        Ok(Self { socket, sequence: 0, first: 0, buffer: Vec::with_capacity(largest) })
     }
 
     /// The next sequence number.

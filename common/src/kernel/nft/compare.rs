@@ -1,10 +1,14 @@
 //! What CHECK says of elements, chains and rules that are not as they must be: mismatches, in words.
 
+use std::mem;
+
+use super::expressions::listed_expressions;
 pub use super::expressions::rule_expressions;
 use super::meaning::same_expressions;
 use super::object::concatenation;
 use super::text::render_rule;
 use super::{Chain, Element, InstalledChain, InstalledRule, Nft, NftError, Rule, Set, Table};
+use crate::kernel::request::Request;
 
 /// How the element that is there differs from the one wanted; `None` if it does not.
 #[must_use]
@@ -51,14 +55,33 @@ pub fn chain_mismatches_in(
     expected: &[(Chain, Vec<Rule>)],
     installed: &[InstalledRule],
 ) -> Result<Vec<String>, NftError> {
-    let chains = installed_chains(nft, table, expected)?;
+    // One without a hook is what it has to be if it has rules.
+    let is_asked_for =
+        |chain: &Chain| chain.base.is_some() || rules_of(installed, chain).next().is_none();
+    let asked = expected.iter().map(|(chain, _)| chain).filter(|chain| is_asked_for(chain));
+    let mut answers = installed_chains(nft, table, asked)?.into_iter();
+    let mut room = Request::listing(512);
     let mut mismatches = Vec::new();
-    for ((chain, rules), found) in expected.iter().zip(&chains) {
-        let there = installed.iter().filter(|rule| rule.chain == chain.name);
-        let mismatch = place_mismatch(table, chain, found.as_ref());
-        mismatches.extend(mismatch.or_else(|| rule_mismatch(table, chain, rules, there)));
+    for (chain, rules) in expected {
+        let mismatch = if is_asked_for(chain) {
+            place_mismatch(table, chain, answers.next().flatten().as_ref())
+        } else {
+            None
+        };
+        mismatches.extend(
+            mismatch.or_else(|| {
+                rule_mismatch(table, chain, rules, rules_of(installed, chain), &mut room)
+            }),
+        );
     }
     Ok(mismatches)
+}
+
+fn rules_of<'a>(
+    installed: &'a [InstalledRule],
+    chain: &'a Chain,
+) -> impl Iterator<Item = &'a InstalledRule> + Clone {
+    installed.iter().filter(|rule| rule.chain == chain.name)
 }
 
 /// Those of the chains that are there with another hook or priority. They have to go before the
@@ -68,7 +91,7 @@ pub fn misplaced_chains(
     table: &Table,
     expected: &[(Chain, Vec<Rule>)],
 ) -> Result<Vec<Chain>, NftError> {
-    let chains = installed_chains(nft, table, expected)?;
+    let chains = installed_chains(nft, table, expected.iter().map(|(chain, _)| chain))?;
     let is_misplaced = |(chain, found): (&Chain, &InstalledChain)| found.chain != *chain;
     let there = expected.iter().zip(chains).filter_map(|((chain, _), found)| Some((chain, found?)));
     Ok(there
@@ -93,12 +116,12 @@ fn installed_rules(
     Ok(rules)
 }
 
-fn installed_chains(
+fn installed_chains<'a>(
     nft: &mut dyn Nft,
     table: &Table,
-    expected: &[(Chain, Vec<Rule>)],
+    expected: impl Iterator<Item = &'a Chain>,
 ) -> Result<Vec<Option<InstalledChain>>, NftError> {
-    let names: Vec<String> = expected.iter().map(|(chain, _)| chain.name.clone()).collect();
+    let names: Vec<String> = expected.map(|chain| chain.name.clone()).collect();
     nft.chains_at(table, &names)
 }
 
@@ -121,8 +144,16 @@ pub fn has_rule(table: &Table, installed: &[InstalledRule], rule: &Rule) -> bool
 /// Whether a rule is the one wanted, in the same chain.
 #[must_use]
 pub fn is_rule(table: &Table, wanted: &Rule, installed: &InstalledRule) -> bool {
-    wanted.chain == installed.chain
-        && same_expressions(&rule_expressions(table.family, wanted), &installed.expressions)
+    does_as(table, wanted, installed, &mut Request::listing(512))
+}
+
+/// The same, with the room that the one before needed.
+fn does_as(table: &Table, wanted: &Rule, installed: &InstalledRule, room: &mut Request) -> bool {
+    if wanted.chain != installed.chain {
+        return false;
+    }
+    *room = listed_expressions(table.family, wanted, mem::take(room));
+    same_expressions(room.as_slice(), &installed.expressions)
 }
 
 /// How the rules `installed` in a chain, in order, first differ from those `wanted`; `None` if
@@ -131,16 +162,16 @@ fn rule_mismatch<'a>(
     table: &Table,
     chain: &Chain,
     wanted: &[Rule],
-    installed: impl IntoIterator<Item = &'a InstalledRule>,
+    installed: impl Iterator<Item = &'a InstalledRule> + Clone,
+    room: &mut Request,
 ) -> Option<String> {
-    let installed: Vec<&InstalledRule> = installed.into_iter().collect();
     let place = || format!("chain {table} {}", chain.name);
-    if wanted.len() != installed.len() {
-        let (there, wanted) = (installed.len(), wanted.len());
-        return Some(format!("{} has {there} rules instead of {wanted}", place()));
+    let there = installed.clone().count();
+    if wanted.len() != there {
+        return Some(format!("{} has {there} rules instead of {}", place(), wanted.len()));
     }
-    let differs = |(rule, installed): (&Rule, &&InstalledRule)| !is_rule(table, rule, installed);
-    let position = wanted.iter().zip(&installed).position(differs)?;
+    let mut pairs = wanted.iter().zip(installed);
+    let position = pairs.position(|(rule, installed)| !does_as(table, rule, installed, room))?;
     let text = render_rule(&wanted[position]);
     Some(format!("rule {} of {} is not \"{text}\"", position + 1, place()))
 }

@@ -20,10 +20,15 @@ use crate::kernel::request::Request;
 /// without a name have other names there.
 #[must_use]
 pub fn rule_expressions(family: Family, rule: &Rule) -> Vec<u8> {
-    let mut body =
-        RuleEncoder { expressions: Request::listing(512), ..RuleEncoder::new(family, 0) };
+    listed_expressions(family, rule, Request::listing(512)).into_bytes()
+}
+
+/// The same, in the room of a list that is not needed any more.
+pub(super) fn listed_expressions(family: Family, rule: &Rule, mut room: Request) -> Request {
+    room.clear();
+    let mut body = RuleEncoder::writing(family, room, 0);
     rule.statements.iter().for_each(|statement| body.statement(statement));
-    body.expressions.into_bytes()
+    body.expressions
 }
 
 /// Builds one rule's expression list.
@@ -42,9 +47,13 @@ const FIRST_SLOT: usize = 0;
 impl<'a> RuleEncoder<'a> {
     /// `sets` is how many sets without a name the batch has so far.
     pub(super) fn new(family: Family, sets: u32) -> Self {
+        Self::writing(family, Request::with_capacity(1024), sets)
+    }
+
+    fn writing(family: Family, expressions: Request, sets: u32) -> Self {
         Self {
             inet: family == Family::Inet,
-            expressions: Request::with_capacity(1024),
+            expressions,
             narrowed: None,
             anonymous: Vec::new(),
             next_set: sets,
