@@ -80,7 +80,8 @@ impl LogConfig {
 /// The log of one command.
 #[derive(Debug)]
 pub struct Log {
-    started: Instant,
+    /// Only a log in a file asks how long a command took.
+    started: Option<Instant>,
     level: Level,
     file: Option<RefCell<File>>,
     /// Members of every line: plugin, command, network, container ID, interface.
@@ -104,10 +105,11 @@ impl Log {
                 say(format_args!("cannot open log file {path}: {error}; going on without it"));
             })
         };
+        let file = config.file.as_ref().and_then(|path| open(path).ok()).map(RefCell::new);
         Self {
-            started: Instant::now(),
+            started: file.is_some().then(Instant::now),
             level: config.level.unwrap_or(Level::Info),
-            file: config.file.as_ref().and_then(|path| open(path).ok()).map(RefCell::new),
+            file,
             context,
             warnings: RefCell::default(),
             says: true,
@@ -158,8 +160,9 @@ impl Log {
 
     /// The closing line of a command.
     pub fn outcome(&self, outcome: Result<(), &CniError>) {
+        let Some(started) = self.started else { return };
         let mut members = Object::default();
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         members.push("durationMicros", micros);
         match outcome {
             Ok(()) => {

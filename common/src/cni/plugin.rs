@@ -195,7 +195,7 @@ const LONGEST_CONFIG: u64 = 64 << 20;
 
 fn read_all(stdin: &mut dyn Read) -> Result<Vec<u8>, CniError> {
     // Room for most, so that it takes one read, and one to see that this was all.
-    let mut text = Vec::with_capacity(8 * 1024);
+    let mut text = Vec::with_capacity(4 * 1024);
     stdin.take(LONGEST_CONFIG + 1).read_to_end(&mut text).map_err(|error| {
         CniError::new(ErrorCode::IoFailure, "error reading from stdin")
             .with_details(error.to_string())

@@ -105,12 +105,12 @@ impl NetlinkNft {
         }
     }
 
-    /// Runs a dump until it shows one state.
-    pub(super) fn dump<T>(
+    /// Runs a dump until it shows one state. `decode` takes out of a message what is wanted of it.
+    pub(super) fn dump<T, I: IntoIterator<Item = T>>(
         &mut self,
         (family, what): (u8, Message),
         attributes: impl Fn(&mut Request),
-        decode: impl Fn(&[u8]) -> Option<T>,
+        decode: impl Fn(&[u8]) -> Option<I>,
     ) -> Result<Vec<T>, NftError> {
         retry(|| {
             let sequence = self.connection.next_sequence();
@@ -122,7 +122,7 @@ impl NetlinkNft {
             let mut found = Vec::new();
             let mut malformed = false;
             let outcome = self.connection.receive_dump(|answer| match decode(answer.payload) {
-                Some(item) => found.push(item),
+                Some(items) => found.extend(items),
                 None => malformed = true,
             });
             match outcome {
@@ -216,12 +216,11 @@ impl NetlinkNft {
         let is_wanted = |of: &str, rule: &InstalledRule| {
             of == table.name && chain.is_none_or(|chain| rule.chain == chain)
         };
-        let rules = self.dump(
+        self.dump(
             (family_number(table.family), Message::GetRule),
             |attributes| encode::rules_of(attributes, table, chain),
             |payload| decode::rule(payload).map(|(of, rule)| is_wanted(&of, &rule).then_some(rule)),
-        )?;
-        Ok(rules.into_iter().flatten().collect())
+        )
     }
 }
 
@@ -275,12 +274,11 @@ impl Nft for NetlinkNft {
     }
 
     fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, NftError> {
-        let lists = self.dump(
+        self.dump(
             (family_number(table.family), Message::GetElement),
             |list| encode::in_set(list, table, &set.name),
             |payload| decode::elements(payload, set),
-        )?;
-        Ok(lists.into_iter().flatten().collect())
+        )
     }
 
     fn chains(
@@ -336,12 +334,11 @@ impl Nft for NetlinkNft {
     }
 
     fn sets(&mut self, table: &Table) -> Result<Vec<String>, NftError> {
-        let sets = self.dump(
+        self.dump(
             (family_number(table.family), Message::GetSet),
             |attributes| encode::sets_of(attributes, table),
             |payload| decode::set_name(payload).map(|(of, set)| (of == table.name).then_some(set)),
-        )?;
-        Ok(sets.into_iter().flatten().collect())
+        )
     }
 }
 

@@ -12,7 +12,7 @@ impl NetlinkNft {
     pub fn all_chains(&mut self) -> Result<Vec<(Table, InstalledChain)>, NftError> {
         const NFPROTO_UNSPEC: u8 = 0;
         let everything = (NFPROTO_UNSPEC, Message::GetChain);
-        let chains = self.dump(
+        self.dump(
             everything,
             |_| {},
             |payload| {
@@ -26,8 +26,7 @@ impl NetlinkNft {
                 let name = name.into_owned().into();
                 Some(Some((Table { family, name }, chain)))
             },
-        )?;
-        Ok(chains.into_iter().flatten().collect())
+        )
     }
 
     /// What a set or map of any types has for a key, as it stands in registers.
