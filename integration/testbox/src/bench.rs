@@ -1,6 +1,7 @@
 //! What the benchmarks share: the CPU time and the instructions of a call, and the limits that the
 //! project promises to keep.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -114,15 +115,36 @@ impl Call {
 
     /// The instructions of one call in user space, which must succeed; none without valgrind.
     pub fn instructions(&self, plugin: &Path, command: &str) -> Option<u64> {
+        let text = self.callgrind(plugin, command, "/dev/null")?;
+        let line = text.lines().find(|line| line.contains("Collected"))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// The functions that one call runs, by the linker's names; the plugin must have its symbols.
+    pub fn functions(&self, plugin: &Path, command: &str) -> Vec<String> {
+        const PROFILE: &str = "/run/callgrind.out";
+        self.callgrind(plugin, command, PROFILE).expect("valgrind (apt package valgrind)");
+        let profile = fs::read_to_string(PROFILE).expect("callgrind writes a profile");
+        // As in `fn=(12) name` or `cfn=(12) name'2`, of which only the first of a function has the name.
+        let name = |line: &str| {
+            let named = line.strip_prefix("fn=(").or_else(|| line.strip_prefix("cfn=("))?;
+            let (_, name) = named.split_once(") ")?;
+            Some(name.split_once('\'').map_or(name, |(name, _)| name).to_owned())
+        };
+        profile.lines().filter_map(name).collect()
+    }
+
+    /// What callgrind says of one call, which must succeed; none without valgrind.
+    fn callgrind(&self, plugin: &Path, command: &str, profile: &str) -> Option<String> {
         let mut process = self.clone().command(command).process(Path::new("valgrind"));
-        process.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(plugin);
+        let out = format!("--callgrind-out-file={profile}");
+        process.args(["--tool=callgrind", "--demangle=no", &out]).arg(plugin);
         process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = self.feed(process.spawn().ok()?).wait_with_output().ok()?;
         let text = String::from_utf8_lossy(&output.stderr);
         // A call that fails has nothing to count.
         assert!(output.status.success(), "{command} fails under valgrind: {text}");
-        let line = text.lines().find(|line| line.contains("Collected"))?;
-        line.rsplit(' ').next()?.parse().ok()
+        Some(text.into_owned())
     }
 }
 
