@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dbus-daemon", "dbus"),
     ("firewall-cmd", "firewalld"),
     ("firewalld", "firewalld"),
+    ("go", "golang-go"),
     ("ip", "iproute2"),
     ("ip6tables", "iptables"),
     ("ip6tables-legacy", "iptables"),

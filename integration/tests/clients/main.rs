@@ -9,6 +9,7 @@ mod cri;
 mod demo;
 mod firewalld;
 mod image;
+mod libcni;
 mod node;
 mod podman;
 mod rate;
