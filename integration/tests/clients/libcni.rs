@@ -54,7 +54,10 @@ impl Runtime {
         let mut build = tool("go");
         build.args(["build", "-o", PROGRAM]).args(has_gc.then_some("-tags=libcni_1_2"));
         build.current_dir(source).env("GO111MODULE", "off").env("GOFLAGS", "-buildvcs=false");
-        build.env("GOPATH", LIBRARIES).env("GOCACHE", "/run/go-cache").env("CGO_ENABLED", "0");
+        build
+            .env("GOPATH", LIBRARIES)
+            .env("GOCACHE", "/var/cache/go-build")
+            .env("CGO_ENABLED", "0");
         run(&mut build);
         has_gc
     }
