@@ -1,16 +1,15 @@
 //! A node is upgraded in place: fifty containers of a chain of Debian's Go plugins keep running and
 //! talking while the binaries are swapped; in the end the node is as it was after its boot.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{Scope, sleep};
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Namespace, Network, Outcome,
-    TestBox, Transport, cases, run, tcp, tool, udp,
+    Attachment, Call, HOST_V4, HOST_V6, Implementation, Mapping, Network, Outcome, TestBox,
+    Transport, cases, run, tcp, tool, udp,
 };
+
+use crate::node::{Node, files, sorted};
+use crate::talks::{Silence, TalkedTo, Talks};
 
 cases! {
     fifty_containers_of_a_whole_chain, backends;
@@ -151,148 +150,6 @@ fn gc(b: &TestBox, network: &Network, valid: &[&Pod]) {
     }
 }
 
-/// What a node has of all this. All of it is compared as the tools print it, but for packet
-/// counters and the dates that `iptables-save` writes.
-#[derive(Debug, PartialEq, Eq)]
-struct Node {
-    nftables: String,
-    iptables: Vec<String>,
-    links: String,
-    disciplines: String,
-}
-
-impl Node {
-    /// iptables-nft makes its tables with their built-in chains when they are first needed, and
-    /// keeps them: a node where iptables was used once has these, and nothing else.
-    fn use_iptables_once() {
-        const BUILT_IN: [(&str, &[&str]); 3] = [
-            ("filter", &["INPUT", "FORWARD", "OUTPUT"]),
-            ("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
-            ("raw", &["PREROUTING", "OUTPUT"]),
-        ];
-        for program in ["iptables", "ip6tables"] {
-            for (table, chains) in BUILT_IN {
-                for chain in chains {
-                    run(tool(program).args(["-t", table, "-P", chain, "ACCEPT"]));
-                }
-            }
-        }
-    }
-
-    fn look() -> Self {
-        let programs =
-            ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"];
-        let saved = |program: &&str| -> Vec<String> {
-            let text = run(&mut tool(program));
-            let lines = text.lines().filter(|line| !line.starts_with('#'));
-            let without_counters =
-                |line: &str| line.split(" [").next().unwrap_or_default().to_owned();
-            let mut lines: Vec<String> = lines.map(without_counters).collect();
-            // Tables come in the order in which they were made.
-            lines.sort();
-            lines
-        };
-        Self {
-            nftables: tables_in_order(&run(tool("nft").args(["list", "ruleset"]))),
-            iptables: programs.iter().flat_map(saved).collect(),
-            links: run(tool("ip").args(["-o", "link"])),
-            disciplines: run(tool("tc").args(["qdisc", "show"])),
-        }
-    }
-}
-
-/// The tables of a ruleset ordered by name; each as it is.
-fn tables_in_order(ruleset: &str) -> String {
-    let mut tables: Vec<String> = ruleset.split("\n}\n").map(str::to_owned).collect();
-    tables.sort();
-    tables.join("\n}\n")
-}
-
-/// Files that plugins keep about containers.
-fn files() -> Vec<String> {
-    let entries = std::fs::read_dir("/run/cni/tuning").into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let others = std::fs::read_dir("/run/cni").into_iter().flatten().flatten();
-    let others = others.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.extend(others.filter(|name| name != "tuning"));
-    sorted(names)
-}
-
-/// Ends the talks when it is dropped, also by a panic.
-struct Silence<'a>(&'a AtomicBool);
-
-impl Drop for Silence<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Talks that go on all the time.
-#[derive(Default)]
-struct Talks {
-    end: AtomicBool,
-    answers: AtomicUsize,
-}
-
-impl Talks {
-    /// Over flows that live all the time, and over new connections. Every question is answered,
-    /// and by the right container, or the thread panics and so does the test.
-    fn begin<'s, 'e: 's>(
-        &'e self,
-        scope: &'s Scope<'s, 'e>,
-        b: &'e TestBox,
-        pod: &Pod,
-        home: &'e Attachment,
-        neighbour: &'e Attachment,
-    ) {
-        for (host, source_port) in [(HOST_V4, pod.port + 20_000), (HOST_V6, pod.port + 30_000)] {
-            let (port, id) = (pod.port, pod.web.container.id.clone());
-            let datagrams = b.out.udp_flow(source_port, host, port);
-            let mut connection = b.out.tcp_flow(host, port);
-            // ADD exchanges queueing disciplines: what is in one at that moment is lost, and no
-            // more than that.
-            let mut may_lose = u8::from(pod.fate == Fate::Readded);
-            scope.spawn(move || {
-                self.repeat(|| match datagrams.try_reach() {
-                    Some(reply) => drop(reply.by(&id)),
-                    None => may_lose = may_lose.checked_sub(1).expect("no datagram is lost"),
-                });
-            });
-            scope.spawn(move || self.repeat(|| connection.echo()));
-        }
-        let (port, mut askers) = (pod.port, askers(b, home, neighbour).into_iter().cycle());
-        scope.spawn(move || {
-            self.repeat(|| {
-                let (client, host) = askers.next().expect("there are some");
-                client.tcp_flow(host, port).echo();
-            });
-        });
-    }
-
-    fn repeat(&self, mut ask: impl FnMut()) {
-        while !self.end.load(Ordering::Relaxed) {
-            ask();
-            self.answers.fetch_add(1, Ordering::Relaxed);
-            sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// Who makes new connections all the time, and to where: outside, the host by its address and by
-/// 127.0.0.1, the container itself, and a neighbour.
-fn askers<'e>(
-    b: &'e TestBox,
-    home: &'e Attachment,
-    neighbour: &'e Attachment,
-) -> Vec<(&'e Namespace, &'static str)> {
-    let clients = [&b.out, &b.host, &home.container.netns, &neighbour.container.netns];
-    let mut askers: Vec<_> =
-        clients.into_iter().flat_map(|client| [(client, HOST_V4), (client, HOST_V6)]).collect();
-    askers.push((&b.host, "127.0.0.1"));
-    askers
-}
-
 fn fifty_containers_of_a_whole_chain(b: &TestBox) {
     let network = Network::dual(1);
     Node::use_iptables_once();
@@ -308,7 +165,12 @@ fn fifty_containers_of_a_whole_chain(b: &TestBox) {
     std::thread::scope(|scope| {
         let _silence = Silence(&talks.end);
         for (pod, home) in pods.iter().zip(&homes).filter(|(pod, _)| pod.talks) {
-            talks.begin(scope, b, pod, home, &neighbour);
+            // ADD exchanges queueing disciplines: what is in one at that moment is lost, and no
+            // more than that.
+            let may_lose = u8::from(pod.fate == Fate::Readded);
+            let id = pod.web.container.id.clone();
+            let talked_to = TalkedTo { id, port: pod.port, may_lose };
+            talks.begin(scope, b, &talked_to, home, &neighbour);
         }
         upgrade(b, &network, &mut pods);
     });
@@ -336,11 +198,6 @@ fn fifty_containers_of_a_whole_chain(b: &TestBox) {
     gc(b, &network, &[]);
     assert_eq!(files(), Vec::<String>::new());
     assert_eq!(Node::look(), fresh);
-}
-
-fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort();
-    lines
 }
 
 /// The rules that let containers through, in both families.
