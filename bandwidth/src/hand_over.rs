@@ -10,7 +10,7 @@ use crate::backend::tc;
 use crate::config::Config;
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::{Bandwidth, find_end};
+use crate::{Bandwidth, find_known_end};
 
 impl HandOver for Bandwidth {
     const GO_ADDS: bool = false;
@@ -21,7 +21,7 @@ impl HandOver for Bandwidth {
             return Ok(Hands::default());
         }
         let mut host = Host::open()?;
-        let end = find_end(&mut host, request)?;
+        let end = find_known_end(&mut host, request)?;
         let plan = Plan::new(&request.attachment, &config, end.packets());
         let ours = tc::check(&mut host, &end, &plan)? != Finding::Absent;
         Ok(Hands { ours, go: !ours })
@@ -30,7 +30,7 @@ impl HandOver for Bandwidth {
     fn let_go(&self, request: &AttachmentRequest) -> Result<(), CniError> {
         let config = Config::read(&request.config)?;
         let mut host = Host::open()?;
-        let end = find_end(&mut host, request)?;
+        let end = find_known_end(&mut host, request)?;
         tc::give_to_go(&mut host, &end, &request.attachment, &config)
     }
 }

@@ -13,6 +13,7 @@ use cni_common::kernel::veth::{VETH, VethError};
 
 use crate::bucket::Packets;
 use crate::host::{Host, refused};
+use crate::layout_number;
 
 /// Both, in the order of [`HostEnd::filters`].
 pub(crate) const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -44,8 +45,9 @@ impl HostEnd {
     ) -> Result<Option<Self>, CniError> {
         let all = host.all_links()?;
         let found = all.into_iter().find(|link| {
+            let named = layout_number::newer(link).map(|(tag, _)| tag).or(link.alias.as_deref());
             link.kind.as_deref() == Some(VETH)
-                && link.alias.as_deref().is_some_and(|alias| owner.is_same_attachment(alias))
+                && named.is_some_and(|alias| owner.is_same_attachment(alias))
         });
         found.map(|link| Self::look(host, link)).transpose()
     }

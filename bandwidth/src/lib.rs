@@ -16,6 +16,7 @@ mod hand_over;
 mod host;
 mod host_end;
 mod kernel;
+mod layout_number;
 pub mod listing;
 mod plan;
 mod recorder;
@@ -68,7 +69,7 @@ impl Plugin for Bandwidth {
             remove(&mut host, request, Some(&config))?;
             return Ok(result);
         }
-        let end = find_end(&mut host, request)?;
+        let end = find_known_end(&mut host, request)?;
         let plan = Plan::new(&request.attachment, &config, end.packets());
         for warning in &plan.warnings {
             request.log.warn(warning);
@@ -91,7 +92,7 @@ impl Plugin for Bandwidth {
             return Ok(());
         }
         let mut host = Host::open()?;
-        let end = find_end(&mut host, request)?;
+        let end = find_known_end(&mut host, request)?;
         let plan = Plan::new(&request.attachment, &config, end.packets());
         match tc::check(&mut host, &end, &plan)? {
             Finding::Sound => Ok(()),
@@ -120,6 +121,13 @@ fn find_end(host: &mut Host, request: &AttachmentRequest) -> Result<HostEnd, Cni
     HostEnd::find(host, &request.netns, &request.attachment.ifname)
 }
 
+/// The same for a command that works with the limits there.
+fn find_known_end(host: &mut Host, request: &AttachmentRequest) -> Result<HostEnd, CniError> {
+    let end = find_end(host, request)?;
+    layout_number::refuse_newer(&end.link, &request.attachment.tag())?;
+    Ok(end)
+}
+
 /// Removes everything of the attachment; without a namespace, or with an interface that never was
 /// shaped, what can be found by its owner.
 fn remove(
@@ -132,6 +140,9 @@ fn remove(
         Ok(end) => Some(end),
         Err(_) => HostEnd::find_by_alias(host, &tag)?,
     };
+    if let Some(end) = &end {
+        layout_number::refuse_newer(&end.link, &tag)?;
+    }
     let go = Leftovers::find(host, end.as_ref(), &request.attachment, config)?;
     tc::remove(host, end.as_ref(), &tag, &go)
 }

@@ -10,6 +10,7 @@ use cni_common::kernel::veth::VETH;
 use crate::backend::tc;
 use crate::host::Host;
 use crate::host_end::HostEnd;
+use crate::layout_number::{newer, refusal};
 
 /// A limit that the kernel holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +28,15 @@ pub struct Installed {
 /// Every limit with an owner's name on it.
 ///
 /// # Errors
-/// The interfaces or their qdiscs cannot be read.
+/// The interfaces or their qdiscs cannot be read, or a newer version made a limit.
 pub fn installed() -> Result<Vec<Installed>, CniError> {
     let mut host = Host::open()?;
     let links = host.all_links()?;
     let owner_of = |link: &Link| link.alias.clone().filter(|alias| is_tag(alias));
     let is = |link: &&Link, kind: &str| link.kind.as_deref() == Some(kind);
+    if let Some((link, (_, number))) = links.iter().find_map(|link| Some((link, newer(link)?))) {
+        return Err(refusal(link, number));
+    }
     let mut all = Vec::new();
     let mut ifbs = HashMap::new();
     for link in links.iter().filter(|link| is(link, tc::IFB)) {

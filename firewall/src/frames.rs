@@ -12,7 +12,7 @@ use cni_common::kernel::nft::compare::{chain_mismatches, element_mismatch};
 use cni_common::kernel::nft::{
     BaseChain, Chain, ChainKind, DataType, Element, Family, Hook, KeyPart, Nft, NftError, Object,
     Operand, Priority, Rule, Selector, Set, Statement, Table, Transaction, Value, Verb, keys_only,
-    lookup, unchanged_since,
+    layout_comment, look_for_newer, lookup, unchanged_since,
 };
 use cni_common::kernel::retry::retry;
 
@@ -20,6 +20,8 @@ use crate::config::OWN_NAME;
 
 const TABLE: Table = Table::new(Family::Bridge, OWN_NAME);
 const FORWARD: &str = "forward";
+/// The number of the table's layout, as in `inet cni_firewall`; the first rule tells it.
+const LAYOUT: u32 = 1;
 
 /// The ports of isolated attachments; an element's comment is its owner's tag.
 fn ports() -> Set {
@@ -36,6 +38,7 @@ fn forward() -> (Chain, Vec<Rule>) {
     let base =
         BaseChain { kind: ChainKind::Filter, hook: Hook::Forward, priority: Priority::FILTER };
     let rule = |statements| Rule { chain: FORWARD.to_owned(), statements, comment: None };
+    let numbered = |rule| Rule { comment: Some(layout_comment(LAYOUT)), ..rule };
     let is_ip = |version| Statement::Match {
         selector: Selector::EtherType,
         negated: false,
@@ -46,12 +49,17 @@ fn forward() -> (Chain, Vec<Rule>) {
         set: ports().name,
     };
     let rules = vec![
-        rule(vec![is_ip(IpVersion::V4), Statement::Return]),
+        numbered(rule(vec![is_ip(IpVersion::V4), Statement::Return])),
         rule(vec![is_ip(IpVersion::V6), Statement::Return]),
         rule(vec![on_port(Selector::InputInterface), Statement::Drop]),
         rule(vec![on_port(Selector::OutputInterface), Statement::Drop]),
     ];
     (Chain { name: FORWARD.to_owned(), base: Some(base) }, rules)
+}
+
+/// Fails if a newer version made the table.
+fn refuse_newer(nft: &mut dyn Nft) -> Result<(), NftError> {
+    look_for_newer(nft, &TABLE, FORWARD, LAYOUT).map(drop)
 }
 
 fn owner_key(tag: &OwnerTag) -> Vec<Value> {
@@ -68,6 +76,7 @@ fn elements(tag: &OwnerTag, port: &str) -> [(Set, Element); 2] {
 pub(crate) fn stop(nft: &mut dyn Nft, tag: &OwnerTag, port: &str) -> Result<(), NftError> {
     retry(|| {
         let generation = nft.generation()?;
+        refuse_newer(nft)?;
         let mut transaction = Transaction::new();
         transaction.push(Verb::Add, &TABLE, Object::Table(Some("cni-chain firewall")));
         for set in [attachments(), ports()] {
@@ -139,6 +148,7 @@ fn remove(
 ) -> Result<(), NftError> {
     retry(|| {
         let generation = nft.generation()?;
+        refuse_newer(nft)?;
         let found = find(nft)?;
         if found.is_empty() {
             return unchanged_since(nft, generation);
@@ -164,6 +174,7 @@ pub(crate) fn mismatches(
     tag: &OwnerTag,
     port: &str,
 ) -> Result<Vec<String>, NftError> {
+    refuse_newer(nft)?;
     let mut mismatches = chain_mismatches(nft, &TABLE, &[forward()])?;
     for (set, wanted) in elements(tag, port) {
         let held = lookup(nft, &TABLE, &set, std::slice::from_ref(&wanted.key))?;

@@ -40,7 +40,8 @@ pub fn installed() -> Result<Vec<Installed>, CniError> {
         held.push(("nftables".to_owned(), found));
     }
     for (version, variant) in host.filters().map_err(|error| error.into_cni(READING))? {
-        let dump = host.filter.read(version, variant).map_err(|error| error.into_cni(READING))?;
+        let dump =
+            host.filter.read_ours(version, variant).map_err(|error| error.into_cni(READING))?;
         held.push((variant.to_string(), iptables::installed(&Filter::of_plugins(dump))));
     }
     let members: HashMap<String, (String, String)> =

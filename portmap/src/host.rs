@@ -22,6 +22,8 @@ pub(crate) struct Host<'a> {
     pub(crate) held: Vec<Held>,
     /// Whether the guard of 127.0.0.0/8 stands, if that was seen already.
     pub(crate) guarded: Option<bool>,
+    /// Whether it stands in `nf_tables`, if DEL has looked.
+    pub(crate) nft_guarded: Option<bool>,
     nft: Option<NetlinkNft>,
     is_settled: bool,
     /// Whether `nf_tables` has answered.
@@ -38,6 +40,7 @@ impl<'a> Host<'a> {
             removed: Vec::new(),
             held: Vec::new(),
             guarded: None,
+            nft_guarded: None,
             nft: None,
             is_settled: false,
             answers: false,

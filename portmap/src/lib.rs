@@ -110,6 +110,7 @@ impl Plugin for Portmap {
         let result = request.config.prev_result().ok().flatten().unwrap_or_default();
         let known = plan_of(&request.attachment, &config, &result);
         let mut host = Host::new(&request.log);
+        backend::know_layout(&mut host)?;
         let outcome = remove(&mut host, &request.attachment, &known);
         mend_guard(&mut host, &config, known.addresses);
         outcome

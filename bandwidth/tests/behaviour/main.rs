@@ -7,6 +7,7 @@ mod add;
 mod check;
 mod coexistence;
 mod frame;
+mod layouts;
 mod removal;
 mod subnets;
 mod support;

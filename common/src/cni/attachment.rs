@@ -124,6 +124,15 @@ impl OwnerTag {
         container(one).is_some() && container(one) == container(other)
     }
 
+    /// The tag and the number behind it of an owner's name as layouts above 1 have it, where that is all there
+    /// is room for: `network/containerID/ifname/2`.
+    #[must_use]
+    pub fn numbered(text: &str) -> Option<(&str, u32)> {
+        let (tag, number) = text.rsplit_once('/')?;
+        owner_of(tag)?;
+        Some((tag, number.parse().ok()?))
+    }
+
     /// Whether a comment is the tag of an attachment to `network`.
     #[must_use]
     pub fn belongs_to(comment: &str, network: &str) -> bool {
@@ -232,6 +241,22 @@ mod tests {
             container_id: container_id.into(),
             ifname: ifname.into(),
         }
+    }
+
+    #[test]
+    fn a_fourth_part_is_a_layouts_number() {
+        assert_eq!(OwnerTag::numbered("net/c1/eth0/2"), Some(("net/c1/eth0", 2)));
+        for other in
+            ["net/c1/eth0", "net/c1/eth0/", "net/c1/eth0/x", "a/net/c1/eth0/2", "c1/eth0/2", "2"]
+        {
+            assert_eq!(OwnerTag::numbered(other), None, "{other}");
+        }
+        // To whoever knows of no numbers, it is nobody's.
+        let tag = attachment("net", "c1", "eth0").tag();
+        assert!(
+            !tag.is_same_attachment("net/c1/eth0/2")
+                && !OwnerTag::belongs_to("net/c1/eth0/2", "net")
+        );
     }
 
     #[test]

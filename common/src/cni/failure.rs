@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::protocol::{CniError, ErrorCode};
 use crate::kernel::iptables::IptablesError;
+use crate::kernel::layout::Newer;
 use crate::kernel::nft::NftError;
 use crate::kernel::rtnetlink::RtnetlinkError;
 
@@ -25,8 +26,19 @@ pub trait Failure: Sized {
     fn into_cni(self, doing: &str) -> CniError;
 }
 
+/// Code 11: the runtime calls again, and by then the newer version may be back.
+impl Failure for Newer {
+    fn into_cni(self, doing: &str) -> CniError {
+        let text = format!("{doing}: {self}: {}; it was left alone", Self::REMEDY);
+        CniError::new(ErrorCode::TryAgainLater, text)
+    }
+}
+
 impl Failure for NftError {
     fn into_cni(self, doing: &str) -> CniError {
+        if let Self::Newer(newer) = self {
+            return newer.into_cni(doing);
+        }
         CniError::new(code_of_nft(&self), format!("{doing}: {}", self.remedy()))
             .with_details(self.to_string())
     }
@@ -34,6 +46,9 @@ impl Failure for NftError {
 
 impl Failure for IptablesError {
     fn into_cni(self, doing: &str) -> CniError {
+        if let Self::Newer(newer) | Self::Nft(NftError::Newer(newer)) = self {
+            return newer.into_cni(doing);
+        }
         let (code, remedy) = (code_of_iptables(&self), remedy_of_iptables(&self));
         CniError::new(code, format!("{doing}: {remedy}")).with_details(self.to_string())
     }
@@ -42,7 +57,9 @@ impl Failure for IptablesError {
 fn code_of_iptables(error: &IptablesError) -> ErrorCode {
     match error {
         IptablesError::Nft(error) => code_of_nft(error),
-        IptablesError::Locked(_) | IptablesError::Hung(..) => ErrorCode::TryAgainLater,
+        IptablesError::Locked(_) | IptablesError::Hung(..) | IptablesError::Newer(_) => {
+            ErrorCode::TryAgainLater
+        }
         IptablesError::Io(_, error) => code_of(error, ErrorCode::Kernel),
         IptablesError::Missing(_) | IptablesError::Garbled(..) | IptablesError::Failed { .. } => {
             ErrorCode::Kernel
@@ -53,6 +70,7 @@ fn code_of_iptables(error: &IptablesError) -> ErrorCode {
 fn remedy_of_iptables(error: &IptablesError) -> Cow<'static, str> {
     let remedy = match error {
         IptablesError::Nft(error) => return error.remedy(),
+        IptablesError::Newer(_) => Newer::REMEDY,
         IptablesError::Missing(_) => "install iptables, or use the nftables backend",
         IptablesError::Locked(_) => LATER,
         IptablesError::Hung(..) => {
@@ -106,6 +124,12 @@ impl MayPass for RtnetlinkError {
     fn missing_module(&self) -> Option<&'static str> {
         self.module
     }
+}
+
+/// What STATUS says of what a newer version made: ADD cannot be served until that is back.
+#[must_use]
+pub fn not_available_beside(newer: impl Failure) -> CniError {
+    CniError { code: ErrorCode::NotAvailable, ..newer.into_cni("ADD would fail") }
 }
 
 /// What STATUS says of an error that ADD would end with: code 50, unless another try may help.

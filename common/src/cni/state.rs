@@ -46,6 +46,12 @@ pub fn file_name_of(tag: &OwnerTag) -> String {
     format!("{}{SUFFIX}", tag.owner().replacen('/', SEPARATOR, 1))
 }
 
+/// The name that a file of b302888 has, with the tag's network: a renamed one did not find it.
+#[must_use]
+pub fn older_file_name(attachment: &Attachment) -> String {
+    format!("{}{SUFFIX}", attachment.tag().as_str().replace('/', SEPARATOR))
+}
+
 /// A directory of such files. Other processes are kept out of it until it is dropped.
 #[derive(Debug)]
 pub struct StateDir {
@@ -128,6 +134,15 @@ impl StateDir {
             // What made the write fail matters more than what is left of it.
             let _ = self.remove(&draft);
         })
+    }
+
+    /// Gives a file another name; whether there was one.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<bool> {
+        match renameat(&self.directory, from, &self.directory, to) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Removes a file; there need not be one. A directory of that name is no file of ours, and stays.
@@ -214,6 +229,12 @@ mod tests {
         assert_eq!(dir.read(&c1).expect("read").as_deref(), Some(&b"two"[..]));
         assert_eq!(all(&dir), ["c1@eth0.state"]);
         assert_eq!(mode(&path.join(&c1)), 0o600);
+        let older = older_file_name(&attachment("net", "c1", "eth0"));
+        assert_eq!(older, "net@c1@eth0.state");
+        assert!(dir.rename(&c1, &older).expect("rename"));
+        assert!(!dir.rename(&c1, &older).expect("nothing"));
+        assert!(dir.rename(&older, &c1).expect("back"));
+        assert_eq!(dir.read(&c1).expect("read").as_deref(), Some(&b"two"[..]));
         dir.forget(&c1).expect("remove");
         dir.forget(&c1).expect("again");
         assert_eq!(all(&dir), [""; 0]);

@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub mod ip;
 pub mod iproute;
 pub mod iptables;
+pub mod layout;
 pub mod link;
 pub mod listeners;
 pub mod mac;

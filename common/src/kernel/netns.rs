@@ -32,7 +32,7 @@ pub struct Netns {
 /// does not: the kernel gives it to another namespace as soon as its own is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Everything else may come again after a boot. Empty where the kernel does not tell.
+    /// Everything else may come again after a boot. Empty where the kernel does not tell, or nobody asked it.
     pub boot_id: String,
     /// Device of the namespace's file.
     pub device: u64,
@@ -51,7 +51,10 @@ impl Identity {
     pub fn is(&self, other: &Self) -> bool {
         let same_if_known =
             |one: Option<u64>, two: Option<u64>| one.zip(two).is_none_or(|(one, two)| one == two);
-        (&self.boot_id, self.device, self.inode) == (&other.boot_id, other.device, other.inode)
+        let same_boot =
+            self.boot_id == other.boot_id || self.boot_id.is_empty() || other.boot_id.is_empty();
+        same_boot
+            && (self.device, self.inode) == (other.device, other.inode)
             && same_if_known(self.cookie, other.cookie)
             && same_if_known(self.made, other.made)
     }

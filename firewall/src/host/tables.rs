@@ -2,9 +2,16 @@
 
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Variant};
+use cni_common::kernel::layout::Newer;
 use cni_common::kernel::retry::retry;
 
 use crate::filter::TABLE;
+
+/// The number of the layout of what this plugin has in them. The Go plugin's form, which tools read, has no
+/// place for a number, so a layout above 1 has an empty chain whose name says it.
+const LAYOUT: u32 = 2;
+/// The name of that chain, without the number.
+const LAYOUT_CHAIN: &str = "CNI-FORWARD-LAYOUT-";
 
 /// What was read of them so far, and the lock that keeps our own processes from changing it.
 #[derive(Debug, Default)]
@@ -33,6 +40,18 @@ impl FilterTables {
         Ok(&self.read[position].1)
     }
 
+    /// The same for what this plugin has in it. What a newer version made is an error.
+    pub(crate) fn read_ours(
+        &mut self,
+        version: IpVersion,
+        variant: Variant,
+    ) -> Result<&TableDump, IptablesError> {
+        let dump = self.read(version, variant)?;
+        let place = || format!("table {TABLE} of {variant} ({version})");
+        Newer::refuse(dump.layout(LAYOUT_CHAIN), LAYOUT, place)?;
+        Ok(dump)
+    }
+
     /// Applies the restore lines that `decide` derives from the table. If the tool refuses, the
     /// table may have changed in between, so they are derived anew.
     pub(crate) fn change(
@@ -52,7 +71,7 @@ impl FilterTables {
         decide: impl FnOnce(&TableDump) -> Vec<String>,
     ) -> Result<(), IptablesError> {
         self.lock()?;
-        let lines = decide(self.read(version, variant)?);
+        let lines = decide(self.read_ours(version, variant)?);
         if lines.is_empty() {
             return Ok(());
         }

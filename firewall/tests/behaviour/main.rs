@@ -6,6 +6,7 @@ mod forward_chains;
 mod hosts;
 mod in_use;
 mod iptables_output;
+mod layouts;
 mod matrix;
 mod ownership;
 mod renamed;

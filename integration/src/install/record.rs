@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::kernel::layout::Newer;
 
 use super::durable::{Draft, sync_directory};
 use super::entries::Insertion;
 
 /// No runtime takes it for a plugin.
 const NAME: &str = ".cni-chain-install.json";
+
+/// The number of the file's layout. It rises whenever an older version would take it for something else.
+const FORMAT: u32 = 1;
 
 /// What is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +47,7 @@ impl Record {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         };
-        Self::parse(&text).with_context(|| format!("{} is damaged", path.display()))
+        Self::parse(&text).with_context(|| format!("{} cannot be used", path.display()))
     }
 
     /// Writes it; without anything to remember, no file is there.
@@ -95,12 +99,14 @@ impl Record {
             Json::from(object)
         };
         let mut top = Object::default();
+        top.push("format", u64::from(FORMAT));
         top.push("conflists", self.conflists.iter().map(conflist).collect::<Vec<_>>());
         top.into()
     }
 
     fn parse(text: &[u8]) -> anyhow::Result<Self> {
         let json = Json::parse(text)?;
+        refuse_newer(&json)?;
         let conflists = list(&json, "conflists")?.iter().map(|conflist| {
             let insertions = list(conflist, "appended")?.iter().map(|insertion| {
                 let (plugin, text) = (string(insertion, "plugin")?, string(insertion, "text")?);
@@ -111,6 +117,16 @@ impl Record {
         });
         Ok(Self { conflists: conflists.collect::<anyhow::Result<_>>()? })
     }
+}
+
+fn refuse_newer(json: &Json) -> anyhow::Result<()> {
+    let format = json.as_object().and_then(|object| object.get("format"));
+    let number = match format {
+        Some(Json::Number(number)) => number.as_u64(),
+        _ => None,
+    };
+    let number = number.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+    Newer::refuse(number, FORMAT, || "it".to_owned()).context("upgrade cni-chain")
 }
 
 fn list<'a>(json: &'a Json, key: &str) -> anyhow::Result<&'a [Json]> {
@@ -154,5 +170,9 @@ mod tests {
         Record::default().write(dir.path()).expect("removed");
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 0);
         assert!(Record::parse(b"{}").is_err() && Record::parse(b"{").is_err());
+        let of = |format: u32| format!(r#"{{"format":{format},"conflists":[]}}"#);
+        assert_eq!(Record::parse(of(1).as_bytes()).expect("today's"), Record::default());
+        let error = Record::parse(of(2).as_bytes()).expect_err("a newer version's");
+        assert!(format!("{error:#}").contains("layout 2"), "{error:#}");
     }
 }

@@ -78,6 +78,7 @@ mod machine;
 mod mapping;
 mod namespace;
 mod network;
+pub mod newer;
 mod outcome;
 mod patience;
 pub mod readers;

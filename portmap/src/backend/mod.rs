@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::plan::{Held, Plan};
 use iptables::Iptables;
 use nftables::Nftables;
+use nftables::guard::Guard;
 
 pub(crate) use nftables::whole_table;
 
@@ -113,6 +114,26 @@ pub(crate) enum Look {
     Exact,
 }
 
+/// Before DEL: looks at the guard, which is needed in the end, and which tells whose layout our table has. A
+/// newer version's is refused, and an older one's taken over; any other error is the removal's to tell.
+pub(crate) fn know_layout(host: &mut Host<'_>) -> Result<(), CniError> {
+    const DOING: &str = "cannot remove the port mappings";
+    let log = host.log;
+    let Ok(Some(nft)) = host.nft_if_any() else { return Ok(()) };
+    match nftables::guard::find(nft) {
+        Ok(Guard::Stands) => host.nft_guarded = Some(true),
+        Ok(Guard::Absent) => host.nft_guarded = Some(false),
+        Ok(Guard::Differs) => {
+            let outcome = nftables::take_over(nft, log);
+            let is_taken = outcome.map_err(|error| error.into_cni(DOING))?;
+            host.nft_guarded = (!is_taken).then_some(false);
+        }
+        Err(NftError::Newer(newer)) => return Err(newer.into_cni(DOING)),
+        Err(_) => {}
+    }
+    Ok(())
+}
+
 /// Whether something keeps others out of 127.0.0.0/8 where `is_open` says that `route_localnet` lets
 /// them in. What cannot be asked is taken to be there: ADD and CHECK have their own errors for that.
 pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce() -> bool) -> bool {
@@ -120,9 +141,12 @@ pub(crate) fn is_guarded(host: &mut Host<'_>, look: Look, is_open: impl FnOnce()
     if seen == Some(true) {
         return true;
     }
+    let known = host.nft_guarded.filter(|_| look == Look::Quick);
     let Ok(mut nft) = host.nft_if_any() else { return true };
-    let in_nftables =
-        nft.as_mut().is_some_and(|nft| nftables::guard::stands(*nft, look).unwrap_or(true));
+    let in_nftables = match &mut nft {
+        None => false,
+        Some(nft) => known.unwrap_or_else(|| nftables::guard::stands(*nft, look).unwrap_or(true)),
+    };
     in_nftables || !is_open() || iptables::guard::stands(nft, look, seen).unwrap_or(true)
 }
 

@@ -10,6 +10,7 @@ mod entries;
 mod failure;
 mod iptables_output;
 mod iptables_words;
+mod layouts;
 mod loopback;
 mod many;
 mod mark;

@@ -113,8 +113,16 @@ fn a_table_of_an_older_version(b: &TestBox) {
         .replace("CLEAR", "meta mark set meta mark & 0xffffdfff");
     b.nft(&older);
     is_masqueraded(&web);
+    let check = || portmap("CHECK", &web).mappings(&both(8080, 80)).run(b);
+    check().expect_error_with(100, &["an older version's layout"]);
+    let status = Call::of_network("portmap", "STATUS", "net1").run(b);
+    status.expect_silence();
+    assert!(status.stderr.contains("an older version's layout, which works"), "{status}");
     let other = b.web(&Network::dual(2), "other");
-    b.map(&other, &both(8081, 80));
+    let add = portmap("ADD", &other).mappings(&both(8081, 80)).run(b);
+    add.expect_result();
+    assert!(add.stderr.contains("had the layout of an older version"), "{add}");
+    assert!(!add.stderr.contains("another program"), "{add}");
     let ruleset = b.ruleset();
     assert!(ruleset.contains("jump sources"), "{ruleset}");
     assert!(
@@ -123,7 +131,7 @@ fn a_table_of_an_older_version(b: &TestBox) {
     );
     is_masqueraded(&web);
     b.host.reach(Transport::Tcp, "127.0.0.1", 8080).by("web");
-    portmap("CHECK", &web).mappings(&both(8080, 80)).run(b).expect_silence();
+    check().expect_silence();
 }
 
 fn a_source_that_somebody_removed(b: &TestBox) {

@@ -20,6 +20,7 @@ fn a_reloaded_table_is_sound(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     b.map(&web, &both(8080, 80));
     reload();
+    assert!(b.ruleset().contains("cni-chain layout 2"), "{}", b.ruleset());
     portmap("CHECK", &web).mappings(&both(8080, 80)).run(b).expect_silence();
     let status = Call::of_network("portmap", "STATUS", "net1").run(b);
     status.expect_silence();

@@ -1,14 +1,20 @@
 //! The originals of one attachment: what was there before the first ADD. No I/O.
 
+use std::path::Path;
+
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::json::{Json, Object};
+use cni_common::kernel::layout::Newer;
 use cni_common::kernel::link::Link;
 use cni_common::kernel::netns::Identity;
 
 use crate::setting::Setting;
 
-/// Written into every file, and refused when it is another.
-const FORMAT: u64 = 1;
+/// The number of a file's layout. It rises whenever an older version could not give back what a file holds;
+/// that one leaves the file alone then.
+const FORMAT: u32 = 2;
+/// The first layout, that of b302888: it told a namespace by device and inode, and an interface by its index.
+const OLDER: u32 = 1;
 
 /// What was where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +46,10 @@ impl Originals {
         let interface = link.map(Interface::of);
         let mut settings = Vec::new();
         if let Some(earlier) = earlier.filter(|earlier| earlier.namespace.is(&namespace)) {
-            let same_interface = earlier.interface == interface;
+            let same_interface = match (earlier.interface, interface) {
+                (Some(earlier), Some(interface)) => earlier.is(interface),
+                (earlier, interface) => earlier == interface,
+            };
             let keep = |setting: &Setting| same_interface || !setting.is_of_interface(ifname);
             settings.extend(earlier.settings.into_iter().filter(keep));
         }
@@ -58,7 +67,7 @@ impl Originals {
 
     pub(super) fn to_text(&self, attachment: &Attachment) -> String {
         let mut object = Object::default();
-        object.push("format", FORMAT);
+        object.push("format", u64::from(FORMAT));
         object.push("owner", attachment.tag().as_str());
         object.push("namespace", namespace_to_json(&self.namespace));
         if let Some(interface) = self.interface {
@@ -73,7 +82,9 @@ impl Originals {
         let json = Json::parse(text).ok()?;
         let object = json.as_object()?;
         let owner = object.get_exact("owner")?.as_str()?;
-        if number(object, "format") != Some(FORMAT) || !attachment.tag().is_same_attachment(owner) {
+        let format = number(object, "format")?;
+        let is_known = [FORMAT, OLDER].map(u64::from).contains(&format);
+        if !is_known || !attachment.tag().is_same_attachment(owner) {
             return None;
         }
         let originals = object.get_exact("originals")?.as_array()?;
@@ -88,7 +99,21 @@ impl Originals {
     }
 }
 
+/// Fails if a file is of a newer layout.
+pub(super) fn refuse_newer(text: &[u8], file: &Path) -> Result<(), Newer> {
+    let json = Json::parse(text).ok();
+    let number = json.as_ref().and_then(|json| number(json.as_object()?, "format"));
+    let number = number.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+    Newer::refuse(number, FORMAT, || format!("file {}", file.display()))
+}
+
 impl Interface {
+    /// Whether both are one. Layout 1 did not tell the other end.
+    fn is(self, other: Self) -> bool {
+        let same_peer = self.peer.is_none() || self.peer == other.peer;
+        self.index == other.index && same_peer
+    }
+
     fn of(link: &Link) -> Self {
         Self { index: link.index, peer: link.peer }
     }
@@ -103,9 +128,12 @@ impl Interface {
     }
 
     fn from_json(json: &Json) -> Option<Self> {
-        let object = json.as_object()?;
-        let index = |name| number(object, name).and_then(|number| u32::try_from(number).ok());
-        Some(Self { index: index("index")?, peer: index("peer") })
+        let index = |number: u64| u32::try_from(number).ok();
+        let Some(object) = json.as_object() else {
+            return Some(Self { index: index(value(json)?)?, peer: None });
+        };
+        let peer = number(object, "peer").and_then(index);
+        Some(Self { index: index(number(object, "index")?)?, peer })
     }
 }
 
@@ -123,6 +151,10 @@ fn namespace_to_json(identity: &Identity) -> Json {
 }
 
 fn namespace_from_json(json: &Json) -> Option<Identity> {
+    if let Some([device, inode]) = json.as_array() {
+        let (device, inode) = (value(device)?, value(inode)?);
+        return Some(Identity { device, inode, boot_id: String::new(), cookie: None, made: None });
+    }
     let object = json.as_object()?;
     Some(Identity {
         boot_id: object.get_exact("boot")?.as_str()?.to_owned(),
@@ -134,7 +166,11 @@ fn namespace_from_json(json: &Json) -> Option<Identity> {
 }
 
 fn number(object: &Object, name: &str) -> Option<u64> {
-    match object.get_exact(name)? {
+    value(object.get_exact(name)?)
+}
+
+fn value(json: &Json) -> Option<u64> {
+    match json {
         Json::Number(number) => number.as_u64(),
         _ => None,
     }
@@ -157,6 +193,30 @@ pub(super) mod tests {
             interface: Some(Interface { index: 2, peer: Some(9) }),
             settings: vec![Setting::Link(LinkSetting::Mtu(mtu))],
         }
+    }
+
+    #[test]
+    fn what_b302888_wrote_is_read() {
+        let attachment = Attachment {
+            network: "net1".into(),
+            container_id: "web".into(),
+            ifname: "eth0".into(),
+        };
+        let text = r#"{"format":1,"owner":"net1/web/eth0","namespace":[4,4026532321],"interface":2,
+            "originals":[{"sysctl":"/proc/sys/net/core/somaxconn","value":"4096"},{"mtu":1500}]}"#;
+        let read = Originals::from_text(text.as_bytes(), &attachment).expect("layout 1");
+        let now = Identity { inode: 4_026_532_321, ..originals(1500).namespace };
+        let link = Link { index: 2, peer: Some(9), ..Link::default() };
+        let about = |namespace: &Identity, link: &Link| {
+            Originals::about(namespace.clone(), Some(link), "eth0", Some(read.clone())).settings
+        };
+        assert_eq!(about(&now, &link).len(), 2);
+        assert_eq!(about(&Identity { inode: 1, ..now.clone() }, &link), []);
+        assert_eq!(about(&now, &Link { index: 3, ..link.clone() }).len(), 1);
+        let newer = text.replace("\"format\":1", "\"format\":3");
+        assert_eq!(Originals::from_text(newer.as_bytes(), &attachment), None);
+        let error = refuse_newer(newer.as_bytes(), Path::new("/f")).expect_err("a newer version's");
+        assert_eq!((error.number, error.known), (3, FORMAT));
     }
 
     #[test]

@@ -4,12 +4,14 @@ use std::io;
 use std::path::Path;
 
 use cni_common::cni::failure::code_of;
+use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::json::Json;
 use cni_common::cni::protocol::{CniError, ErrorCode};
-use cni_common::cni::state::{StateDir, file_name};
-use cni_common::cni::{Attachment, Stale};
+use cni_common::cni::state::{StateDir, file_name, older_file_name};
+use cni_common::cni::{Attachment, Failure as _, Stale};
+use cni_common::kernel::layout::Newer;
 
-use super::originals::Originals;
+use super::originals::{Originals, refuse_newer};
 use crate::go;
 use crate::setting::{LinkSetting, Setting};
 
@@ -77,11 +79,34 @@ impl<'a> Store<'a> {
     }
 
     /// What an earlier ADD of ours kept, whatever the network was called then.
+    /// What an older version kept under another name is taken over, and what a newer one kept is an error.
     pub(super) fn load(&self) -> Result<Kept<Originals>, CniError> {
-        self.read(&self.name, |text| {
-            Originals::from_text(text, self.attachment)
-                .ok_or_else(|| "it is not what tuning writes".to_owned())
-        })
+        let mut newer = Ok(());
+        let mut load = || {
+            self.read(&self.name, |text| {
+                Originals::from_text(text, self.attachment).ok_or_else(|| {
+                    newer = refuse_newer(text, &self.dir.path().join(&self.name));
+                    "it is not what tuning writes".to_owned()
+                })
+            })
+        };
+        let mut kept = load()?;
+        if kept == Kept::Nothing && self.take_over_older()? {
+            kept = load()?;
+        }
+        newer.map_err(|newer| newer.into_cni("cannot work with the originals"))?;
+        Ok(kept)
+    }
+
+    /// Gives the file of an older version today's name; whether there is one.
+    fn take_over_older(&self) -> Result<bool, CniError> {
+        let older = older_file_name(self.attachment);
+        if matches!(self.dir.read(&older), Ok(None)) {
+            return Ok(false);
+        }
+        self.dir
+            .rename(&older, &self.name)
+            .map_err(|error| self.failure("take over the originals of an older version in", &error))
     }
 
     /// What the Go plugin kept.
@@ -160,42 +185,66 @@ impl<'a> Store<'a> {
 pub(crate) fn forget_stale(data_dir: &Path, stale: &Stale) -> Result<usize, CniError> {
     let Some(dir) = open_if_any(data_dir)? else { return Ok(0) };
     let failed = |error: &io::Error| failure("remove stale files from", data_dir, error);
-    let (mut removed, mut first_failure) = (0, dir.remove_drafts().err());
+    let mut removed = 0;
+    let mut outcomes = vec![dir.remove_drafts().map_err(|error| failed(&error))];
     for name in dir.names().map_err(|error| failed(&error))? {
-        match is_stale(&dir, &name, stale)
-            .and_then(|is_stale| if is_stale { dir.remove(&name).map(|()| 1) } else { Ok(0) })
-        {
-            Ok(count) => removed += count,
-            Err(error) => first_failure = first_failure.or(Some(error)),
-        }
+        let outcome = look_whether_stale(&dir, &name, stale).and_then(|found| match found {
+            Found::Valid => Ok(()),
+            Found::Stale => dir.remove(&name).map(|()| removed += 1),
+            Found::Newer(newer) => {
+                outcomes.push(Err(newer.into_cni("cannot remove what is stale")));
+                Ok(())
+            }
+        });
+        outcomes.push(outcome.map_err(|error| failed(&error)));
     }
-    first_failure.map_or(Ok(removed), |error| Err(failed(&error)))
+    on_all(outcomes, |outcome| outcome).map(|()| removed)
 }
 
-/// The originals of every owner, with its tag. What cannot be read as such is left out.
+/// The originals of every owner, with its tag. What cannot be read as such is left out, but what a newer
+/// version kept is an error.
 pub(crate) fn all_originals(data_dir: &Path) -> Result<Vec<(String, Vec<Setting>)>, CniError> {
     let Some(dir) = open_if_any(data_dir)? else { return Ok(Vec::new()) };
     let names = dir.names().map_err(|error| failure("list", data_dir, &error))?;
-    let read = |name: &String| {
-        let json = Json::parse(&dir.read(name).ok()??).ok()?;
-        let object = json.as_object()?;
-        let owner = object.get_exact("owner")?.as_str()?.to_owned();
-        let originals = object.get_exact("originals")?.as_array()?;
-        Some((owner, originals.iter().filter_map(Setting::from_json).collect()))
-    };
-    Ok(names.iter().filter_map(read).collect())
+    let mut all = Vec::new();
+    for name in names {
+        let Ok(Some(text)) = dir.read(&name) else { continue };
+        refuse_newer(&text, &dir.path().join(&name))
+            .map_err(|newer| newer.into_cni("cannot read the originals"))?;
+        all.extend(originals_in(&text));
+    }
+    Ok(all)
 }
 
-fn is_stale(dir: &StateDir, name: &str, stale: &Stale) -> io::Result<bool> {
+fn originals_in(text: &[u8]) -> Option<(String, Vec<Setting>)> {
+    let json = Json::parse(text).ok()?;
+    let object = json.as_object()?;
+    let owner = object.get_exact("owner")?.as_str()?.to_owned();
+    let originals = object.get_exact("originals")?.as_array()?;
+    Some((owner, originals.iter().filter_map(Setting::from_json).collect()))
+}
+
+/// A file as GC sees it.
+enum Found {
+    Valid,
+    Stale,
+    /// It is stale, and a newer version's.
+    Newer(Newer),
+}
+
+fn look_whether_stale(dir: &StateDir, name: &str, stale: &Stale) -> io::Result<Found> {
     let text = match dir.read(name) {
-        Ok(None) => return Ok(false),
+        Ok(None) => return Ok(Found::Valid),
         Ok(Some(text)) => text,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Found::Stale),
         Err(error) => return Err(error),
     };
     let json = Json::parse(&text).ok();
     let owner = json.as_ref().and_then(|json| json.as_object()?.get_exact("owner")?.as_str());
-    Ok(owner.is_none_or(|owner| stale.includes(owner)))
+    if owner.is_some_and(|owner| !stale.includes(owner)) {
+        return Ok(Found::Valid);
+    }
+    Ok(refuse_newer(&text, &dir.path().join(name)).map_or_else(Found::Newer, |()| Found::Stale))
 }
 
 /// `None` if there is no directory at that path, so that ADD can have kept nothing in it.
@@ -283,7 +332,7 @@ mod tests {
             String::new(),
             good[..good.len() / 2].to_owned(),
             good.replace("net/c1", "net/c2"),
-            good.replace("\"format\":1", "\"format\":2"),
+            good.replace("\"format\":2", "\"format\":0"),
             good.replace("1500", "\"1500\""),
         ] {
             fs::write(&file, &bad).expect("write");

@@ -7,6 +7,7 @@ mod allowlist;
 mod check;
 mod faults;
 mod hostile;
+mod layouts;
 mod originals;
 mod settings;
 #[path = "../support/mod.rs"]

@@ -106,7 +106,7 @@ fn redirect_all(
     for hook in [Hook::Egress, Hook::Ingress] {
         let mut ours: Vec<&InstalledFilter> = our_filters(end, hook).collect();
         if let Some(wanted) = redirect(plan, hook) {
-            let ifb = ifb::ensure(host, &end.link, &plan.tag, hook)?;
+            let ifb = ifb::ensure(host, end, &plan.tag, hook)?;
             host.kernel
                 .set_tbf(ifb.index, HANDLE, wanted.tbf)
                 .map_err(refused(|| format!("limit {}", ifb.name)))?;

@@ -29,7 +29,7 @@ impl Before {
         let mut ifbs = [None, None];
         if live {
             for (hook, found) in HOOKS.into_iter().zip(&mut ifbs) {
-                if let Some(ifb) = ifb::find(host, tag, hook)? {
+                if let Some(ifb) = ifb::find(host, Some(&end), tag, hook)? {
                     let root = host.root_qdisc(&ifb)?;
                     *found = Some((ifb, root));
                 }
@@ -76,7 +76,7 @@ impl Before {
         let mut moved = Vec::new();
         for (hook, before) in HOOKS.into_iter().zip(&self.ifbs) {
             if let Some((before, root)) = before {
-                let ifb = ifb::ensure(host, &now.link, tag, hook)?;
+                let ifb = ifb::ensure(host, &now, tag, hook)?;
                 restore_tbf(host, &ifb, root.as_ref())?;
                 moved.push((before.index, ifb.index));
             }
@@ -84,7 +84,7 @@ impl Before {
         host.change_hooks(&now.link, &self.way_back(&now, &moved))?;
         for (hook, before) in HOOKS.into_iter().zip(&self.ifbs) {
             if before.is_none()
-                && let Some(ifb) = ifb::find(host, tag, hook)?
+                && let Some(ifb) = ifb::find(host, Some(&now), tag, hook)?
             {
                 host.delete_link(&ifb)?;
             }

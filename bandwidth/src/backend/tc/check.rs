@@ -38,7 +38,7 @@ fn compare_redirect(
     mismatches: &mut Vec<String>,
 ) -> Result<(), CniError> {
     let name = ifb_name(&plan.tag, hook);
-    let Some(ifb) = ifb::find(host, &plan.tag, hook)? else {
+    let Some(ifb) = ifb::find(host, Some(end), &plan.tag, hook)? else {
         mismatches.push(format!("the IFB {name} is gone"));
         return Ok(());
     };

@@ -13,8 +13,10 @@ use super::layout::IFB;
 use super::removal::{clear_end, clear_ends_that_lead_to};
 use crate::host::Host;
 use crate::host_end::HostEnd;
+use crate::layout_number;
 
-/// Removes the IFBs and the limits of stale attachments. The interfaces' names are added to
+/// Removes the IFBs and the limits of stale attachments. What a newer version made of them stays, which is an
+/// error. The interfaces' names are added to
 /// `removed`.
 pub(crate) fn collect_garbage(
     host: &mut Host,
@@ -46,6 +48,13 @@ pub(crate) fn collect_garbage(
     for end in stale_links(VETH) {
         outcomes.push(forget_end(host, end));
         removed.push(end.name.clone());
+    }
+    for link in all {
+        if let Some((owner, number)) = layout_number::newer(link)
+            && stale.includes(owner)
+        {
+            outcomes.push(Err(layout_number::refusal(link, number)));
+        }
     }
     on_all(outcomes, |outcome| outcome)
 }

@@ -36,7 +36,7 @@ pub(crate) fn give_to_go(
     }
     host.change_hooks(&end.link, &changes)?;
     for (hook, limit) in [(Hook::Ingress, config.egress), (Hook::Egress, config.ingress)] {
-        if let Some(ifb) = ifb::find(host, &tag, hook)? {
+        if let Some(ifb) = ifb::find(host, Some(end), &tag, hook)? {
             if let Some(limit) = limit {
                 hand_over::drain(host, &ifb, HANDLE, limit)?;
             }

@@ -5,8 +5,10 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::{Link, LinkChange};
 use cni_common::kernel::tc::Hook;
 
-use super::layout::{IFB, ifb_name};
+use super::layout::{IFB, ifb_name, older_ifb_name, redirected_at};
 use crate::host::{Host, refused};
+use crate::host_end::HostEnd;
+use crate::layout_number::refuse_newer;
 
 /// Whether an interface of the right name is the attachment's. One without an alias was left by
 /// an older version's ADD that was killed.
@@ -15,19 +17,48 @@ fn is_owned_by(link: &Link, tag: &OwnerTag) -> bool {
         && link.alias.as_deref().is_none_or(|alias| tag.is_same_attachment(alias))
 }
 
-/// The attachment's IFB behind a hook.
-pub(super) fn find(host: &mut Host, tag: &OwnerTag, hook: Hook) -> Result<Option<Link>, CniError> {
-    Ok(host.link(&ifb_name(tag, hook))?.filter(|found| is_owned_by(found, tag)))
+/// The attachment's IFB behind a hook of its host end, if that is known.
+pub(super) fn find(
+    host: &mut Host,
+    end: Option<&HostEnd>,
+    tag: &OwnerTag,
+    hook: Hook,
+) -> Result<Option<Link>, CniError> {
+    let Some(found) = host.link(&ifb_name(tag, hook))? else {
+        return find_older(host, end, tag, hook);
+    };
+    refuse_newer(&found, tag)?;
+    Ok(Some(found).filter(|found| is_owned_by(found, tag)))
+}
+
+/// The IFB that layout 1 made under another name, and that goes on under it: a link that is up keeps its
+/// name. Where the host's end is known, its redirect tells.
+fn find_older(
+    host: &mut Host,
+    end: Option<&HostEnd>,
+    tag: &OwnerTag,
+    hook: Hook,
+) -> Result<Option<Link>, CniError> {
+    let found = match end.map(|end| redirected_at(end, hook)) {
+        None => host.link(&older_ifb_name(tag, hook))?,
+        // 0 is what the kernel says of one that is gone.
+        Some(targets) => match targets.into_iter().find(|target| *target != 0) {
+            Some(target) => host.link_by_index(target)?,
+            None => None,
+        },
+    };
+    Ok(found.filter(|found| is_owned_by(found, tag)))
 }
 
 /// The attachment's IFB behind a hook: made if missing, up, and with the veth's MTU.
 pub(super) fn ensure(
     host: &mut Host,
-    veth: &Link,
+    end: &HostEnd,
     tag: &OwnerTag,
     hook: Hook,
 ) -> Result<Link, CniError> {
-    let name = ifb_name(tag, hook);
+    let veth = &end.link;
+    let mut name = ifb_name(tag, hook);
     let wanted = LinkChange {
         mtu: Some(veth.mtu),
         up: Some(true),
@@ -35,7 +66,13 @@ pub(super) fn ensure(
         tx_queue_len: Some(0),
         ..LinkChange::default()
     };
-    let found = host.link(&name)?;
+    let mut found = host.link(&name)?;
+    if found.is_none()
+        && let Some(older) = find_older(host, Some(end), tag, hook)?
+    {
+        name.clone_from(&older.name);
+        found = Some(older);
+    }
     if found.is_none() {
         match host.kernel.create_ifb(&name, &wanted, tag.as_str()) {
             Err(error) if !error.is_exists() => {
@@ -51,6 +88,7 @@ pub(super) fn ensure(
         Some(found) => found,
         None => host.link(&name)?.ok_or_else(gone)?,
     };
+    refuse_newer(&ifb, tag)?;
     if !is_owned_by(&ifb, tag) {
         let owner = ifb.alias.unwrap_or_else(|| "nobody that it names".to_owned());
         return Err(CniError::new(

@@ -67,12 +67,16 @@ pub(super) fn clsact_is(end: &HostEnd) -> Option<u16> {
 
 /// The links that our filters redirect to.
 pub(crate) fn redirected_to(end: &HostEnd) -> Vec<u32> {
-    let filters = HOOKS.into_iter().flat_map(|hook| our_filters(end, hook));
+    HOOKS.into_iter().flat_map(|hook| redirected_at(end, hook)).collect()
+}
+
+/// The same of one hook.
+pub(super) fn redirected_at(end: &HostEnd, hook: Hook) -> Vec<u32> {
     let target = |filter: &InstalledFilter| match filter.action {
         Some(Action::Redirect(link)) => Some(link),
         _ => None,
     };
-    filters.filter_map(target).collect()
+    our_filters(end, hook).filter_map(target).collect()
 }
 
 /// Whether a root qdisc is one of this plugin's TBFs.
@@ -99,6 +103,11 @@ pub(super) fn ifb_name(tag: &OwnerTag, hook: Hook) -> String {
     let prefix = ifb_prefix(hook);
     // The kernel's limit is 15 bytes.
     format!("{prefix}{}", &OwnerTag::short_name_of(tag.owner())[..12])
+}
+
+/// The name that it had in layout 1, which had the network in it.
+pub(super) fn older_ifb_name(tag: &OwnerTag, hook: Hook) -> String {
+    format!("{}{}", ifb_prefix(hook), &tag.short_name()[..12])
 }
 
 /// The TBF that is the host end's root qdisc. It needs no redirect, but meets every packet.

@@ -29,7 +29,7 @@ pub(crate) fn remove(
     match end.map_or(Ok(()), |end| clsact::remove_redirects(host, end, go)) {
         Ok(()) => {
             for hook in HOOKS {
-                outcomes.push(delete_ifb(host, end.is_some(), tag, hook));
+                outcomes.push(delete_ifb(host, end, tag, hook));
             }
             outcomes.push(go.delete_ifb(host));
         }
@@ -45,12 +45,12 @@ pub(crate) fn remove(
 /// they are looked for.
 fn delete_ifb(
     host: &mut Host,
-    without_redirects: bool,
+    end: Option<&HostEnd>,
     tag: &OwnerTag,
     hook: Hook,
 ) -> Result<(), CniError> {
-    let Some(ifb) = ifb::find(host, tag, hook)? else { return Ok(()) };
-    if !without_redirects {
+    let Some(ifb) = ifb::find(host, end, tag, hook)? else { return Ok(()) };
+    if end.is_none() {
         clear_ends_that_lead_to(host, &[ifb.index])?;
     }
     host.delete_link(&ifb)

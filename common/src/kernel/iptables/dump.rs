@@ -96,6 +96,14 @@ impl TableDump {
         self.chains.iter().any(|(chain, _)| chain == name)
     }
 
+    /// The highest number of a chain whose name is this prefix and a number: the layout of what a plugin has
+    /// in the table. Nothing leads to such a chain, and layout 1 has none.
+    #[must_use]
+    pub fn layout(&self, prefix: &str) -> Option<u32> {
+        let numbers = self.chains.iter().filter_map(|(chain, _)| chain.strip_prefix(prefix));
+        numbers.filter_map(|number| number.parse().ok()).max()
+    }
+
     /// The rules of a chain, in order.
     pub fn rules_of(&self, chain: &str) -> impl Iterator<Item = &SavedRule> {
         self.rules.iter().filter(move |rule| rule.chain == chain)

@@ -20,6 +20,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::flock::lock_within;
 use super::ip::IpVersion;
+use super::layout::Newer;
 use super::nft::{Family, NetlinkNft, Nft as _, NftError, Table};
 use super::program::{Finished, run_within};
 use super::retry::{Again, Retry};
@@ -101,6 +102,9 @@ pub enum IptablesError {
     /// What the kernel holds of iptables on top of `nf_tables` could not be read.
     #[error(transparent)]
     Nft(#[from] NftError),
+    /// A table is another version's.
+    #[error(transparent)]
+    Newer(#[from] Newer),
 }
 
 impl Retry for IptablesError {
@@ -110,7 +114,9 @@ impl Retry for IptablesError {
         match self {
             Self::Failed { .. } | Self::Garbled(..) => Again::Perhaps,
             Self::Nft(error) => error.again(),
-            Self::Missing(_) | Self::Locked(_) | Self::Hung(..) | Self::Io(..) => Again::Never,
+            Self::Missing(_) | Self::Locked(_) | Self::Hung(..) | Self::Io(..) | Self::Newer(_) => {
+                Again::Never
+            }
         }
     }
 }

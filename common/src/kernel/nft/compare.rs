@@ -101,7 +101,7 @@ pub fn misplaced_chains(
 }
 
 /// The rules of these chains at least, each chain's in order.
-fn installed_rules(
+pub fn installed_rules(
     nft: &mut dyn Nft,
     table: &Table,
     expected: &[(Chain, Vec<Rule>)],

@@ -6,6 +6,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::kernel::layout::Newer;
 use crate::kernel::retry::{Again, Retry};
 
 const EPERM: i32 = Errno::EPERM as i32;
@@ -55,6 +56,8 @@ pub enum NftError {
     Unanswered(io::Error),
     /// The kernel answered something that cannot be understood.
     Protocol(String),
+    /// A table is another version's.
+    Newer(Newer),
 }
 
 impl NftError {
@@ -115,7 +118,7 @@ impl NftError {
             }
             Self::Socket(error) | Self::Unanswered(error) => error.raw_os_error(),
             Self::Interrupted => Some(EAGAIN),
-            Self::Protocol(_) => None,
+            Self::Protocol(_) | Self::Newer(_) => None,
         }
     }
 
@@ -130,6 +133,7 @@ impl NftError {
 
     fn remedy_by_errno(&self) -> &'static str {
         match self.errno() {
+            None if matches!(self, Self::Newer(_)) => Newer::REMEDY,
             Some(EAGAIN | ENOBUFS | ENOMEM)
                 if matches!(self, Self::Socket(_) | Self::Unanswered(_)) =>
             {
@@ -191,6 +195,7 @@ impl fmt::Display for NftError {
                 write!(f, "the answer of nf_tables to a transaction was lost: {error}")
             }
             Self::Protocol(what) => write!(f, "unexpected answer of nf_tables: {what}"),
+            Self::Newer(newer) => newer.fmt(f),
         }
     }
 }
@@ -209,6 +214,12 @@ impl std::error::Error for NftError {}
 impl From<io::Error> for NftError {
     fn from(error: io::Error) -> Self {
         Self::Socket(error)
+    }
+}
+
+impl From<Newer> for NftError {
+    fn from(newer: Newer) -> Self {
+        Self::Newer(newer)
     }
 }
 

@@ -16,6 +16,7 @@ mod look;
 mod meaning;
 mod modules;
 pub mod netlink;
+mod numbered;
 pub mod object;
 mod open;
 mod others;
@@ -32,6 +33,7 @@ pub use family::Family;
 pub use l4::L4Protocol;
 pub use look::{look, unchanged_since};
 pub use netlink::NetlinkNft;
+pub use numbered::{Numbered, layout_comment, look_for_newer, refuse_newer};
 pub use object::{
     BaseChain, Chain, ChainKind, DataType, Element, Found, Hook, InstalledChain, InstalledRule,
     Priority, Rule, Set, Table, Value,

@@ -11,7 +11,7 @@ mod removal;
 
 use std::cell::{Cell, OnceCell};
 
-use cni_common::cni::failure::not_available;
+use cni_common::cni::failure::{not_available, not_available_beside};
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, OwnerTag, Stale, Step};
@@ -56,7 +56,7 @@ impl<'a> Holder<Host<'a>, Plan> for Iptables {
         }
         let (mut is_there, mut mismatches) = (false, Vec::new());
         for (version, variant) in entered(host, plan).map_err(|error| error.into_cni(READING))? {
-            let dump = host.filter.read(version, variant);
+            let dump = host.filter.read_ours(version, variant);
             let filter = Filter::of_plugins(dump.map_err(|error| error.into_cni(READING))?);
             let filter = filter.named_by(&plan.tag);
             is_there |= filter.rules.iter().any(|rule| rule.is_of(&plan.tag));
@@ -107,9 +107,11 @@ impl<'a> Backend<Host<'a>, Plan> for Iptables {
 
     /// Can the table be read? A host without IPv6 may lack the other tool.
     fn status(&self, host: &mut Host<'a>, _sample: &Plan) -> Result<(), CniError> {
-        let outcome = host.filter.read(IpVersion::V4, Variant::Default);
-        let cannot = |error: IptablesError| error.into_cni("firewall cannot use iptables");
-        outcome.map(|_| ()).map_err(|error| not_available(cannot(error)))
+        match host.filter.read_ours(IpVersion::V4, Variant::Default) {
+            Ok(_) => Ok(()),
+            Err(IptablesError::Newer(newer)) => Err(not_available_beside(newer)),
+            Err(error) => Err(not_available(error.into_cni("firewall cannot use iptables"))),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use super::bridges::{change_bridges, earlier_isolation};
 use super::check::chain_mismatches;
 use super::forward_chains::{self, Leaver};
 use super::layout::{self, TABLE};
+use super::number::refuse_newer_by;
+use super::older::take_over;
 use super::remove::remove;
 use crate::plan::Plan;
 
@@ -29,6 +31,10 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<Option<Pl
                 // Somebody may have changed the rules and left the sets.
                 match chain_mismatches(nft, Some(&plan.admin_chain)) {
                     Ok(mismatches) if mismatches.is_empty() => return Ok(None),
+                    Err(error @ NftError::Newer(_)) => {
+                        take_back(nft, plan, log);
+                        return Err(error.into_cni(DOING));
+                    }
                     found => log.debug(|| format!("building the table anew: {found:?}")),
                 }
             }
@@ -38,7 +44,8 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<Option<Pl
             Err(error) => return Err(error.into_cni(DOING)),
         }
     }
-    let outcome = retry(|| {
+    let taken = take_over(nft, log);
+    let mut replace = || {
         let mut transaction = Transaction::new();
         let generation = nft.generation()?;
         layout::build(&mut transaction);
@@ -55,7 +62,8 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<Option<Pl
         nft.commit(&transaction)?;
         let earlier = plan.earlier(owned.addresses(), isolation);
         Ok((foreign, earlier.filter(|_| !created)))
-    });
+    };
+    let outcome = taken.and_then(|_| retry(&mut replace));
     match outcome.map_err(|error: NftError| error.into_cni(DOING)) {
         Ok((foreign, earlier)) => {
             for element in foreign.iter().flat_map(|(_, elements)| elements) {
@@ -70,16 +78,21 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<Option<Pl
         }
         Err(error) => {
             if created {
-                // The attachment had nothing before. Removing it is best effort: it would fail for
-                // the same reason, which this error tells.
-                let _ = remove(nft, &plan.tag, &plan.addresses);
+                take_back(nft, plan, log);
             }
             Err(error)
         }
     }
 }
 
-/// The administrator's chain and the jump to it, unless they are there.
+/// Of an attachment that had nothing before. Best effort: it would fail for the same reason, which ADD's
+/// error tells.
+fn take_back(nft: &mut dyn Nft, plan: &Plan, log: &Log) {
+    let _ = remove(nft, &plan.tag, &plan.addresses, log);
+}
+
+/// The administrator's chain and the jump to it, unless they are there. A table of a newer version is an
+/// error.
 fn add_admin_chain(
     nft: &mut dyn Nft,
     name: &str,
@@ -88,7 +101,9 @@ fn add_admin_chain(
     let chain = Chain { name: name.to_owned(), base: None };
     transaction.push(Verb::Add, &TABLE, Object::Chain(chain));
     let jump = layout::admin_jump(name);
-    if !has_rule(&TABLE, &nft.rules(&TABLE)?, &jump) {
+    let installed = nft.rules(&TABLE)?;
+    refuse_newer_by(&installed)?;
+    if !has_rule(&TABLE, &installed, &jump) {
         transaction.push(Verb::Add, &TABLE, Object::Rule(jump));
     }
     Ok(())

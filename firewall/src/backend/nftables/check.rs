@@ -3,19 +3,24 @@
 use cni_common::cni::Finding;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches_in, element_mismatch, has_rule};
-use cni_common::kernel::nft::{Nft, NftError, lookup};
+use cni_common::kernel::nft::{Nft, NftError, Numbered, lookup};
 
 use super::admission::owned_at;
 use super::bridges::bridge_mismatches;
 use super::elements;
 use super::forward_chains;
 use super::layout::{self, TABLE};
+use super::number::{refuse_newer, refuse_newer_by};
 use crate::plan::Plan;
 
 /// CHECK: compares what is there with the plan, exactly.
 pub(crate) fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Finding, NftError> {
     let (is_there, mut mismatches) = element_mismatches(nft, plan)?;
     if !is_there {
+        if refuse_newer(nft)? == Numbered::Not {
+            mismatches.extend(chain_mismatches(nft, None)?);
+            return Ok(Finding::Mismatches(mismatches));
+        }
         return Ok(Finding::Absent);
     }
     if let Some(isolation) = &plan.isolation {
@@ -54,14 +59,24 @@ fn element_mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<(bool, Vec<Strin
     Ok((is_there, mismatches))
 }
 
+/// The mismatch of a table of layout 1, which works.
+pub(super) fn of_older() -> String {
+    format!("table {TABLE} has an older version's layout")
+}
+
 /// How the chains differ from those that ADD makes, and, if it is given, the way to the
-/// administrator's chain. What others put into the administrators' chains does not count.
+/// administrator's chain. What others put into the administrators' chains does not count. A table of a
+/// newer version is an error.
 pub(super) fn chain_mismatches(
     nft: &mut dyn Nft,
     admin_chain: Option<&str>,
 ) -> Result<Vec<String>, NftError> {
     let installed = nft.rules(&TABLE)?;
+    let numbered = refuse_newer_by(&installed)?;
     let mut mismatches = chain_mismatches_in(nft, &TABLE, &layout::chains(), &installed)?;
+    if numbered == Numbered::Not && mismatches.is_empty() {
+        mismatches.push(of_older());
+    }
     if let Some(name) = admin_chain
         && !has_rule(&TABLE, &installed, &layout::admin_jump(name))
     {

@@ -7,13 +7,19 @@
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
     BaseChain, Chain, ChainKind, DataType, Family, Hook, KeyPart, Object, Priority, Rule, Selector,
-    Set, Statement, Table, Transaction, Verb,
+    Set, Statement, Table, Transaction, Verb, layout_comment,
 };
 
 use crate::config::OWN_NAME;
 
 /// The table. Everything the plugin makes on nftables is in it.
 pub(crate) const TABLE: Table = Table::new(Family::Inet, OWN_NAME);
+
+/// The number of this layout. It rises whenever an older version would do harm to what this one makes;
+/// that one refuses the table then. What differed in layout 1 is in `older`.
+pub(crate) const LAYOUT: u32 = 2;
+/// The chain whose first rule tells the number; a short one, which DEL reads.
+pub(crate) const NUMBERED: &str = INPUT;
 
 const TABLE_COMMENT: &str = "cni-chain firewall";
 /// The chain that leads to the administrators' chains.
@@ -159,7 +165,9 @@ fn isolation() -> (Chain, Vec<Rule>) {
 
 /// An isolating bridge's own address answers its own containers, not those of other bridges.
 fn input() -> (Chain, Vec<Rule>) {
-    let mut rules = vec![rule(INPUT, vec![Statement::ConnectionIsEstablished, Statement::Accept])];
+    let established = vec![Statement::ConnectionIsEstablished, Statement::Accept];
+    let number = Some(layout_comment(LAYOUT));
+    let mut rules = vec![Rule { comment: number, ..rule(INPUT, established) }];
     for version in IpVersion::ALL {
         for from in [
             in_set(&[Selector::InputInterface], PARTICIPATING),

@@ -8,6 +8,8 @@ mod elements;
 pub(crate) mod foreign_drops;
 mod forward_chains;
 mod layout;
+mod number;
+mod older;
 mod remove;
 mod status;
 #[cfg(test)]
@@ -80,6 +82,7 @@ pub(crate) fn explain(plan: &Plan, log: &Log) -> Result<Vec<Step>, CniError> {
 
 /// The admitted addresses with their owners, and the owners that are kept apart.
 pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Held, NftError> {
+    number::refuse_newer(nft)?;
     let mut admitted = Vec::new();
     for version in IpVersion::ALL {
         let elements = nft.elements(&layout::TABLE, &layout::containers(version))?;
@@ -120,16 +123,18 @@ impl<'a> Holder<Host<'a>, Plan> for Nftables {
         attachment: &Attachment,
         known: Option<&Plan>,
     ) -> Result<(), CniError> {
+        let log = host.log;
         let Some(nft) = host.nft_if_any() else { return Ok(()) };
         let known = known.map(|known| known.addresses.as_slice()).unwrap_or_default();
-        let removed = remove::remove(nft, &attachment.tag(), known)?;
+        let removed = remove::remove(nft, &attachment.tag(), known, log)?;
         host.removed.add(removed);
         Ok(())
     }
 
     fn collect_garbage(&self, host: &mut Host<'a>, stale: &Stale) -> Result<(), CniError> {
+        let log = host.log;
         let Some(nft) = host.nft_if_any() else { return Ok(()) };
-        let addresses = remove::collect_garbage(nft, stale)?;
+        let addresses = remove::collect_garbage(nft, stale, log)?;
         host.removed.addresses.extend(addresses);
         Ok(())
     }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag, Stale};
 use cni_common::kernel::IpVersion;
@@ -15,6 +16,7 @@ use super::bridges::{counts_without, read_counts, set_counts};
 use super::elements::address;
 use super::forward_chains::{self, Leaver};
 use super::layout::{self, TABLE};
+use super::older::take_over;
 use crate::host::Removed;
 
 /// Removes what carries the owner's tag. `known` addresses are looked at besides those that the table
@@ -23,10 +25,15 @@ pub(crate) fn remove(
     nft: &mut dyn Nft,
     tag: &OwnerTag,
     known: &[IpAddr],
+    log: &Log,
 ) -> Result<Removed, CniError> {
     retry(|| {
         let generation = nft.generation()?;
         let owned = Owned::read(nft, tag, known)?;
+        // Whose name is in today's map is in a table of today's layout.
+        if !owned.is_named && take_over(nft, log)? {
+            return Err(NftError::Interrupted);
+        }
         let mut transaction = Transaction::new();
         delete(&mut transaction, &owned.elements);
         if let Some((bridge, policy)) = &owned.membership {
@@ -53,7 +60,13 @@ pub(crate) fn remove(
 
 /// GC: removes what is stale, makes the bridges' counts right, and removes the table once it holds
 /// nothing. Returns the addresses that went.
-pub(crate) fn collect_garbage(nft: &mut dyn Nft, stale: &Stale) -> Result<Vec<IpAddr>, CniError> {
+pub(crate) fn collect_garbage(
+    nft: &mut dyn Nft,
+    stale: &Stale,
+    log: &Log,
+) -> Result<Vec<IpAddr>, CniError> {
+    const DOING: &str = "cannot collect stale firewall rules";
+    take_over(nft, log).map_err(|error| error.into_cni(DOING))?;
     let is_stale =
         |element: &Element| element.comment.as_deref().is_some_and(|c| stale.includes(c));
     retry(|| {
@@ -94,7 +107,7 @@ pub(crate) fn collect_garbage(nft: &mut dyn Nft, stale: &Stale) -> Result<Vec<Ip
         nft.commit(&transaction)?;
         Ok(addresses)
     })
-    .map_err(|error: NftError| error.into_cni("cannot collect stale firewall rules"))
+    .map_err(|error: NftError| error.into_cni(DOING))
 }
 
 fn split(

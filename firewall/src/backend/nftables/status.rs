@@ -1,14 +1,16 @@
 //! Whether ADD could be served by our table.
 
+use cni_common::cni::failure::not_available_beside;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{Chain, Element, Nft, NftError, Object, Table, Transaction, Verb};
 
 use super::admission::create_elements;
-use super::check::chain_mismatches;
+use super::check::{chain_mismatches, of_older};
 use super::elements;
 use super::layout::{self, TABLE};
+use super::number::refuse_newer;
 use crate::backend::counts::PolicyCounts;
 use crate::plan::Plan;
 
@@ -18,6 +20,9 @@ const PROBE: &str = "cni_firewall_probe";
 /// STATUS: lets the kernel try the whole table, and what ADD does with the one that is there. What
 /// the next ADD repairs is a warning.
 pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan, log: &Log) -> Result<(), CniError> {
+    if let Err(NftError::Newer(newer)) = refuse_newer(nft) {
+        return Err(not_available_beside(newer));
+    }
     let unusable = |error: NftError| {
         let remedy = error.remedy();
         CniError::new(ErrorCode::NotAvailable, format!("firewall cannot use nf_tables: {remedy}"))
@@ -41,11 +46,15 @@ pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan, log: &Log) -> Result<(), 
         return Ok(());
     }
     let mismatches = chain_mismatches(nft, None).map_err(unreadable)?;
-    if let Some(first) = mismatches.first() {
-        log.warn(format!(
+    match mismatches.first() {
+        Some(first) if *first == of_older() => log.warn(format!(
+            "{first}, which works; the next ADD or DEL, or cni-chain restore, takes it over"
+        )),
+        Some(first) => log.warn(format!(
             "containers may not be reachable or isolated: {first}; the next ADD, or cni-chain restore, puts \
              the table right"
-        ));
+        )),
+        None => {}
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ fn gc(nft: &mut FakeNft, network: &str, valid: &[&str]) -> Vec<IpAddr> {
         container_id: (*id).into(),
         ifname: "eth0".into(),
     };
-    collect_garbage(nft, &Stale::new(network, valid.iter().map(attachment))).expect("GC")
+    let stale = Stale::new(network, valid.iter().map(attachment));
+    collect_garbage(nft, &stale, &Log::disabled()).expect("GC")
 }
 
 fn install(nft: &mut FakeNft, plan: &Plan) {
@@ -44,7 +45,7 @@ fn skeleton() -> FakeNft {
     let mut nft = FakeNft::new();
     let first = plan("first", &["10.0.0.9"], None);
     install(&mut nft, &first);
-    remove(&mut nft, &first.tag, &[]).expect("DEL");
+    remove(&mut nft, &first.tag, &[], &Log::disabled()).expect("DEL");
     nft
 }
 
@@ -64,7 +65,7 @@ fn del_finds_everything_without_a_listing() {
     let web = plan("c", &["10.0.0.2", "fd00::2"], None);
     install(&mut nft, &web);
     let listings = nft.listings();
-    let removed = remove(&mut nft, &web.tag, &[]).expect("DEL");
+    let removed = remove(&mut nft, &web.tag, &[], &Log::disabled()).expect("DEL");
     assert_eq!(removed.addresses, web.addresses);
     assert_eq!((nft.listings(), nft.dump()), (listings, before));
 }
@@ -75,7 +76,7 @@ fn more_addresses_than_the_element_names_are_found_all_the_same() {
     let before = nft.dump();
     let web = plan("c", &["10.0.0.2", "10.0.0.3", "fd00::2", "fd00::3"], None);
     install(&mut nft, &web);
-    remove(&mut nft, &web.tag, &[]).expect("DEL");
+    remove(&mut nft, &web.tag, &[], &Log::disabled()).expect("DEL");
     assert_eq!(nft.dump(), before);
 }
 
@@ -86,7 +87,7 @@ fn the_newest_owner_keeps_the_address() {
     let new = plan("new", &["10.0.0.2"], Some(("br0", Policy::SameBridge)));
     install(&mut nft, &old);
     install(&mut nft, &new);
-    let removed = remove(&mut nft, &old.tag, &old.addresses).expect("late DEL");
+    let removed = remove(&mut nft, &old.tag, &old.addresses, &Log::disabled()).expect("late DEL");
     assert!(removed.addresses.is_empty());
     assert_eq!(check(&mut nft, &new).expect("readable"), Finding::Sound);
 }
@@ -101,9 +102,9 @@ fn a_bridge_is_isolated_while_anybody_asks_for_it() {
     let with_one = nft.dump();
     install(&mut nft, &strict);
     assert_eq!(check(&mut nft, &open).expect("readable"), Finding::Sound);
-    remove(&mut nft, &strict.tag, &[]).expect("DEL");
+    remove(&mut nft, &strict.tag, &[], &Log::disabled()).expect("DEL");
     assert_eq!(nft.dump(), with_one);
-    remove(&mut nft, &open.tag, &[]).expect("DEL");
+    remove(&mut nft, &open.tag, &[], &Log::disabled()).expect("DEL");
     assert_eq!(nft.dump(), before);
 }
 
@@ -116,7 +117,7 @@ fn a_ruleset_that_moves_is_read_again() {
     let web = plan("c", &["10.0.0.2"], Some(("br0", Policy::Isolated)));
     install(&mut nft, &web);
     nft.interpose(Transaction::new());
-    remove(&mut nft, &web.tag, &[]).expect("DEL");
+    remove(&mut nft, &web.tag, &[], &Log::disabled()).expect("DEL");
     assert!(!nft.dump().contains("br0"));
 }
 
@@ -154,7 +155,7 @@ fn gc_repairs_counts_and_removes_an_empty_table() {
     assert_eq!(nft.dump(), "");
     // DEL leaves the table; GC finds nothing stale in it, and nothing else.
     install(&mut nft, &b);
-    remove(&mut nft, &b.tag, &b.addresses).expect("DEL");
+    remove(&mut nft, &b.tag, &b.addresses, &Log::disabled()).expect("DEL");
     assert_ne!(nft.dump(), "");
     gc(&mut nft, "net", &[]);
     assert_eq!(nft.dump(), "");
@@ -200,9 +201,9 @@ fn a_foreign_chain_is_as_it_was_when_the_last_has_left() {
     let jump = with_one.find("jump cni_firewall").expect("a jump");
     assert!(jump < with_one.find("theirs").expect("their rule"), "{with_one}");
     install(&mut nft, &b);
-    remove(&mut nft, &a.tag, &a.addresses).expect("DEL");
+    remove(&mut nft, &a.tag, &a.addresses, &Log::disabled()).expect("DEL");
     assert_eq!(check(&mut nft, &b).expect("readable"), Finding::Sound);
-    remove(&mut nft, &b.tag, &[]).expect("DEL");
+    remove(&mut nft, &b.tag, &[], &Log::disabled()).expect("DEL");
     assert_eq!(nft.dump(), before);
 
     install(&mut nft, &a);
@@ -219,6 +220,13 @@ fn a_foreign_chain_that_is_not_there_is_an_error() {
     let web = Plan { forward_chains: vec![missing], ..plan("c", &["10.0.0.2"], None) };
     let error = add(&mut nft, &web, &Log::disabled()).expect_err("no such chain");
     assert_eq!(error.code, ErrorCode::InvalidNetworkConfig);
-    remove(&mut nft, &web.tag, &[]).expect("DEL");
+    remove(&mut nft, &web.tag, &[], &Log::disabled()).expect("DEL");
     assert_eq!(nft.dump(), before);
+}
+
+/// An older version's DEL trusts the name of the map, and its ADD writes into it before it looks.
+#[test]
+fn another_layout_has_another_map_of_attachments() {
+    let name = super::layout::attachments().name;
+    assert_eq!((super::layout::LAYOUT, name.as_str()), (2, "attachments"), "raise both, or none");
 }

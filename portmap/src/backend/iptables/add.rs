@@ -10,6 +10,7 @@ use cni_common::kernel::iptables::{self, Iptables, IptablesError, Lock, TableDum
 use cni_common::kernel::retry::retry;
 
 use super::changes::{ensure, install, put_back, removal};
+use super::layout::{read, read_with_guard};
 use super::names::Names;
 use super::rules::{GUARD_TABLE, Rules, TABLE, guard};
 use super::saved::{entry_chains, evicted_chains};
@@ -135,7 +136,7 @@ impl Family {
     /// Gives our chains the rules that they had. The guard stays.
     fn put_back(&self) -> Result<(), IptablesError> {
         let (before, _) = &self.tables;
-        let now = self.iptables.save(TABLE)?;
+        let now = read(&self.iptables)?;
         self.iptables.restore(&[(TABLE, put_back(before, &now))])
     }
 }
@@ -164,10 +165,10 @@ pub(super) fn scripts(plan: &Plan) -> Vec<(IpVersion, String)> {
 
 fn save(iptables: &Iptables, guarded: bool) -> Result<Tables, IptablesError> {
     if guarded {
-        let [nat, raw] = iptables.save_each([TABLE, GUARD_TABLE])?;
+        let [nat, raw] = read_with_guard(iptables)?;
         return Ok((nat, Some(raw)));
     }
-    Ok((iptables.save(TABLE)?, None))
+    Ok((read(iptables)?, None))
 }
 
 fn made(dump: &TableDump, rules: &Rules) -> Made {

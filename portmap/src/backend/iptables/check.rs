@@ -9,6 +9,7 @@ use cni_common::kernel::iptables::{
     Form, Iptables, IptablesError, SavedRule, TableDump, Variant, quote,
 };
 
+use super::layout;
 use super::names::Names;
 use super::rules::{ChainRule, GoRules, Rules, TABLE, TOP_CHAIN};
 use super::saved::entry_chains;
@@ -23,7 +24,7 @@ pub(super) fn find(plan: &Plan) -> Result<(Finding, Vec<Held>), IptablesError> {
     for version in IpVersion::ALL {
         let Some(rules) = Rules::new(plan, version) else { continue };
         let iptables = Iptables::find(version, Variant::Default)?;
-        let dump = iptables.save(TABLE)?;
+        let dump = layout::read(&iptables)?;
         let program = match version {
             IpVersion::V4 => "iptables",
             IpVersion::V6 => "ip6tables",

@@ -10,8 +10,9 @@ use cni_common::kernel::iptables::{Iptables, IptablesError, Lock, TableDump, Var
 use cni_common::kernel::nft::Nft;
 
 use super::changes::ensure;
+use super::layout::read_with_guard;
 use super::places::{self, Place};
-use super::rules::{GUARD_CHAIN, GUARD_TABLE, TABLE, TOP_CHAIN, guard};
+use super::rules::{GUARD_CHAIN, GUARD_TABLE, TOP_CHAIN, guard};
 use crate::backend::Look;
 use crate::localnet;
 
@@ -55,7 +56,7 @@ pub(super) fn remove_if_useless(place: Place) -> Result<(), IptablesError> {
         return Ok(());
     }
     let iptables = place.open()?;
-    let [nat, raw] = iptables.save_each([TABLE, GUARD_TABLE])?;
+    let [nat, raw] = read_with_guard(&iptables)?;
     let is_mapped = nat.rules_of(TOP_CHAIN).next().is_some();
     if is_mapped { Ok(()) } else { iptables.restore(&[(GUARD_TABLE, removal(&raw))]) }
 }
@@ -64,7 +65,7 @@ pub(super) fn remove_if_useless(place: Place) -> Result<(), IptablesError> {
 pub(super) fn remove(place: Place) -> Result<(), IptablesError> {
     let _lock = Lock::acquire()?;
     let iptables = place.open()?;
-    let raw = iptables.save(GUARD_TABLE)?;
+    let [_, raw] = read_with_guard(&iptables)?;
     iptables.restore(&[(GUARD_TABLE, removal(&raw))])
 }
 

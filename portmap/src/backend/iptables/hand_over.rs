@@ -8,6 +8,7 @@ use cni_common::kernel::nft::Nft;
 use cni_common::kernel::retry::retry;
 
 use super::changes::removal;
+use super::layout::read;
 use super::names::Names;
 use super::places::that_may_have;
 use super::rules::{TABLE, TOP_CHAIN};
@@ -18,7 +19,7 @@ pub(super) fn make_room(nft: Option<&mut dyn Nft>, names: &Names) -> Result<(), 
         let _lock = Lock::acquire()?;
         let iptables = place.open()?;
         retry(|| {
-            let lines = move_lines(&iptables.save(TABLE)?, names);
+            let lines = move_lines(&read(&iptables)?, names);
             if lines.is_empty() { Ok(()) } else { iptables.restore(&[(TABLE, lines)]) }
         })?;
     }

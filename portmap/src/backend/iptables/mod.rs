@@ -8,6 +8,7 @@ mod changes;
 mod check;
 pub(super) mod guard;
 mod hand_over;
+mod layout;
 mod names;
 mod places;
 mod remove;
@@ -17,7 +18,7 @@ mod standing;
 
 use std::cell::LazyCell;
 
-use cni_common::cni::failure::not_available;
+use cni_common::cni::failure::{not_available, not_available_beside};
 use cni_common::cni::holder::on_all;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
@@ -43,7 +44,7 @@ const READING: &str = "cannot read the port mappings";
 
 /// Every mapping in one place with its owner's tag, and with the one whose mapping comes first.
 pub(crate) fn installed(place: Place) -> Result<Vec<(Held, Option<String>)>, IptablesError> {
-    Ok(standing::with_holders(&place.open()?.save(TABLE)?).collect())
+    Ok(standing::with_holders(&layout::read(&place.open()?)?).collect())
 }
 
 /// The host's iptables.
@@ -238,10 +239,13 @@ impl Backend<Host<'_>, Plan> for Iptables {
     /// The programs are there and can read the table.
     fn status(&self, host: &mut Host<'_>, sample: &Plan) -> Result<(), CniError> {
         let probe = iptables::Iptables::find(IpVersion::V4, Variant::Default)
-            .and_then(|iptables| iptables.save(TABLE));
+            .and_then(|iptables| layout::read(&iptables));
         let cannot = "portmap cannot use iptables: install it, run the plugin with CAP_NET_ADMIN, and load the \
                       kernel's nat table";
-        let dump = probe.map_err(|error| not_available(error.into_cni(cannot)))?;
+        let dump = probe.map_err(|error| match error {
+            IptablesError::Newer(newer) => not_available_beside(newer),
+            error => not_available(error.into_cni(cannot)),
+        })?;
         conflict::tell_waiting(&standing::waiting(&dump), host.log);
         match &sample.set_mark_chain {
             Some(chain) if !dump.has_chain(chain) => Err(CniError::new(

@@ -7,8 +7,9 @@ use cni_common::kernel::retry::retry;
 
 use super::changes::{removal, skeleton_removal};
 use super::guard;
+use super::layout::{read, read_with_guard};
 use super::places::Place;
-use super::rules::{GUARD_TABLE, TABLE, TOP_CHAIN};
+use super::rules::{TABLE, TOP_CHAIN};
 use super::saved::{stale_chains, translation};
 use crate::plan::Mapping;
 
@@ -26,7 +27,7 @@ pub(super) fn remove(
     }
     let iptables = place.open()?;
     retry(|| {
-        let [nat, raw] = iptables.save_each([TABLE, GUARD_TABLE])?;
+        let [nat, raw] = read_with_guard(&iptables)?;
         *guarded = Some(guard::is_whole(&raw));
         remove_from(&iptables, &nat, own(&nat))
     })
@@ -39,7 +40,7 @@ pub(super) fn remove_chains(
 ) -> Result<Vec<Mapping>, IptablesError> {
     let iptables = place.open()?;
     retry(|| {
-        let dump = iptables.save(TABLE)?;
+        let dump = read(&iptables)?;
         let chains = choose(&dump);
         remove_from(&iptables, &dump, chains)
     })
@@ -63,7 +64,7 @@ pub(super) fn collect_garbage(place: Place, stale: &Stale) -> Result<Vec<Mapping
     let _lock = Lock::acquire()?;
     let iptables = place.open()?;
     retry(|| {
-        let dump = iptables.save(TABLE)?;
+        let dump = read(&iptables)?;
         let chains = stale_chains(&dump, stale);
         let mut lines = removal(&dump, &chains);
         let goes = |target: String| chains.contains(&target);

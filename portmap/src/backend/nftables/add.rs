@@ -10,6 +10,7 @@ use super::Wanted;
 use super::elements::Account;
 use super::known::Known;
 use super::layout::Layout;
+use super::older::take_over;
 use super::owned;
 use super::repair::repair_if_damaged;
 use super::replace::{Added, replace};
@@ -24,6 +25,7 @@ pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<A
     let content = &wanted.content;
     if wanted.plan.on_conflict == OnConflict::Fail {
         // Not every conflict is one of keys.
+        take_over_as(nft, wanted, log).map_err(|error| error.into_cni(DOING))?;
         return replace(nft, wanted, log);
     }
     match nft.commit(&first_try(wanted)) {
@@ -33,6 +35,13 @@ pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<A
             let _ = owned::remove(nft, &content.tag, Some(content), log);
             error.into_cni(DOING)
         })?,
+        // At most once: afterwards the table is of this version's layout.
+        Err(error)
+            if (error.is_missing() || is_worth_a_look(&error))
+                && take_over_as(nft, wanted, log).map_err(|error| error.into_cni(DOING))? =>
+        {
+            return add(nft, wanted, log);
+        }
         Err(error) if error.is_missing() => {
             log.debug(|| format!("building table {TABLE}: {error}"));
             match build(nft, wanted) {
@@ -51,6 +60,11 @@ pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<A
 /// what became.
 fn is_worth_a_look(error: &NftError) -> bool {
     error.is_in_the_way() || error.is_transient()
+}
+
+/// Takes over a table of an older version, with what this ADD needs of it.
+fn take_over_as(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<bool, NftError> {
+    take_over(nft, &[&Layout::shared(), &wanted.layout], log)
 }
 
 /// The usual case, one transaction and no read: the table is there and no key is taken.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use cni_common::cni::failure::not_available_beside;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Failure as _, Finding};
@@ -19,7 +20,9 @@ use super::elements::{
 };
 use super::entry::Split;
 use super::layout::Layout;
-use super::repair::{self, repair};
+use super::number::refuse_newer;
+use super::older::takeover;
+use super::repair::{damage, repair};
 use super::sets::{self, Scope, TABLE};
 use super::{claims, owned};
 use crate::backend::conflict;
@@ -38,13 +41,14 @@ pub(super) fn check(
 fn find(nft: &mut dyn Nft, wanted: &Wanted<'_>) -> Result<(Finding, Vec<Held>), NftError> {
     let content = &wanted.content;
     if content.is_empty() {
+        refuse_newer(nft)?;
         let owned = owned::of(nft, &content.tag, None)?.elements;
         let own = mappings(&Split::new(&owned, &content.scope).own);
         let mismatches = own.iter().map(|mapping| format!("mapping {mapping} should not be there"));
         return Ok((Finding::of(mismatches.collect()), Vec::new()));
     }
     let (mut mismatches, held) = element_mismatches(nft, content)?;
-    mismatches.extend(repair::mismatches(nft, &wanted.layout)?);
+    mismatches.extend(damage(nft, &wanted.layout)?.into_mismatches());
     if mismatches.is_empty() {
         return Ok((Finding::Sound, held));
     }
@@ -164,6 +168,9 @@ fn of_other_entries(
 /// STATUS: lets the kernel try the whole table, and what ADD does with the one that is there if its
 /// chains are not as they have to be. What the next ADD repairs is a warning.
 pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Result<(), CniError> {
+    if let Err(NftError::Newer(newer)) = refuse_newer(nft) {
+        return Err(not_available_beside(newer));
+    }
     let probe = whole_table(sample, &sample.layout)
         .in_table(&Table::new(TABLE.family, "cni_portmap_probe"));
     nft.validate(&probe).map_err(|error| {
@@ -190,10 +197,13 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Resul
         return Ok(());
     }
     let layout = Layout::shared();
-    let mismatches = repair::mismatches(nft, &layout).map_err(unreadable)?;
-    let Some(first) = mismatches.first() else { return Ok(()) };
+    let damage = damage(nft, &layout).map_err(unreadable)?;
+    let Some(first) = damage.mismatches.first() else { return Ok(()) };
     let repaired = retry(|| {
-        let repair = repair(nft, &layout)?;
+        let repair = match takeover(nft, &layout)? {
+            Some(takeover) => takeover,
+            None => repair(nft, &layout)?,
+        };
         nft.validate(&repair)
     });
     repaired.map_err(|error| {
@@ -203,8 +213,13 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Resul
         )
         .with_details(error.to_string())
     })?;
-    log.warn(format!(
-        "mapped ports may not work: {first}; the next ADD, or cni-chain restore, puts the table right"
-    ));
+    log.warn(if damage.is_older {
+        format!(
+            "table {TABLE} has an older version's layout, which works; the next ADD or DEL, or cni-chain restore, \
+             takes it over"
+        )
+    } else {
+        format!("mapped ports may not work: {first}; the next ADD, or cni-chain restore, puts the table right")
+    });
     Ok(())
 }

@@ -10,7 +10,8 @@ use cni_common::kernel::retry::retry;
 
 use super::claims;
 use super::elements::mappings;
-use super::layout;
+use super::layout::{self, Layout};
+use super::older::take_over;
 use super::owned::{all, commit, each, removal, tell};
 use super::sets::{self, Scope, TABLE};
 use super::sources;
@@ -24,8 +25,10 @@ pub(super) fn collect_garbage(
     needs_guard: impl Fn() -> bool,
     log: &Log,
 ) -> Result<Vec<Mapping>, CniError> {
+    const DOING: &str = "cannot collect stale port mappings";
     let is_stale =
         |element: &Element| element.comment.as_deref().is_some_and(|c| stale.includes(c));
+    take_over(nft, &[&Layout::shared()], log).map_err(|error| error.into_cni(DOING))?;
     let outcome = retry(|| {
         let generation = nft.generation()?;
         let all = all(nft, |element| element.comment.is_some())?;
@@ -51,8 +54,7 @@ pub(super) fn collect_garbage(
         }
         Ok((mappings(&garbage), heirs, scopes_of(&all)))
     });
-    let (removed, heirs, scopes) =
-        outcome.map_err(|error: NftError| error.into_cni("cannot collect stale port mappings"))?;
+    let (removed, heirs, scopes) = outcome.map_err(|error: NftError| error.into_cni(DOING))?;
     tell(&heirs, log);
     if let Err(error) = sweep(nft, &scopes) {
         log.debug(|| format!("chains that serve nobody stay until the next GC: {error}"));

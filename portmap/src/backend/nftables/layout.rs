@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
     BaseChain, Chain, ChainKind, Hook, KeyPart, L4Protocol, Object, Operand, Priority, Rule,
-    Selector, Set, Statement, Transaction, Verb,
+    Selector, Set, Statement, Transaction, Verb, layout_comment,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::elements::Content;
 use super::known::Known;
+use super::number::{GUARD, LAYOUT};
 use super::sets::{self, Scope, TABLE};
-use super::sources;
 use crate::plan::LOOPBACK;
 
 const TABLE_COMMENT: &str = "cni-chain portmap";
@@ -28,7 +28,6 @@ const CONDITIONAL: Priority = Priority(Priority::DSTNAT.0 + 4);
 /// portmap and netavark masquerade whatever carries bit 13 there.
 const MASQUERADE: Priority = Priority(Priority::SRCNAT.0 - 5);
 
-const GUARD: &str = "guard";
 const GUARD_INPUT: &str = "guard_input";
 /// Behind connection tracking (-200), where NAT begins.
 const BEFORE_ANY_NAT: Priority = Priority(-199);
@@ -67,17 +66,13 @@ impl Layout {
 
     /// Makes the table, or makes it right.
     pub(super) fn build(&self, transaction: &mut Transaction) {
-        let Known { masqueraded, sources, missing, outdated, .. } = &self.known;
-        transaction.remove_chains(&TABLE, outdated.clone());
+        let Known { masqueraded, sources, .. } = &self.known;
         build_guarded(transaction);
         let masqueraded = masqueraded.iter().map(|(v, n)| self.scope.masquerade(*v, *n));
         let sources = sources.iter().map(|(v, n)| self.scope.sources(*v, *n));
         let targets = IpVersion::ALL.map(|version| self.scope.targets(version));
         for set in masqueraded.chain(sources).chain(targets) {
             transaction.push(Verb::Add, &TABLE, Object::Set(set));
-        }
-        for (set, elements) in sources::elements(&self.scope, missing) {
-            transaction.elements(Verb::Add, &TABLE, &set, elements);
         }
         let (chain, rules) = self.marking();
         transaction.chain_with_rules(&TABLE, chain, rules);
@@ -275,7 +270,7 @@ pub(super) fn guard() -> Vec<(Chain, Vec<Rule>)> {
     vec![
         (
             base_chain(GUARD.to_owned(), ChainKind::Nat, Hook::Prerouting, BEFORE_ANY_NAT),
-            vec![drop(GUARD, destination), drop(GUARD, source)],
+            vec![numbered(drop(GUARD, destination)), drop(GUARD, source)],
         ),
         (
             base_chain(GUARD_INPUT.to_owned(), ChainKind::Filter, Hook::Input, Priority::RAW),
@@ -287,6 +282,10 @@ pub(super) fn guard() -> Vec<(Chain, Vec<Rule>)> {
             ],
         ),
     ]
+}
+
+fn numbered(rule: Rule) -> Rule {
+    Rule { comment: Some(layout_comment(LAYOUT)), ..rule }
 }
 
 /// Has an address of 127.0.0.0/8 that did not come by `lo`.

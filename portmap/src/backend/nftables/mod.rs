@@ -14,6 +14,8 @@ mod garbage;
 pub(super) mod guard;
 mod known;
 mod layout;
+mod number;
+mod older;
 mod owned;
 mod repair;
 mod replace;
@@ -34,6 +36,9 @@ use crate::localnet;
 use crate::plan::{Held, Plan};
 use elements::Content;
 use layout::Layout;
+use number::refuse_newer;
+
+const READING: &str = "cannot read the port mappings";
 
 /// The table `inet cni_portmap`.
 pub(crate) struct Nftables;
@@ -79,14 +84,16 @@ impl Holder<Host<'_>, Plan> for Nftables {
 impl<'a> super::Place<'a> for Nftables {
     fn may_hold(&self, host: &mut Host<'a>, plan: &Plan) -> Result<bool, CniError> {
         let Some(nft) = host.nft_if_any()? else { return Ok(false) };
-        let owned = owned::of(nft, &plan.attachment.tag(), None)
-            .map_err(|error| error.into_cni("cannot read the port mappings"))?;
+        let owned = refuse_newer(nft)
+            .and_then(|_| owned::of(nft, &plan.attachment.tag(), None))
+            .map_err(|error| error.into_cni(READING))?;
         Ok(owned.elements.iter().any(|(_, elements)| !elements.is_empty()))
     }
 
     fn remove_entry(&self, host: &mut Host<'a>, plan: &Plan) -> Result<(), CniError> {
         let log = host.log;
         let Some(nft) = host.nft_if_any()? else { return Ok(()) };
+        take_over(nft, log).map_err(|error| error.into_cni("cannot remove the port mappings"))?;
         let removed = owned::remove_entry(nft, &Content::of(plan), log)?;
         host.removed.extend(removed);
         Ok(())
@@ -94,9 +101,9 @@ impl<'a> super::Place<'a> for Nftables {
 
     fn mappings(&self, host: &mut Host<'a>) -> Result<Vec<Held>, CniError> {
         match host.nft_if_any()? {
-            Some(nft) => {
-                owned::held(nft).map_err(|error| error.into_cni("cannot read the port mappings"))
-            }
+            Some(nft) => refuse_newer(nft)
+                .and_then(|_| owned::held(nft))
+                .map_err(|error| error.into_cni(READING)),
             None => Ok(Vec::new()),
         }
     }
@@ -139,8 +146,14 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// Makes of a table of an older version one of today's; whether it was one.
+pub(crate) fn take_over(nft: &mut dyn Nft, log: &Log) -> Result<bool, NftError> {
+    older::take_over(nft, &[&Layout::shared()], log)
+}
+
 /// Every mapping in the table with its owner's tag, and with the attachment that it waits for.
 pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<(Held, Option<String>)>, NftError> {
+    refuse_newer(nft)?;
     let in_force = owned::held(nft)?.into_iter().map(|held| (held, None));
     let waiting = claims::waiting(nft)?.into_iter().map(|(held, holder)| (held, Some(holder)));
     Ok(in_force.chain(waiting).collect())

@@ -1,13 +1,39 @@
-//! A table whose chains another program has changed: its maps alone do nothing.
+//! A table whose chains are not as they must be: its maps alone do nothing. Another program has changed
+//! them, or an older version of this plugin made them.
 
 use cni_common::cni::log::Log;
-use cni_common::kernel::nft::compare::{chain_mismatches, misplaced_chains};
+use cni_common::kernel::nft::compare::{
+    chain_mismatches, chain_mismatches_in, installed_rules, misplaced_chains,
+};
 use cni_common::kernel::nft::{Nft, NftError, Transaction, look};
 use cni_common::kernel::retry::retry;
 
 use super::known::Known;
 use super::layout::Layout;
+use super::number::refuse_newer_by;
+use super::older::{is_older, take_over};
 use super::sets::TABLE;
+
+/// What is wrong with a table's chains.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    pub(super) mismatches: Vec<String>,
+    /// Whether nothing is but that an older version made them.
+    pub(super) is_older: bool,
+}
+
+impl Damage {
+    pub(super) fn is_none(&self) -> bool {
+        self.mismatches.is_empty()
+    }
+
+    /// As CHECK tells it.
+    pub(super) fn into_mismatches(self) -> Vec<String> {
+        let of_older =
+            self.is_older.then(|| format!("table {TABLE} has an older version's layout"));
+        of_older.into_iter().chain(self.mismatches).collect()
+    }
+}
 
 /// Puts the chains right that a layout needs, unless they are.
 pub(super) fn repair_if_damaged(
@@ -15,8 +41,12 @@ pub(super) fn repair_if_damaged(
     layout: &Layout,
     log: &Log,
 ) -> Result<(), NftError> {
-    let mismatches = look(nft, |nft| mismatches(nft, layout), Vec::is_empty)?;
-    let Some(first) = mismatches.first() else { return Ok(()) };
+    let damage = look(nft, |nft| damage(nft, layout), Damage::is_none)?;
+    let Some(first) = damage.mismatches.first() else { return Ok(()) };
+    if damage.is_older {
+        take_over(nft, &[&Layout::shared(), layout], log)?;
+        return Ok(());
+    }
     retry(|| {
         let repair = repair(nft, layout)?;
         nft.commit(&repair)
@@ -26,14 +56,18 @@ pub(super) fn repair_if_damaged(
 }
 
 /// How the table's chains differ from what a layout needs, and from what others need where it needs
-/// more.
-pub(super) fn mismatches(nft: &mut dyn Nft, layout: &Layout) -> Result<Vec<String>, NftError> {
-    let own = chain_mismatches(nft, &TABLE, &layout.chains())?;
-    if own.is_empty() {
-        return Ok(own);
+/// more. A table of a newer version is an error.
+pub(super) fn damage(nft: &mut dyn Nft, layout: &Layout) -> Result<Damage, NftError> {
+    let chains = layout.chains();
+    let rules = installed_rules(nft, &TABLE, &chains)?;
+    refuse_newer_by(&rules)?;
+    if chain_mismatches_in(nft, &TABLE, &chains, &rules)?.is_empty() {
+        return Ok(Damage::default());
     }
     let known = Known::read(nft, layout.scope())?;
-    chain_mismatches(nft, &TABLE, &layout.beside(known).chains())
+    let is_older = is_older(nft, layout.scope())?;
+    let mismatches = chain_mismatches(nft, &TABLE, &layout.beside(known).chains())?;
+    Ok(Damage { mismatches, is_older })
 }
 
 /// What puts a layout's chains right, whatever they are now.

@@ -924,3 +924,10 @@ fn other_tables_are_never_touched() {
     };
     assert_eq!(nft.committed().iter().filter(|t| touches(t)).count(), 1, "its own making");
 }
+
+/// An older version's ADD writes into the map before it looks.
+#[test]
+fn another_layout_has_another_map_of_attachments() {
+    let name = sets::attachments().name;
+    assert_eq!((super::number::LAYOUT, name.as_str()), (2, "attachments"), "raise both, or none");
+}
