@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use cni_testbox::{HOST_V4, TestBox, Transport, cases, run, sh, tool};
+use cni_testbox::{HOST_V4, TestBox, Transport, cases, newer, run, sh, tc, tool};
 
 use crate::restore::{NAME, Node, PORT};
 
@@ -21,6 +21,7 @@ cases! {
     purge_takes_out_what_it_is_asked_for, backends;
     purge_leaves_what_others_made, ours;
     purge_after_the_last_container_leaves_no_loopback_open, backends;
+    what_a_newer_version_left_is_told_and_left_alone, ours;
     show_tells_what_is_missing_and_who_else_has_a_port, ours;
     show_tells_what_waits_in_the_kernel, backends;
 }
@@ -393,6 +394,28 @@ fn purge_takes_out_what_it_is_asked_for(b: &TestBox) {
     node.serves("web", PORT);
     node.serves("db", PORT + 1);
     assert!(node.is_sound(&web));
+}
+
+fn what_a_newer_version_left_is_told_and_left_alone(b: &TestBox) {
+    const TABLE: &str = "inet cni_portmap";
+    let node = Node::new(b);
+    node.add("web", PORT);
+    newer::renumber_table(TABLE);
+    newer::renumber_table("inet cni_firewall");
+    for ifb in tc::ifbs() {
+        newer::number_alias(&ifb, &format!("{NAME}/web/eth0"));
+    }
+    let before = b.state();
+    for (arguments, status) in
+        [(vec!["show"], 1), (vec!["restore"], 1), (vec!["purge", "--all", "--yes"], 1)]
+    {
+        let (found, stdout, stderr) = outcome(&mut node.cni_chain(&arguments));
+        assert_eq!(found, Some(status));
+        let said = format!("{stdout}{stderr}");
+        assert!(said.contains(TABLE) && said.contains("layout 9"), "{said}");
+        assert_eq!(b.state(), before, "{said}");
+    }
+    node.serves("web", PORT);
 }
 
 /// The runtime has deleted it; the bridge and the guard stayed, in case that another comes.

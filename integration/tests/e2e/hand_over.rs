@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use cni_testbox::{
     Container, Firewalld, GO_PLUGINS, HOST_V4, HOST_V6, Namespace, TestBox, Transport, arguments,
-    attempt, cases, listed, sh,
+    attempt, cases, listed, newer, sh,
 };
 
 cases! {
@@ -20,6 +20,7 @@ cases! {
     what_waits_in_a_queue_is_not_lost, ours;
     without_a_word_running_containers_keep_the_plugins, ours;
     nobody_to_hand_over_to, ours;
+    what_a_newer_version_made_stays, ours;
     two_entries_of_portmap_go_back, iptables_only;
     sources_of_firewalld_stay, ours;
     a_del_that_is_under_way_leaves_nothing, ours;
@@ -304,6 +305,18 @@ fn without_a_word_running_containers_keep_the_plugins(b: &TestBox) {
     b.out.cannot_reach(Transport::Udp, HOST_V4, pod.port);
     assert!(uninstall("").0 && PLUGINS.iter().all(|plugin| is_gos(plugin)));
     assert!(!b.nft_list_all().contains("table inet cni_"), "{}", b.nft_list_all());
+}
+
+fn what_a_newer_version_made_stays(b: &TestBox) {
+    let node = Node::new(b);
+    install("");
+    let pod = node.add("web", 8100);
+    newer::renumber_table("inet cni_portmap");
+    let before = b.nft_list("inet cni_portmap");
+    let (succeeded, said) = uninstall("--hand-over");
+    assert!(!succeeded && said.contains("layout 9"), "{said}");
+    assert_eq!(b.nft_list("inet cni_portmap"), before);
+    b.out.reach(Transport::Udp, HOST_V4, pod.port).by("web");
 }
 
 fn nobody_to_hand_over_to(b: &TestBox) {

@@ -9,6 +9,7 @@ mod interrupted;
 mod masquerade;
 mod nft_kernel;
 mod node;
+mod older_layout;
 mod pages;
 mod restore;
 mod screens;
