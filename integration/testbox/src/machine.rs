@@ -21,6 +21,14 @@ const OPTIONS: [(&str, MsFlags); 6] = [
     ("relatime", MsFlags::MS_RELATIME),
 ];
 
+/// The version of the kernel that runs.
+pub fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let mut next = || numbers.next().and_then(Result::ok).expect("as in 6.1.0-50-amd64");
+    (next(), next())
+}
+
 /// Everything becomes read-only, `/usr` and the checkout among it; [`COPIED`] are overlaid and
 /// [`EMPTY`] are empty. Of `/proc/sys`, `net` stays writable, which is the namespace's own.
 pub(crate) fn make_read_only() {

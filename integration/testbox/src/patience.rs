@@ -10,6 +10,11 @@ pub fn stretched(limit: Duration) -> Duration {
     limit * slowness()
 }
 
+/// What at least is to be done in some time: less where everything takes longer.
+pub fn lessened(amount: u64) -> u64 {
+    amount / u64::from(slowness())
+}
+
 fn slowness() -> u32 {
     std::env::var(SLOWNESS).map_or(1, |text| {
         text.parse().unwrap_or_else(|_| panic!("{SLOWNESS} is {text:?}, which is no whole number"))

@@ -12,7 +12,7 @@ use cni_common::kernel::nft::{
     Set, Statement, Table, Transaction, Value, Verb, look,
 };
 
-use cni_testbox::{TestBox, cases, run, tool};
+use cni_testbox::{TestBox, cases, kernel, run, tool};
 
 cases! {
     netlink_and_text_make_the_same_table, ours;
@@ -267,12 +267,4 @@ fn what_is_replaced_all_the_time_is_found_whole(_: &TestBox) {
         done.store(true, Ordering::Relaxed);
         assert!(wrong.is_empty(), "{} of 5000: {}", wrong.len(), wrong[0]);
     });
-}
-
-/// The version of the kernel that runs.
-fn kernel() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let mut next = || numbers.next().and_then(Result::ok).expect("as in 6.1.0-50-amd64");
-    (next(), next())
 }

@@ -75,17 +75,20 @@ fn tuning_of_an_ipvlan(b: &TestBox) {
 #[track_caller]
 fn is_set_and_given_back(b: &TestBox, web: &Attachment, keys: &serde_json::Value) {
     let netns = &web.container.netns;
-    let before = link(&netns.name, "eth0");
+    let tuned = || {
+        let link = link(&netns.name, "eth0").expect("the container's");
+        ["address", "mtu", "promiscuity", "flags"].map(|key| link[key].clone())
+    };
+    let before = tuned();
     tuning("ADD", web).keys(keys).run(b).expect_result();
-    let during = link(&netns.name, "eth0").expect("the container's");
-    assert_eq!(during["mtu"], 1400);
-    if let Some(mac) = keys.get("mac") {
-        assert_eq!(&during["address"], mac);
-    }
+    let [mac, mtu, promiscuity, _] = tuned();
+    assert_eq!(mtu, 1400);
+    assert_eq!(mac, *keys.get("mac").unwrap_or(&before[0]));
+    assert_eq!(promiscuity == 1, keys.get("promisc").is_some());
     assert_eq!(netns.read_sysctl("ipv4/conf/eth0/arp_filter"), "1");
     tuning("CHECK", web).keys(keys).run(b).expect_silence();
     tuning("DEL", web).keys(keys).run(b).expect_silence();
-    assert_eq!(link(&netns.name, "eth0"), before);
+    assert_eq!(tuned(), before);
     assert_eq!(netns.read_sysctl("ipv4/conf/eth0/arp_filter"), "0");
 }
 

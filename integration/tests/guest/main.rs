@@ -3,6 +3,7 @@
 //!
 //! Modules are the kernel's and no box's: one test at a time.
 
+mod age;
 mod links;
 mod loss;
 mod modules;
