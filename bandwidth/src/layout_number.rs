@@ -3,6 +3,8 @@
 //! Layouts 1 and 2 have none there; 1 had other names for IFBs. Whoever makes a newer one says it at the host's end in any case, which every
 //! command looks at, and at the IFBs, for GC and for a DEL without a namespace.
 
+use std::borrow::Borrow;
+
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Failure as _, OwnerTag};
 use cni_common::kernel::layout::Newer;
@@ -18,10 +20,15 @@ pub(crate) fn newer(link: &Link) -> Option<(&str, u32)> {
     numbered.filter(|(_, number)| *number > LAYOUT)
 }
 
-/// Fails if a newer version made what the attachment has at an interface.
-pub(crate) fn refuse_newer(link: &Link, tag: &OwnerTag) -> Result<(), CniError> {
+/// Fails if a newer version made what the attachment has at an interface. The tag is seldom needed.
+pub(crate) fn refuse_newer<T: Borrow<OwnerTag>>(
+    link: &Link,
+    tag: impl FnOnce() -> T,
+) -> Result<(), CniError> {
     match newer(link) {
-        Some((owner, number)) if tag.is_same_attachment(owner) => Err(refusal(link, number)),
+        Some((owner, number)) if tag().borrow().is_same_attachment(owner) => {
+            Err(refusal(link, number))
+        }
         _ => Ok(()),
     }
 }

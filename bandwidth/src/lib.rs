@@ -124,7 +124,7 @@ fn find_end(host: &mut Host, request: &AttachmentRequest) -> Result<HostEnd, Cni
 /// The same for a command that works with the limits there.
 fn find_known_end(host: &mut Host, request: &AttachmentRequest) -> Result<HostEnd, CniError> {
     let end = find_end(host, request)?;
-    layout_number::refuse_newer(&end.link, &request.attachment.tag())?;
+    layout_number::refuse_newer(&end.link, || request.attachment.tag())?;
     Ok(end)
 }
 
@@ -141,7 +141,7 @@ fn remove(
         Err(_) => HostEnd::find_by_alias(host, &tag)?,
     };
     if let Some(end) = &end {
-        layout_number::refuse_newer(&end.link, &tag)?;
+        layout_number::refuse_newer(&end.link, || &tag)?;
     }
     let go = Leftovers::find(host, end.as_ref(), &request.attachment, config)?;
     tc::remove(host, end.as_ref(), &tag, &go)

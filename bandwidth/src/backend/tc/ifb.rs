@@ -27,7 +27,7 @@ pub(super) fn find(
     let Some(found) = host.link(&ifb_name(tag, hook))? else {
         return find_older(host, end, tag, hook);
     };
-    refuse_newer(&found, tag)?;
+    refuse_newer(&found, || tag)?;
     Ok(Some(found).filter(|found| is_owned_by(found, tag)))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn ensure(
         Some(found) => found,
         None => host.link(&name)?.ok_or_else(gone)?,
     };
-    refuse_newer(&ifb, tag)?;
+    refuse_newer(&ifb, || tag)?;
     if !is_owned_by(&ifb, tag) {
         let owner = ifb.alias.unwrap_or_else(|| "nobody that it names".to_owned());
         return Err(CniError::new(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
-    Element, Elements, Nft, NftError, Set, Transaction, Value, Verb, keys_only, lookup, lookup_all,
+    Element, Elements, Nft, NftError, Set, Transaction, Value, Verb, keys_only, lookup,
 };
 
 use super::elements::{self, address};
@@ -65,8 +65,8 @@ impl Owned {
         known: &[IpAddr],
     ) -> Result<Self, NftError> {
         let key = elements::owner_key(tag);
-        let maps = [layout::attachments(), layout::members()].map(|map| (map, vec![key.clone()]));
-        let [owner, member] = owned_in(nft, &maps, tag)?;
+        let owner = owned_at(nft, &layout::attachments(), std::slice::from_ref(&key), tag)?;
+        let member = owned_at(nft, &layout::members(), &[key], tag)?;
         let membership = member.first().and_then(elements::membership);
 
         let (count, named) =
@@ -76,15 +76,19 @@ impl Owned {
         addresses.extend(known);
         addresses.sort_unstable();
         addresses.dedup();
-        let wanted = IpVersion::ALL.map(|version| {
-            let of_version = addresses.iter().filter(|a| IpVersion::of(**a) == version);
-            let keys = of_version.map(|address| vec![Value::Address(*address)]).collect();
-            (layout::containers(version), keys)
-        });
-        let held = owned_in(nft, &wanted, tag)?;
-        let found: usize = held.iter().map(Vec::len).sum();
-        let sets = wanted.into_iter().map(|(set, _)| set);
-        let mut elements: Elements = sets.zip(held).collect();
+        let mut elements = Elements::new();
+        let mut found = 0;
+        for version in IpVersion::ALL {
+            let set = layout::containers(version);
+            let keys: Vec<_> = addresses
+                .iter()
+                .filter(|address| IpVersion::of(**address) == version)
+                .map(|address| vec![Value::Address(*address)])
+                .collect();
+            let held = owned_at(nft, &set, &keys, tag)?;
+            found += held.len();
+            elements.push((set, held));
+        }
         if !complete && found < count {
             elements.clear();
             for set in [layout::containers(IpVersion::V4), layout::containers(IpVersion::V6)] {
@@ -99,21 +103,6 @@ impl Owned {
         elements.push((layout::members(), member));
         Ok(Self { elements, candidates: addresses, membership, is_named })
     }
-}
-
-/// What the owner has of these keys in each of several sets, in one question.
-fn owned_in<const N: usize>(
-    nft: &mut dyn Nft,
-    wanted: &[(Set, Vec<Vec<Value>>); N],
-    tag: &OwnerTag,
-) -> Result<[Vec<Element>; N], NftError> {
-    let mut found = lookup_all(nft, &TABLE, wanted)?;
-    Ok(wanted.each_ref().map(|(set, _)| {
-        let here = found.iter_mut().find(|(of, _)| of == set);
-        let mut held = here.map(|(_, held)| std::mem::take(held)).unwrap_or_default();
-        held.retain(|element| tag.owns(element));
-        held
-    }))
 }
 
 pub(super) fn owned_at(
