@@ -46,10 +46,11 @@ fn count(mut stream: TcpStream) -> f64 {
     }
 }
 
-/// The limit holds, and is not much less than was asked for. A busy machine is slower.
+/// The limit holds, and is not much less than was asked for. A busy machine is slower, and what waited for it in
+/// the socket makes the rest look faster.
 #[track_caller]
 pub(crate) fn holds(what: &str, rate: f64, limit: f64) {
     println!("{what}: {:.2} of {:.0} Mbit/s", rate / 1e6, limit / 1e6);
-    assert!(rate < limit * 1.1, "{what}: {rate:.0} of {limit:.0} bit/s");
+    assert!(rate < limit * 1.3, "{what}: {rate:.0} of {limit:.0} bit/s");
     assert!(rate > limit * 0.4, "{what}: {rate:.0} of {limit:.0} bit/s");
 }
