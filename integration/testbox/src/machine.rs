@@ -10,7 +10,7 @@ use crate::root;
 /// Where programs of a box may write; what they write is gone with it.
 const COPIED: [&str; 4] = ["/etc", "/opt", "/tmp", "/var"];
 /// What must be empty at first, whatever the machine has there.
-const EMPTY: [&str; 3] = ["/run", "/etc/cni", "/var/lib/cni"];
+const EMPTY: [&str; 4] = ["/run", "/etc/cni", "/etc/containerd", "/var/lib/cni"];
 /// Mount options that say more than whether one may write.
 const OPTIONS: [(&str, MsFlags); 6] = [
     ("nosuid", MsFlags::MS_NOSUID),
