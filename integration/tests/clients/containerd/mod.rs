@@ -65,7 +65,7 @@ impl<'a> Node<'a> {
     }
 
     fn try_run(&self, name: &str, wish: &Wish) -> Result<Pod, String> {
-        let answer = self.cri.call("RunPodSandbox", &wish.request(name))?;
+        let answer = self.call("RunPodSandbox", &wish.request(name))?;
         let id = quoted(&answer, "pod_sandbox_id: \"").expect("an ID").to_owned();
         let status = format!("pod_sandbox_id: {id:?} verbose: true");
         let status = self.cri.call("PodSandboxStatus", &status)?;
@@ -104,8 +104,25 @@ impl<'a> Node<'a> {
 
     #[track_caller]
     fn end(&self, method: &str, id: &str) {
-        let answer = self.cri.call(method, &format!("pod_sandbox_id: {id:?}"));
+        let answer = self.call(method, &format!("pod_sandbox_id: {id:?}"));
         answer.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Calls again, as kubelet does, where a plugin says that another try may help: on a busy machine, thirty
+    /// that change iptables wait longer for each other than one plugin waits.
+    fn call(&self, method: &str, request: &str) -> Result<String, String> {
+        const TRIES: usize = 10;
+        let mut answer = self.cri.call(method, request);
+        for _ in 1..TRIES {
+            match &answer {
+                Err(error) if error.contains("try again later") => {
+                    println!("{error}");
+                    answer = self.cri.call(method, request);
+                }
+                _ => break,
+            }
+        }
+        answer
     }
 
     /// What there is when a first pod has come and gone: the bridge, and tables without elements.
