@@ -1,6 +1,24 @@
-//! What a node has of the plugins, as the tools print it.
+//! What a node's containers ask the plugins for, and what the node has of it, as the tools print it.
 
-use cni_testbox::{run, tool};
+use serde_json::{Value, json};
+
+use cni_testbox::{Attachment, Mapping, run, tool};
+
+/// One plugin's entry, with what the runtime adds to it, but for what ADD of the plugins before returned.
+pub(crate) fn entry(plugin: &str, mappings: &[Mapping], web: &Attachment) -> Value {
+    let mut config = match plugin {
+        "portmap" => json!({ "runtimeConfig": { "portMappings": Mapping::list(mappings) } }),
+        "firewall" => json!({ "ingressPolicy": "same-bridge" }),
+        "bandwidth" => json!({ "runtimeConfig": { "bandwidth": {
+            "ingressRate": 400_000_000, "ingressBurst": 4_294_967_295u64,
+            "egressRate": 300_000_000, "egressBurst": 4_294_967_295u64 } } }),
+        _ => json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "512" } }),
+    };
+    config["type"] = json!(plugin);
+    config["cniVersion"] = json!("1.0.0");
+    config["name"] = json!(web.network.name);
+    config
+}
 
 /// Rules, interfaces and qdiscs. All of it is compared as the tools print it, but for packet
 /// counters and the dates that `iptables-save` writes.

@@ -10,11 +10,11 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use serde_json::{Value, json};
 
 use cni_testbox::{
-    Attachment, Call, HOST_V4, HOST_V6, Mapping, Network, Outcome, TestBox, Transport, cases, feed,
-    link, sh, tcp, tool, udp,
+    Attachment, Call, HOST_V4, HOST_V6, Network, Outcome, TestBox, Transport, cases, feed, link,
+    sh, tcp, tool, udp,
 };
 
-use crate::node::{Node, files};
+use crate::node::{Node, entry, files};
 use crate::talks::{Silence, TalkedTo, Talks};
 
 cases! {
@@ -43,21 +43,11 @@ impl Pod {
 
     /// One plugin's entry, with what the runtime adds to it, as it was for b302888's ADD.
     fn config(&self, b: &TestBox, plugin: &str) -> Value {
-        let backend = b.implementation.backend().unwrap_or("nftables");
-        let mut config = match plugin {
-            "portmap" => {
-                let mappings = [tcp(self.port, 7), udp(self.port, 80)];
-                json!({ "backend": backend, "runtimeConfig": { "portMappings": Mapping::list(&mappings) } })
-            }
-            "firewall" => json!({ "backend": backend, "ingressPolicy": "same-bridge" }),
-            "bandwidth" => json!({ "runtimeConfig": { "bandwidth": {
-                "ingressRate": 400_000_000, "ingressBurst": 4_294_967_295u64,
-                "egressRate": 300_000_000, "egressBurst": 4_294_967_295u64 } } }),
-            _ => json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "512" } }),
-        };
-        config["type"] = json!(plugin);
-        config["cniVersion"] = json!("1.0.0");
-        config["name"] = json!(self.web.network.name);
+        let mappings = [tcp(self.port, 7), udp(self.port, 80)];
+        let mut config = entry(plugin, &mappings, &self.web);
+        if ["portmap", "firewall"].contains(&plugin) {
+            config["backend"] = json!(b.implementation.backend().unwrap_or("nftables"));
+        }
         config["prevResult"] = self.web.result.clone();
         config
     }

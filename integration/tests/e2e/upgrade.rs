@@ -8,7 +8,7 @@ use cni_testbox::{
     Transport, cases, run, tcp, tool, udp,
 };
 
-use crate::node::{Node, files, sorted};
+use crate::node::{Node, entry, files, sorted};
 use crate::talks::{Silence, TalkedTo, Talks};
 
 cases! {
@@ -71,19 +71,7 @@ impl Pod {
 
     /// One plugin's entry, with what the runtime adds to it.
     fn config(&self, plugin: &str, implementation: Implementation) -> Value {
-        let mut config = match plugin {
-            "portmap" => {
-                json!({ "runtimeConfig": { "portMappings": Mapping::list(&self.mappings()) } })
-            }
-            "firewall" => json!({ "ingressPolicy": "same-bridge" }),
-            "bandwidth" => json!({ "runtimeConfig": { "bandwidth": {
-                "ingressRate": 400_000_000, "ingressBurst": 4_294_967_295u64,
-                "egressRate": 300_000_000, "egressBurst": 4_294_967_295u64 } } }),
-            _ => json!({ "mtu": 1400, "sysctl": { "net.core.somaxconn": "512" } }),
-        };
-        config["type"] = json!(plugin);
-        config["cniVersion"] = json!("1.0.0");
-        config["name"] = json!(self.web.network.name);
+        let mut config = entry(plugin, &self.mappings(), &self.web);
         if implementation != Implementation::Go && ["portmap", "firewall"].contains(&plugin) {
             // Left to itself, our firewall stays with iptables as long as the Go plugin's rules
             // are there.
