@@ -1,7 +1,8 @@
 //! The number of the layout of what an attachment has: in the alias of its interfaces, behind the owner's tag.
 //!
-//! Layouts 1 and 2 have none there; 1 had other names for IFBs. Whoever makes a newer one says it at the host's end in any case, which every
-//! command looks at, and at the IFBs, for GC and for a DEL without a namespace.
+//! Layouts 1 and 2 have none there; 1 had other names for IFBs. Whoever makes a newer one says it at the
+//! host's end in any case, which every command looks at, and at the IFBs, for GC and for a DEL without a
+//! namespace.
 
 use std::borrow::Borrow;
 

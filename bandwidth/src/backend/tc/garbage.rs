@@ -16,8 +16,7 @@ use crate::host_end::HostEnd;
 use crate::layout_number;
 
 /// Removes the IFBs and the limits of stale attachments. What a newer version made of them stays, which is an
-/// error. The interfaces' names are added to
-/// `removed`.
+/// error. The interfaces' names are added to `removed`.
 pub(crate) fn collect_garbage(
     host: &mut Host,
     stale: &Stale,

@@ -63,11 +63,8 @@ pub fn chain_mismatches_in(
     let mut room = Request::listing(512);
     let mut mismatches = Vec::new();
     for (chain, rules) in expected {
-        let mismatch = if is_asked_for(chain) {
-            place_mismatch(table, chain, answers.next().flatten().as_ref())
-        } else {
-            None
-        };
+        let answer = is_asked_for(chain).then(|| answers.next().flatten());
+        let mismatch = answer.and_then(|found| place_mismatch(table, chain, found.as_ref()));
         mismatches.extend(
             mismatch.or_else(|| {
                 rule_mismatch(table, chain, rules, rules_of(installed, chain), &mut room)

@@ -33,7 +33,10 @@ pub use family::Family;
 pub use l4::L4Protocol;
 pub use look::{look, unchanged_since};
 pub use netlink::NetlinkNft;
-pub use numbered::{Numbered, layout_comment, look_for_newer, refuse_newer};
+pub use numbered::{
+    Numbered, has_older_layout, layout_comment, look_for_newer, refuse_newer, was_taken_over,
+    will_be_taken_over,
+};
 pub use object::{
     BaseChain, Chain, ChainKind, DataType, Element, Found, Hook, InstalledChain, InstalledRule,
     Priority, Rule, Set, Table, Value,

@@ -59,6 +59,27 @@ pub fn look_for_newer(
     refuse_newer(table, chain, &nft.rules_of(table, chain)?, known)
 }
 
+/// What is wrong with a table of layout 1, which works.
+#[must_use]
+pub fn has_older_layout(table: &Table) -> String {
+    format!("table {table} has an older version's layout")
+}
+
+/// What STATUS says of one.
+#[must_use]
+pub fn will_be_taken_over(table: &Table) -> String {
+    let what = has_older_layout(table);
+    format!("{what}, which works; the next ADD or DEL, or cni-chain restore, takes it over")
+}
+
+/// What is said once of each.
+#[must_use]
+pub fn was_taken_over(table: &Table) -> String {
+    format!(
+        "table {table} had the layout of an older version; it was taken over with all that it holds"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use cni_common::cni::Finding;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches_in, element_mismatch, has_rule};
-use cni_common::kernel::nft::{Nft, NftError, Numbered, lookup};
+use cni_common::kernel::nft::{Nft, NftError, Numbered, has_older_layout, lookup};
 
 use super::admission::owned_at;
 use super::bridges::bridge_mismatches;
@@ -59,11 +59,6 @@ fn element_mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<(bool, Vec<Strin
     Ok((is_there, mismatches))
 }
 
-/// The mismatch of a table of layout 1, which works.
-pub(super) fn of_older() -> String {
-    format!("table {TABLE} has an older version's layout")
-}
-
 /// How the chains differ from those that ADD makes, and, if it is given, the way to the
 /// administrator's chain. What others put into the administrators' chains does not count. A table of a
 /// newer version is an error.
@@ -75,7 +70,7 @@ pub(super) fn chain_mismatches(
     let numbered = refuse_newer_by(&installed)?;
     let mut mismatches = chain_mismatches_in(nft, &TABLE, &layout::chains(), &installed)?;
     if numbered == Numbered::Not && mismatches.is_empty() {
-        mismatches.push(of_older());
+        mismatches.push(has_older_layout(&TABLE));
     }
     if let Some(name) = admin_chain
         && !has_rule(&TABLE, &installed, &layout::admin_jump(name))

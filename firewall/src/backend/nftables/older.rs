@@ -6,7 +6,7 @@
 use cni_common::cni::OwnerTag;
 use cni_common::cni::log::Log;
 use cni_common::kernel::nft::{
-    Element, Nft, NftError, Numbered, Set, Transaction, Value, Verb, keys_only,
+    Element, Nft, NftError, Numbered, Set, Transaction, Value, Verb, keys_only, was_taken_over,
 };
 use cni_common::kernel::retry::retry;
 
@@ -31,9 +31,7 @@ pub(super) fn take_over(nft: &mut dyn Nft, log: &Log) -> Result<bool, NftError> 
         Ok::<_, NftError>(is_older)
     })?;
     if is_older {
-        log.warn(format!(
-            "table {TABLE} had the layout of an older version; it was taken over with all that it holds"
-        ));
+        log.warn(was_taken_over(&TABLE));
     }
     Ok(is_older)
 }

@@ -4,10 +4,13 @@ use cni_common::cni::failure::not_available_beside;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{Chain, Element, Nft, NftError, Object, Table, Transaction, Verb};
+use cni_common::kernel::nft::{
+    Chain, Element, Nft, NftError, Object, Table, Transaction, Verb, has_older_layout,
+    will_be_taken_over,
+};
 
 use super::admission::create_elements;
-use super::check::{chain_mismatches, of_older};
+use super::check::chain_mismatches;
 use super::elements;
 use super::layout::{self, TABLE};
 use super::number::refuse_newer;
@@ -47,9 +50,9 @@ pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan, log: &Log) -> Result<(), 
     }
     let mismatches = chain_mismatches(nft, None).map_err(unreadable)?;
     match mismatches.first() {
-        Some(first) if *first == of_older() => log.warn(format!(
-            "{first}, which works; the next ADD or DEL, or cni-chain restore, takes it over"
-        )),
+        Some(first) if *first == has_older_layout(&TABLE) => {
+            log.warn(will_be_taken_over(&TABLE));
+        }
         Some(first) => log.warn(format!(
             "containers may not be reachable or isolated: {first}; the next ADD, or cni-chain restore, puts \
              the table right"

@@ -8,7 +8,9 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::cni::{Failure as _, Finding};
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::element_mismatch;
-use cni_common::kernel::nft::{Element, Nft, NftError, Set, Table, Value, look, lookup_all};
+use cni_common::kernel::nft::{
+    Element, Nft, NftError, Set, Table, Value, look, lookup_all, will_be_taken_over,
+};
 use cni_common::kernel::retry::retry;
 
 use super::Wanted;
@@ -214,10 +216,7 @@ pub(super) fn status(nft: &mut dyn Nft, sample: &Wanted<'_>, log: &Log) -> Resul
         .with_details(error.to_string())
     })?;
     log.warn(if damage.is_older {
-        format!(
-            "table {TABLE} has an older version's layout, which works; the next ADD or DEL, or cni-chain restore, \
-             takes it over"
-        )
+        will_be_taken_over(&TABLE)
     } else {
         format!("mapped ports may not work: {first}; the next ADD, or cni-chain restore, puts the table right")
     });

@@ -10,6 +10,7 @@ use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::misplaced_chains;
 use cni_common::kernel::nft::{
     Chain, Element, Elements, Nft, NftError, Numbered, Set, Transaction, Value, Verb, keys_only,
+    was_taken_over,
 };
 use cni_common::kernel::retry::retry;
 use ipnet::IpNet;
@@ -44,9 +45,7 @@ pub(super) fn take_over(
         })?;
     }
     if is_taken {
-        log.warn(format!(
-            "table {TABLE} had the layout of an older version; it was taken over with all that it holds"
-        ));
+        log.warn(was_taken_over(&TABLE));
     }
     Ok(is_taken)
 }

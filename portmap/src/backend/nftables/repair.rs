@@ -5,7 +5,7 @@ use cni_common::cni::log::Log;
 use cni_common::kernel::nft::compare::{
     chain_mismatches, chain_mismatches_in, installed_rules, misplaced_chains,
 };
-use cni_common::kernel::nft::{Nft, NftError, Transaction, look};
+use cni_common::kernel::nft::{Nft, NftError, Transaction, has_older_layout, look};
 use cni_common::kernel::retry::retry;
 
 use super::known::Known;
@@ -29,8 +29,7 @@ impl Damage {
 
     /// As CHECK tells it.
     pub(super) fn into_mismatches(self) -> Vec<String> {
-        let of_older =
-            self.is_older.then(|| format!("table {TABLE} has an older version's layout"));
+        let of_older = self.is_older.then(|| has_older_layout(&TABLE));
         of_older.into_iter().chain(self.mismatches).collect()
     }
 }
