@@ -13,6 +13,7 @@ use super::claims::{self, Claim};
 use super::elements::{Account, Content, describe, is_mapping, mapping_of, mappings, owner_key};
 use super::entry::Split;
 use super::sets::{self, TABLE};
+use super::sources;
 use crate::plan::{Held, Mapping};
 
 /// Everything of one owner.
@@ -40,7 +41,8 @@ pub(super) fn remove(
         let others: Vec<Claim> =
             owned.claims.into_iter().filter(|claim| !tag.owns(&claim.element)).collect();
         let heirs = claims::heirs(each(&owned.elements), &others);
-        commit(nft, &removal(generation, &owned.elements, &heirs))?;
+        let gone = with_sources(nft, owned.elements.clone())?;
+        commit(nft, &removal(generation, &gone, &heirs))?;
         Ok((mappings(&owned.elements), heirs))
     });
     let (removed, heirs) =
@@ -67,7 +69,8 @@ pub(super) fn remove_entry(
         if left > 0 && each(&split.own).all(is_account) {
             return Ok((Vec::new(), Vec::new()));
         }
-        let mut transaction = removal(generation, &split.own, &heirs);
+        let gone = with_sources(nft, split.own.clone())?;
+        let mut transaction = removal(generation, &gone, &heirs);
         if left > 0 {
             let account = Account::new(left, owned.conflicts).element(content.tag.as_str());
             transaction.elements(Verb::Create, &TABLE, &sets::attachments(), vec![account]);
@@ -79,6 +82,13 @@ pub(super) fn remove_entry(
         outcome.map_err(|error: NftError| error.into_cni("cannot remove the port mappings"))?;
     tell(&heirs, log);
     Ok(removed)
+}
+
+/// Elements that go, and the sources that go with them.
+fn with_sources(nft: &mut dyn Nft, mut gone: Elements) -> Result<Elements, NftError> {
+    let sources = sources::of_addresses(nft, each(&gone))?;
+    gone.extend(sources);
+    Ok(gone)
 }
 
 /// Says who serves again.

@@ -19,6 +19,7 @@ use super::known::Known;
 use super::layout::Layout;
 use super::owned::{self, Owned};
 use super::sets::{self, TABLE};
+use super::sources;
 use crate::backend::conflict;
 use crate::config::OnConflict;
 use crate::plan::Mapping;
@@ -100,6 +101,8 @@ struct Found {
     foreign: Elements,
     /// Other owners' elements that lead to addresses of this container.
     evicted: Elements,
+    /// Sources that are there for what is the owner's or evicted, and for nothing else.
+    sources: Elements,
     /// Everybody's.
     claims: Vec<Claim>,
     /// Chains of our names that are in no place of ours.
@@ -143,10 +146,12 @@ impl Found {
                 elements.retain(|element| !content.has_target_of(element));
             }
         }
+        let may_go = owned::each(&owned.elements).chain(owned::each(&evicted));
+        let sources = sources::of_addresses(nft, may_go)?;
         let claims = claims::read(nft)?;
         let layout = wanted.layout.beside(Known::read(nft, &content.scope)?);
         let misplaced = misplaced_chains(nft, &TABLE, &layout.chains())?;
-        Ok(Self { generation, owned, foreign, evicted, claims, misplaced, layout })
+        Ok(Self { generation, owned, foreign, evicted, sources, claims, misplaced, layout })
     }
 
     fn settle(&self, wanted: &Wanted<'_>) -> Replacement {
@@ -181,6 +186,16 @@ impl Found {
         }
         for (set, element) in taken.iter().chain(&nameless) {
             transaction.elements(Verb::Delete, &TABLE, set, keys_only([element]));
+        }
+        let elements = gone.clone().flat_map(|(set, of)| of.iter().map(move |one| (set, one)));
+        let sources = sources::places(elements);
+        for (set, element) in owned::each(&self.sources) {
+            let goes = |(other, keys): &(Set, Vec<Vec<Value>>)| {
+                other == set && keys.contains(&element.key)
+            };
+            if sources.iter().any(goes) {
+                transaction.elements(Verb::Delete, &TABLE, set, keys_only([element]));
+            }
         }
         let made = content.index();
         let is_made = |map: &Set, key: &[Value]| made.contains_key(&(map.name.as_str(), key));

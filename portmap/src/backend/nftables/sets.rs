@@ -215,6 +215,16 @@ pub(super) fn sources_by_name(name: &str) -> Option<Set> {
     Some(Set { name: name.to_owned(), ..Scope::shared().sources(version, 0) })
 }
 
+/// The sources of a masquerade set whose networks are single addresses.
+pub(super) fn sources_of_addresses(masquerade: &str) -> Option<Set> {
+    let rest = masquerade.strip_prefix(MASQUERADE)?;
+    let prefix_len = rest.get(1..)?.strip_prefix('_')?.split('_').next()?;
+    if prefix_len.parse() != Ok(version_of(rest)?.host_prefix()) {
+        return None;
+    }
+    sources_by_name(&sources_beside(masquerade)?)
+}
+
 /// Adds an element to those of its set.
 pub(super) fn put(elements: &mut Elements, set: Set, element: Element) {
     match elements.iter_mut().find(|(known, _)| *known == set) {

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{Element, Elements, Nft, NftError, Set, Value};
+use cni_common::kernel::nft::{Element, Elements, Nft, NftError, Set, Value, lookup_all};
 use ipnet::IpNet;
 
 use super::sets::{self, Scope, TABLE};
@@ -37,6 +37,29 @@ pub(super) fn elements<'a>(
         sets::put(&mut elements, set, Element { key, data: Vec::new(), comment: None });
     }
     elements
+}
+
+/// The sources that are there for these elements alone: single addresses.
+pub(super) fn of_addresses<'a>(
+    nft: &mut dyn Nft,
+    elements: impl IntoIterator<Item = (&'a Set, &'a Element)>,
+) -> Result<Elements, NftError> {
+    let places = places(elements);
+    if places.is_empty() { Ok(Elements::new()) } else { lookup_all(nft, &TABLE, &places) }
+}
+
+/// Where the sources stand that nobody else's pair can name, if these elements go.
+pub(super) fn places<'a>(
+    gone: impl IntoIterator<Item = (&'a Set, &'a Element)>,
+) -> Vec<(Set, Vec<Vec<Value>>)> {
+    let mut places = Vec::new();
+    for (masquerade, element) in gone {
+        let set = sets::sources_of_addresses(&masquerade.name);
+        if let (Some(set), Some(source)) = (set, element.key.first()) {
+            places.push((set, vec![vec![source.clone()]]));
+        }
+    }
+    places
 }
 
 /// Those that no masquerade set names, if `masqueraded` is all that these hold.

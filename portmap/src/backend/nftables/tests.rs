@@ -724,6 +724,42 @@ fn the_first_network_of_a_container_keeps_its_ports() {
     check(&mut nft, &first).expect_err("taken over");
 }
 
+/// As Calico, Cilium and AWS have them. Nobody calls GC on their nodes.
+#[test]
+fn a_container_without_a_subnet_takes_its_source_with_it() {
+    let single = |container: &str, last_byte: u8, ports: &[(u16, u16)]| {
+        let attachment = plan(container, 0, &[]).plan.attachment.clone();
+        let addresses = Addresses {
+            v4: format!("10.0.0.{last_byte}/32").parse().ok(),
+            v6: format!("fd00::{last_byte}/128").parse().ok(),
+        };
+        let plan = Box::new(Plan::new(&attachment, &config(ports), addresses));
+        Wanted::by(Box::leak(plan)).expect("no conditions that could be wrong")
+    };
+    let sources = |nft: &mut FakeNft| -> usize {
+        let sets = ["sources4_32", "sources6_128"].into_iter().filter_map(sets::sources_by_name);
+        sets.map(|set| nft.elements(&TABLE, &set).map_or(0, |elements| elements.len())).sum()
+    };
+    let mut nft = FakeNft::new();
+    added(&mut nft, &single("c1", 2, &[(8080, 80)]));
+    added(&mut nft, &single("c2", 3, &[(8081, 80)]));
+    assert_eq!(sources(&mut nft), 4);
+    // Another address for the same attachment, and again the first.
+    added(&mut nft, &single("c2", 4, &[(8081, 80)]));
+    added(&mut nft, &single("c2", 3, &[(8081, 80)]));
+    added(&mut nft, &single("c2", 3, &[(8082, 80)]));
+    assert_eq!(sources(&mut nft), 4);
+    remove(&mut nft, &single("c2", 3, &[]));
+    assert_eq!(sources(&mut nft), 2);
+    // Whose DEL was lost, has not got it any more.
+    added(&mut nft, &single("c3", 2, &[(8083, 80)]));
+    remove(&mut nft, &single("c1", 2, &[]));
+    assert_eq!(sources(&mut nft), 2);
+    check(&mut nft, &single("c3", 2, &[(8083, 80)])).expect("CHECK");
+    remove(&mut nft, &single("c3", 2, &[]));
+    assert_eq!(sources(&mut nft), 0);
+}
+
 #[test]
 fn garbage_is_what_the_network_owns_and_nobody_names() {
     let mut nft = FakeNft::new();
