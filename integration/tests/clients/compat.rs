@@ -8,20 +8,20 @@ use cni_testbox::{Implementation, TestBox};
 /// A runtime whose cases print lines.
 #[derive(Clone, Debug)]
 pub(crate) struct Compat {
-    runtime: &'static str,
+    runtime: String,
     version: String,
     backend: &'static str,
 }
 
 impl Compat {
-    pub(crate) fn of(runtime: &'static str, version: &str, b: &TestBox) -> Self {
+    pub(crate) fn of(runtime: &str, version: &str, b: &TestBox) -> Self {
         let backend = match b.implementation {
             Implementation::Ours => "nftables",
             Implementation::IptablesNft => "iptables-nft",
             Implementation::IptablesLegacy => "iptables-legacy",
             Implementation::Go => "Go",
         };
-        Self { runtime, version: version.to_owned(), backend }
+        Self { runtime: runtime.to_owned(), version: version.to_owned(), backend }
     }
 
     /// Said after it was seen: a case that fails says nothing more.

@@ -1,5 +1,6 @@
 //! Real runtimes with our plugins first: what a runtime calls, with what, and in which order, is its
-//! own. Each case runs in a box of `cni_testbox`, with the runtime's daemons in it.
+//! own. Each case runs in a box of `cni_testbox`, with the runtime's daemons in it. And the lists that
+//! projects ship, called as the runtimes do.
 //!
 //! A case prints what it has shown in lines that begin with `compat|`, from which a table can be made.
 
@@ -10,6 +11,7 @@ mod demo;
 mod firewalld;
 mod image;
 mod libcni;
+mod lists;
 mod node;
 mod podman;
 mod rate;

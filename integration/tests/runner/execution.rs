@@ -6,9 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use cni_chain::{ExecError, RunError, Runner, RuntimeConf, exec};
+use cni_testbox::spy;
 use serde_json::{Value, json};
 
-use crate::spies::{Stage, conf, fails, list, object, parse, says, spy, value};
+use crate::spies::{Stage, conf, fails, list, object, parse, says, value};
 
 #[test]
 fn rs20_stdin_is_the_entry_with_the_lists_name_and_version() {
@@ -246,7 +247,7 @@ fn rs27_how_plugins_fail() {
 /// A copy of the spy, because the file behind the links must not be opened for writing.
 fn busy_plugin(stage: &Stage) -> fs::File {
     let path = stage.plugin_dir().join("busy");
-    fs::copy(spy(), &path).expect("a copy of the spy");
+    fs::copy(spy::program(), &path).expect("a copy of the spy");
     OpenOptions::new().append(true).open(&path).expect("an open file")
 }
 

@@ -10,9 +10,10 @@ use cni_chain::restore::presence::{NamedNamespaces, Presence};
 use cni_chain::restore::{Part, Restorer, Summary};
 use cni_chain::{MetaPlugin, RuntimeConf};
 use cni_common::cni::protocol::CniResult;
+use cni_testbox::spy::Call;
 use serde_json::{Value, json};
 
-use crate::spies::{Call, Stage, fails, says};
+use crate::spies::{Stage, fails, says};
 
 const ALL: [&str; 5] = ["bridge", "portmap", "bandwidth", "tuning", "firewall"];
 

@@ -1,31 +1,17 @@
 //! The stage of a test: a directory of spy plugins, a configuration directory, a cache.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use cni_chain::{NetworkList, Runner, RuntimeConf};
 use cni_common::cni::protocol::json::{Json, Object};
+use cni_testbox::spy::{self, Call};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) struct Stage {
     dir: TempDir,
-}
-
-/// One call that a spy recorded.
-pub(crate) struct Call {
-    pub(crate) plugin: String,
-    pub(crate) command: String,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) stdin_text: String,
-}
-
-impl Call {
-    pub(crate) fn stdin(&self) -> Value {
-        serde_json::from_str(&self.stdin_text).expect("stdin is JSON")
-    }
 }
 
 impl Stage {
@@ -36,7 +22,7 @@ impl Stage {
             fs::create_dir(dir).expect("a directory");
         }
         for plugin in plugins {
-            symlink(spy(), stage.plugin_dir().join(plugin)).expect("a link to the spy");
+            symlink(spy::program(), stage.plugin_dir().join(plugin)).expect("a link to the spy");
         }
         stage
     }
@@ -85,8 +71,7 @@ impl Stage {
 
     /// Everything that was called so far, in order.
     pub(crate) fn calls(&self) -> Vec<Call> {
-        let text = fs::read_to_string(self.plugin_dir().join("calls")).unwrap_or_default();
-        text.lines().map(call).collect()
+        spy::calls(&self.plugin_dir())
     }
 
     /// `PLUGIN COMMAND` of everything that was called so far, in order.
@@ -100,34 +85,10 @@ impl Stage {
     }
 }
 
-fn call(line: &str) -> Call {
-    let value: Value = serde_json::from_str(line).expect("a record is JSON");
-    let text = |key: &str| value[key].as_str().expect(key).to_owned();
-    Call {
-        plugin: text("plugin"),
-        command: text("command"),
-        env: serde_json::from_value(value["env"].clone()).expect("a map of strings"),
-        stdin_text: text("stdin"),
-    }
-}
-
 fn write(path: &Path, content: &str) -> PathBuf {
     fs::create_dir_all(path.parent().expect("a file is in a directory")).expect("a directory");
     fs::write(path, content).expect("a file");
     path.to_owned()
-}
-
-/// The spy's executable, which cargo puts beside the tests'.
-pub(crate) fn spy() -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this test");
-    let spy = test.ancestors().nth(2).expect("target/…/debug").join("examples/cni-spy");
-    assert!(
-        spy.is_file(),
-        "{} is missing: `cargo test --test` does not build it, `cargo build -p cni-chain \
-         --examples` does",
-        spy.display()
-    );
-    spy
 }
 
 /// A list called `net` of plugins without options.

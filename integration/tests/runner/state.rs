@@ -8,9 +8,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cni_chain::{NetworkList, RuntimeConf, ValidAttachment};
+use cni_testbox::spy::Call;
 use serde_json::{Value, json};
 
-use crate::spies::{Call, Stage, conf, fails, list, object, parse, says};
+use crate::spies::{Stage, conf, fails, list, object, parse, says};
 
 const FILE: &str = "net-c1-eth0";
 
