@@ -121,6 +121,22 @@ fn named_files_exist() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// The first table of a text, with links as they are on the page of compatibility.
+fn first_table(text: &str) -> Vec<String> {
+    let rows = text.lines().skip_while(|line| !line.starts_with("| with | versions |"));
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.replace("(docs/compatibility.md#", "(#")).collect()
+}
+
+#[test]
+fn the_readme_shows_what_works_with_what() {
+    let text = |page: &str| fs::read_to_string(top().join(page)).expect("text");
+    let table = first_table(&text("docs/compatibility.md"));
+    assert!(table.len() > 5, "{table:?}");
+    let remedy = "./dev compat --write writes both";
+    assert_eq!(first_table(&text("README.md")), table, "{remedy}");
+}
+
 #[test]
 fn what_is_long_and_what_a_link_is() {
     let long = "x".repeat(COLUMNS + 1);

@@ -24,6 +24,11 @@ impl Compat {
         Self { runtime: runtime.to_owned(), version: version.to_owned(), backend }
     }
 
+    /// On another backend than the box's: a key can leave no choice.
+    pub(crate) fn on(self, backend: &'static str) -> Self {
+        Self { backend, ..self }
+    }
+
     /// Said after it was seen: a case that fails says nothing more.
     pub(crate) fn works(&self, plugin: &str, what: &str) {
         let Self { runtime, version, backend } = self;

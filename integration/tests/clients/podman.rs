@@ -18,14 +18,14 @@ use crate::node::{self, NETWORKS, everything, nothing_is_left};
 use crate::rate;
 
 cases! {
-    the_default_network, ours;
+    the_default_network, backends;
     published_ports, backends;
     a_port_in_use, backends;
     two_networks_in_either_order, backends;
     a_mac_address, backends;
-    pods, ours;
+    pods, backends;
     reload_after_a_flush, backends;
-    limits_and_settings_of_a_conflist, ours;
+    limits_and_settings_of_a_conflist, backends;
 }
 
 const PORT: u16 = 8080;
@@ -74,14 +74,20 @@ impl<'a> Podman<'a> {
             "network create --ipv6 --subnet 10.89.{number}.0/24 --subnet fd00:89:{number}::/64 {name}"
         ));
         if let Some(backend) = self.b.implementation.backend() {
-            edit(name, |plugins| {
-                for entry in plugins {
-                    if entry["type"] == "portmap" || entry["type"] == "firewall" {
-                        entry["backend"] = json!(backend);
-                    }
-                }
-            });
+            edit(name, |plugins| use_backend(plugins, backend));
         }
+    }
+
+    /// The network that podman has by itself. Where a backend has to be named, it needs a file.
+    fn default_network(&self) {
+        let Some(backend) = self.b.implementation.backend() else { return };
+        podman("network create new");
+        edit("new", |plugins| use_backend(plugins, backend));
+        let file = Path::new(NETWORKS).join("new.conflist");
+        let text = fs::read_to_string(&file).expect("podman wrote it");
+        let text = text.replace(r#""name":"new""#, r#""name":"podman""#);
+        fs::write(Path::new(NETWORKS).join("podman.conflist"), text).expect("a new file");
+        fs::remove_file(file).expect("a file of the box's");
     }
 }
 
@@ -139,8 +145,17 @@ fn podman_fails(words: &str) -> String {
     String::from_utf8_lossy(&stderr).into_owned()
 }
 
-fn edit(network: &str, change: impl FnOnce(&mut Vec<Value>)) {
+pub(crate) fn edit(network: &str, change: impl FnOnce(&mut Vec<Value>)) {
     edit_list(&Path::new(NETWORKS).join(format!("{network}.conflist")), change);
+}
+
+/// Names the backend of those plugins that have several.
+pub(crate) fn use_backend(plugins: &mut [Value], backend: &str) {
+    for entry in plugins {
+        if entry["type"] == "portmap" || entry["type"] == "firewall" {
+            entry["backend"] = json!(backend);
+        }
+    }
 }
 
 /// Changes the entries of a list as an administrator does.
@@ -168,6 +183,7 @@ fn the_default_network(b: &TestBox) {
     node::drop_what_is_forwarded(b);
     b.out.serve("out", 80);
     let host = Podman::on(b);
+    host.default_network();
     start("first", BOTH);
     remove("first");
     let before = everything(b);

@@ -18,7 +18,7 @@ use crate::{image, podman, rate};
 
 cases! {
     as_nerdctl_does_it, backends;
-    as_podman_does_it, ours;
+    as_podman_does_it, backends;
     status_says_what_cannot_work, ours;
 }
 
@@ -262,6 +262,9 @@ fn as_podman_does_it(b: &TestBox) {
     // It is the user's file.
     let path = format!("{networks}/a.conflist");
     podman::edit_list(Path::new(&path), |plugins| {
+        if let Some(backend) = b.implementation.backend() {
+            podman::use_backend(plugins, backend);
+        }
         plugins.pop();
         plugins.extend([
             json!({ "type": "bandwidth", "ingressRate": 16_000_000, "ingressBurst": 800_000,
@@ -298,7 +301,9 @@ fn as_podman_does_it(b: &TestBox) {
     rate::holds("into the container", incoming, 16e6);
     compat.works("bandwidth", "a limit, measured");
     podman("rm --force --time 0 web");
-    let left = run(inside.command("sh").args(["-c", "nft list ruleset; ip link show type ifb"]));
+    let left = run(inside
+        .command("sh")
+        .args(["-c", "nft list ruleset; iptables-save; ip link show type ifb"]));
     assert!(!left.contains("10.89.0.2") && !left.contains("bwp"), "{left}");
     compat.works("all", "rm --force leaves nothing");
 }
@@ -321,7 +326,7 @@ fn status_says_what_cannot_work(b: &TestBox) {
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let sysctl = ",\"sysctl\":{\"net.core.somaxconn\":\"511\"}";
-    let compat = Compat::of("rootless", "", b);
+    let compat = Compat::of("an ordinary user", "", b);
     for (plugin, keys) in [("portmap", ""), ("bandwidth", ""), ("firewall", ""), ("tuning", sysctl)]
     {
         let (well, said) = status(plugin, &["unshare", "--user", "--map-root-user"], keys);

@@ -10,7 +10,7 @@ use crate::containerd::{Node, Wish};
 use crate::node;
 
 cases! {
-    from_every_backend_of_the_go_plugins, ours;
+    from_every_backend_of_the_go_plugins, backends;
 }
 
 const PORT: u16 = 8080;
@@ -41,8 +41,10 @@ fn go_has_nftables() -> bool {
     run(&mut version).contains("1.1.0")
 }
 
+/// From the backend of the Go plugins' portmap to ours.
 fn takes_over(b: &TestBox, node: &mut Node<'_>, backend: &str) {
-    let mut list = node::network(b, "1.0.0");
+    let ours = node::network(b, "1.0.0");
+    let mut list = ours.clone();
     list["plugins"][1]["backend"] = json!(backend);
     node::configure(&list);
     node::put_plugins(Implementation::Go);
@@ -56,7 +58,9 @@ fn takes_over(b: &TestBox, node: &mut Node<'_>, backend: &str) {
     let go_table = nft::tables().iter().any(|table| table.ends_with(" cni_hostport"));
     assert_eq!((go_chains, go_table), (backend == "iptables", backend == "nftables"));
 
-    node::put_plugins(Implementation::Ours);
+    node::configure(&ours);
+    node::put_plugins(b.implementation);
+    node.restart();
     flow.echo();
     let new = node.run("new", &Wish::limited(&both(PORT + 2, 80)));
     b.out.is_served(PORT, "old");

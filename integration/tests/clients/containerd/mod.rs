@@ -35,7 +35,7 @@ impl<'a> Node<'a> {
         Self::start_on_configured(b)
     }
 
-    fn start_on_configured(b: &'a TestBox) -> Self {
+    pub(crate) fn start_on_configured(b: &'a TestBox) -> Self {
         b.with_cgroups();
         node::put_plugins(b.implementation);
         let version = version();

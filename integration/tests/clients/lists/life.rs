@@ -288,8 +288,12 @@ impl<'a> Host<'a> {
         let checks = if list.cni_version.as_str() >= "0.4.0" { "CHECK, " } else { "" };
         let what =
             format!("{file} as {} calls it: ADD, {checks}ADD again, DEL twice", caller.name());
-        Compat::of(&format!("conflist of {project}"), &format!("CNI {version}"), self.b)
-            .works(&plugins.join(", "), &what);
+        let mut compat =
+            Compat::of(&format!("conflist of {project}"), &format!("CNI {version}"), self.b);
+        if self.b.implementation == Implementation::Ours && wants_iptables(list) {
+            compat = compat.on("iptables-nft");
+        }
+        compat.works(&plugins.join(", "), &what);
     }
 }
 
@@ -361,6 +365,18 @@ fn is_ours(entry: &Value) -> bool {
 fn entries(list: &NetworkList) -> Vec<Value> {
     let list: Value = serde_json::from_slice(list.bytes()).expect("JSON");
     list["plugins"].as_array().expect("a list").clone()
+}
+
+/// Whether an entry has keys that only iptables can carry out.
+fn wants_iptables(list: &NetworkList) -> bool {
+    let has_option = |words: &Value| {
+        let words = words.as_array().into_iter().flatten().filter_map(Value::as_str);
+        words.into_iter().any(|word| word.starts_with('-'))
+    };
+    let wants = |entry: &Value| {
+        !entry["externalSetMarkChain"].is_null() || has_option(&entry["conditionsV4"])
+    };
+    entries(list).iter().any(wants)
 }
 
 /// What our plugins were called with for a container.

@@ -24,15 +24,17 @@ cases! {
     tuning, ours;
     deployment, ours;
     reliability, ours;
+    compatibility, ours;
     commands_in_the_text, ours;
     networks_and_entries, ours;
 }
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "deploy/README.md",
     "docs/bandwidth.md",
     "docs/cni-chain.md",
+    "docs/compatibility.md",
     "docs/firewall.md",
     "docs/guide.md",
     "docs/portmap.md",
@@ -87,6 +89,10 @@ fn deployment(_: &TestBox) {
 
 fn reliability(_: &TestBox) {
     follow("docs/reliability.md");
+}
+
+fn compatibility(_: &TestBox) {
+    follow("docs/compatibility.md");
 }
 
 /// A command that is only named is one that its program knows; those of who changes the code, too.
