@@ -19,7 +19,7 @@ pub(crate) fn root(directory: &str) -> PathBuf {
     }
     let busybox = sh("command -v busybox");
     fs::copy(busybox.trim(), root.join("bin/busybox")).expect("busybox is installed");
-    for name in ["sh", "sleep"] {
+    for name in ["httpd", "sh", "sleep"] {
         symlink("busybox", root.join("bin").join(name)).expect("a new name");
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").expect("a new file");
@@ -29,6 +29,9 @@ pub(crate) fn root(directory: &str) -> PathBuf {
 /// The same as an archive that `docker save` could have written: one layer.
 pub(crate) fn archive(name: &str) -> PathBuf {
     let directory = Path::new("/run/image");
+    for old in ["/run/image", "/run/image-root"] {
+        let _ = fs::remove_dir_all(old);
+    }
     let root = root("/run/image-root");
     fs::create_dir_all(directory).expect("a directory on the box's own file system");
     let pack = |from: &Path, to: &Path, what: &[&str]| {

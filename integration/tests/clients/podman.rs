@@ -31,19 +31,28 @@ cases! {
 const PORT: u16 = 8080;
 pub(crate) const IMAGE: &str = "localhost/sleep:1";
 
-/// A box has no controller that could limit processes.
-const CONFIG: &str = r#"[containers]
+/// What podman needs in a box, which has no controller that could limit processes.
+pub(crate) const IN_A_BOX: &str = r#"[containers]
 log_driver = "k8s-file"
 pids_limit = 0
-[network]
-network_backend = "cni"
-cni_plugin_dirs = PLUGINS
-network_config_dir = "NETWORKS"
 [engine]
 cgroup_manager = "cgroupfs"
 lock_type = "file"
 events_logger = "file"
 runtime = "runc"
+"#;
+
+const NETWORK: &str = r#"[network]
+network_backend = "cni"
+cni_plugin_dirs = PLUGINS
+network_config_dir = "NETWORKS"
+"#;
+
+/// Not below /var, which is an overlay here, and the images' layers are overlays.
+pub(crate) const STORAGE: &str = r#"[storage]
+driver = "overlay"
+graphroot = "/run/podman/root"
+runroot = "/run/podman/run"
 "#;
 
 /// A host with podman. Nothing of it runs but what a command starts.
@@ -116,8 +125,8 @@ pub(crate) fn remove(container: &str) {
 
 /// Writes podman's configuration. It takes a plugin from the first directory that has it.
 pub(crate) fn configure(path: &str, plugins: [&str; 2], networks: &str) {
-    let config = CONFIG.replace("PLUGINS", &format!("{plugins:?}")).replace("NETWORKS", networks);
-    fs::write(path, config).expect("a new file");
+    let network = NETWORK.replace("PLUGINS", &format!("{plugins:?}")).replace("NETWORKS", networks);
+    fs::write(path, format!("{IN_A_BOX}{network}")).expect("a new file");
 }
 
 fn command(words: &str) -> Command {

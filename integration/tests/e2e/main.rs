@@ -10,7 +10,6 @@ mod masquerade;
 mod nft_kernel;
 mod node;
 mod older_layout;
-mod pages;
 mod restore;
 mod screens;
 mod talks;

@@ -3,15 +3,12 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-/// Its file.
-pub(super) const FILE: &str = "/run/containerd.toml";
-
 /// What is common to all versions.
 const CONFIG: &str = r#"
 root = "/run/containerd-root"
 state = "/run/containerd-state"
 [grpc]
-  address = "/run/containerd.sock"
+  address = "SOCKET"
 [plugins."io.containerd.internal.v1.opt"]
   path = "/run/containerd-opt"
 "#;
@@ -60,9 +57,9 @@ fi
 exec runc "$@"
 "#;
 
-/// Writes both for a version of containerd.
-pub(super) fn write(version: &str) {
-    fs::write(FILE, config(version)).expect("a new file");
+/// Writes both for a version of containerd, which will listen at a socket.
+pub(super) fn write(file: &str, version: &str, socket: &str) {
+    fs::write(file, config(version).replace("SOCKET", socket)).expect("a file of the box's");
     fs::write("/run/runc", RUNC).expect("a new file");
     fs::set_permissions("/run/runc", Permissions::from_mode(0o755)).expect("a file of ours");
 }

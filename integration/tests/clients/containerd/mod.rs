@@ -18,6 +18,10 @@ use crate::node::{self, everything};
 pub(crate) use pod::{Pod, Wish};
 
 const SOCKET: &str = "/run/containerd.sock";
+const FILE: &str = "/run/containerd.toml";
+/// Where a package has both.
+const USUAL_SOCKET: &str = "/run/containerd/containerd.sock";
+const USUAL_FILE: &str = "/etc/containerd/config.toml";
 const LOG: &str = "/run/containerd.log";
 const IMAGE: &str = "localhost/pause:1";
 
@@ -39,12 +43,9 @@ impl<'a> Node<'a> {
         b.with_cgroups();
         node::put_plugins(b.implementation);
         let version = version();
-        configuration::write(&version);
+        configuration::write(FILE, &version, SOCKET);
         let daemon = daemon();
-        let archive = image::archive(IMAGE);
-        run(tool("ctr")
-            .args(["--address", SOCKET, "--namespace", "k8s.io", "images", "import"])
-            .arg(archive));
+        import(SOCKET, IMAGE);
         let compat = Compat::of("containerd CRI", &version, b);
         Self { b, daemon, cri: Cri::at(Path::new(SOCKET)), compat }
     }
@@ -146,21 +147,40 @@ fn version() -> String {
     version.split(['~', '+', '-']).next().unwrap_or(version).to_owned()
 }
 
+/// containerd as a package brings it, with an image of busybox, and no network yet.
+pub(crate) fn as_installed(b: &TestBox, image: &str) -> Child {
+    b.with_cgroups();
+    configuration::write(USUAL_FILE, &version(), USUAL_SOCKET);
+    let daemon = start(USUAL_FILE);
+    eventually_within(Duration::from_secs(30), "containerd listens", || {
+        Cri::at(Path::new(USUAL_SOCKET)).call("Status", "").is_ok()
+    });
+    import(USUAL_SOCKET, IMAGE);
+    import(USUAL_SOCKET, image);
+    daemon
+}
+
+fn import(socket: &str, image: &str) {
+    run(tool("ctr")
+        .args(["--address", socket, "--namespace", "k8s.io", "images", "import"])
+        .arg(image::archive(image)));
+}
+
 fn daemon() -> Child {
-    let log = || fs::File::options().create(true).append(true).open(LOG).expect("a log");
     let _ = fs::remove_file(SOCKET);
-    let daemon = tool("containerd")
-        .args(["--config", configuration::FILE])
-        .stdout(log())
-        .stderr(log())
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("start containerd");
+    let daemon = start(FILE);
     let cri = Cri::at(Path::new(SOCKET));
     eventually_within(Duration::from_secs(30), "containerd's node is ready", || {
         Path::new(SOCKET).exists() && network_is_ready(&cri).is_ok()
     });
     daemon
+}
+
+fn start(file: &str) -> Child {
+    let log = || fs::File::options().create(true).append(true).open(LOG).expect("a log");
+    let mut daemon = tool("containerd");
+    daemon.args(["--config", file]).stdout(log()).stderr(log()).stdin(Stdio::null());
+    daemon.spawn().expect("start containerd")
 }
 
 /// What kubelet asks every few seconds; no pod starts on a node whose network is not ready. The reason,

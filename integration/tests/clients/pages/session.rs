@@ -1,6 +1,7 @@
 //! A page, run from top to bottom: each command as it stands there, each answer compared.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cni_testbox::Implementation;
@@ -11,6 +12,12 @@ use super::{text_of, top};
 
 const DIRECTORY: &str = "/run/session";
 
+/// The page's directory, whose programs are found before all others.
+pub(super) fn open() -> &'static Path {
+    fs::create_dir_all(DIRECTORY).expect("a directory");
+    Path::new(DIRECTORY)
+}
+
 /// The directory of this workspace's plugins and of the command.
 fn binaries() -> String {
     let portmap = Implementation::Ours.plugin("portmap");
@@ -19,14 +26,14 @@ fn binaries() -> String {
 
 /// A shell's command where the page's files are, with these plugins and this command in the PATH.
 pub(super) fn bash(script: &str) -> Command {
-    fs::create_dir_all(DIRECTORY).expect("a directory");
+    let directory = open();
     let binaries = binaries();
     let path = std::env::var("PATH").expect("a path");
     let mut command = Command::new("bash");
     command
         .args(["-euc", script])
-        .current_dir(DIRECTORY)
-        .env("PATH", format!("{binaries}:{path}"))
+        .current_dir(directory)
+        .env("PATH", format!("{DIRECTORY}:{binaries}:{path}"))
         .env("CNI_PATH", format!("{binaries}:/usr/lib/cni"))
         .env("PLUGINS", binaries)
         .env("CHECKOUT", top())
@@ -78,8 +85,7 @@ pub(super) fn follow(page: &str) {
 }
 
 fn write(name: &str, content: &str) {
-    fs::create_dir_all(DIRECTORY).expect("a directory");
-    fs::write(format!("{DIRECTORY}/{name}"), content).expect("a file");
+    fs::write(open().join(name), content).expect("a file");
 }
 
 fn is_answer(answer: &str, printed: &[String]) -> bool {

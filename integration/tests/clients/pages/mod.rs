@@ -1,6 +1,7 @@
 //! What the pages for users show works: each command and each JSON, in blocks and in the text.
 
 mod configuration;
+mod guides;
 mod lookup;
 mod markdown;
 mod session;
@@ -29,13 +30,18 @@ cases! {
     networks_and_entries, ours;
 }
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 16] = [
     "README.md",
     "deploy/README.md",
     "docs/bandwidth.md",
     "docs/cni-chain.md",
     "docs/compatibility.md",
     "docs/firewall.md",
+    "docs/guide-back-to-go.md",
+    "docs/guide-containerd.md",
+    "docs/guide-from-go.md",
+    "docs/guide-kubernetes.md",
+    "docs/guide-podman.md",
     "docs/guide.md",
     "docs/portmap.md",
     "docs/reliability.md",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::markdown::{Step, spans, steps};
 use super::{PAGES, text_of};
-use crate::restore::Node;
+use crate::node;
 
 const OURS: [&str; 4] = ["portmap", "bandwidth", "tuning", "firewall"];
 /// Keys of others' plugins that pages name.
@@ -15,17 +15,17 @@ const OF_OTHERS: [&str; 1] = ["ipMasqBackend"];
 
 /// Blocks and spans.
 pub(super) fn has_no_error(b: &TestBox) {
-    let node = Node::new(b);
+    node::put_plugins(b.implementation);
     let (mut blocks, mut keys) = (0, 0);
     for page in PAGES {
         for shown in shown_in_blocks(page) {
-            let complaint = complaint(&node, &network(page, &shown));
+            let complaint = complaint(&network(page, &shown));
             assert_eq!(complaint, None, "{page}: {shown:#}");
             blocks += 1;
         }
         for (span, shown) in shown_in_text(page) {
             let of_others = shown.keys().all(|key| OF_OTHERS.contains(&key.as_str()));
-            let known = of_others || OURS.iter().any(|plugin| knows(&node, plugin, &shown));
+            let known = of_others || OURS.iter().any(|plugin| knows(plugin, &shown));
             assert!(known, "{page}: no plugin takes {span}");
             keys += 1;
         }
@@ -84,19 +84,19 @@ fn behind_a_bridge(kind: &str, mut entry: Value) -> Value {
 }
 
 /// Whether the keys may stand in the plugin's entry, or are capabilities that it takes.
-fn knows(node: &Node<'_>, plugin: &str, shown: &serde_json::Map<String, Value>) -> bool {
+fn knows(plugin: &str, shown: &serde_json::Map<String, Value>) -> bool {
     let object = Value::Object(shown.clone());
     let entries = [object.clone(), json!({ "capabilities": object })];
     entries.into_iter().any(|mut entry| {
         entry["type"] = json!(plugin);
-        complaint(node, &behind_a_bridge(plugin, entry)).is_none()
+        complaint(&behind_a_bridge(plugin, entry)).is_none()
     })
 }
 
 /// What lint says, unless it has no fault to find.
-fn complaint(node: &Node<'_>, network: &Value) -> Option<String> {
+fn complaint(network: &Value) -> Option<String> {
     fs::write("/run/shown.conflist", network.to_string()).expect("a file");
-    let output = node.cni_chain(&["lint", "/run/shown.conflist"]).output().expect("it runs");
+    let output = node::cni_chain(&["lint", "/run/shown.conflist"]).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let sound = output.status.success() && text.contains("0 errors, 0 warnings");
     (!sound).then_some(text)

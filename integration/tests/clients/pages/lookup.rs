@@ -126,6 +126,14 @@ pub(super) fn command(page: &str, command: &str) {
             let asks = asked.expect("the script").contains(&format!("$({program} {verb} "));
             assert!(asks, "{page}: check-inside asks no {program} {verb}");
         }
+        // deploy/try-image builds in a box what the Dockerfile says.
+        "buildah" => {
+            let file = fs::read_to_string(top().join("deploy/Dockerfile")).expect("the file");
+            let told = file.lines().find(|line| line.contains(&format!("buildah {verb} ")));
+            let told = told.unwrap_or_else(|| panic!("{page}: the Dockerfile has no {command}"));
+            let options = rest.iter().filter(|word| word.starts_with('-'));
+            options.for_each(|option| is_in(page, command, option, told));
+        }
         "mv" | "cp" | "ln" | "install" => assert!(exists(page, program), "{page}: {command}"),
         _ => {
             let path = if program.starts_with("./") {
