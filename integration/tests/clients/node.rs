@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// Where nodes have plugins and networks.
 pub(crate) const PLUGINS: &str = "/opt/cni/bin";
 pub(crate) const NETWORKS: &str = "/etc/cni/net.d";
-const OURS: [&str; 4] = ["portmap", "bandwidth", "tuning", "firewall"];
+pub(crate) const OURS: [&str; 4] = ["portmap", "bandwidth", "tuning", "firewall"];
 
 /// Puts Debian's plugins into [`PLUGINS`], and the implementation's in the places of those that it
 /// has; over others that are there.

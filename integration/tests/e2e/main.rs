@@ -10,6 +10,7 @@ mod masquerade;
 mod nft_kernel;
 mod node;
 mod older_layout;
+mod recorded;
 mod restore;
 mod screens;
 mod talks;

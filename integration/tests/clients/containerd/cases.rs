@@ -1,15 +1,18 @@
 //! The cases of containerd.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cni_testbox::{
-    HOST_V4, HOST2_V4, HOST2_V6, OUT_V4, TestBox, Transport, both, cases, run, tcp, tool, udp,
+    HOST_V4, HOST2_V4, HOST2_V6, Implementation, OUT_V4, TestBox, Transport, both, cases, run, spy,
+    tcp, tool, udp,
 };
 use serde_json::json;
 
 use super::{Node, Pod, Wish, network_is_ready, version};
-use crate::node::{self, nothing_is_left};
+use crate::node::{self, OURS, PLUGINS, nothing_is_left};
 use crate::rate;
 
 cases! {
@@ -19,6 +22,7 @@ cases! {
     thirty_pods_at_once, backends;
     a_flushed_node_is_restored_from_the_cache, backends;
     the_node_stays_ready, backends;
+    what_it_writes_is_recorded, ours;
 }
 
 const PORT: u16 = 8080;
@@ -245,4 +249,38 @@ fn the_node_stays_ready(b: &TestBox) {
     once_the_list_is_read(|| network_is_ready(&node.cri).ok());
     node.compat
         .works("all", "STATUS: a node that could not serve an ADD is not ready, and says why");
+}
+
+/// Prints what each of our plugins gets of a pod's life, in lines from which the files of
+/// `integration/tests/e2e/recorded` are made.
+fn what_it_writes_is_recorded(b: &TestBox) {
+    let asks_status = !version().starts_with("1.");
+    let mut list = node::network(b, if asks_status { "1.1.0" } else { "1.0.0" });
+    list["plugins"][0]["ipMasq"] = json!(false);
+    node::configure(&list);
+    let node = Node::start_on_configured(b);
+    for plugin in OURS {
+        spy::stand_before(Path::new(PLUGINS), plugin, &Implementation::Ours.plugin(plugin));
+    }
+    let mappings = [both(PORT, 80), vec![tcp(8081, 80).at("127.0.0.1")]].concat();
+    let web = node.run_silent("web", &Wish { mappings, bandwidth: Some(("16M", "8M")) });
+    network_is_ready(&node.cri).unwrap_or_else(|why| panic!("{why}"));
+    node.remove(&web);
+    let mut seen = BTreeSet::new();
+    let calls = spy::calls(Path::new(PLUGINS)).into_iter();
+    // STATUS comes again and again.
+    let once = |call: &spy::Call| call.command != "STATUS" || seen.insert(call.plugin.clone());
+    let calls: Vec<spy::Call> = calls.filter(once).collect();
+    for spy::Call { plugin, command, env, stdin_text, .. } in &calls {
+        let call = json!({ "plugin": plugin, "command": command, "env": env, "stdin": stdin_text });
+        println!("recorded| {call}");
+    }
+    for plugin in OURS {
+        let of = |command| {
+            calls.iter().filter(|one| one.plugin == plugin && one.command == command).count()
+        };
+        assert_eq!((of("ADD"), of("STATUS")), (1, usize::from(asks_status)), "{plugin}");
+        // One more from RemovePodSandbox, without a namespace.
+        assert!(of("DEL") > 1, "{plugin}");
+    }
 }
