@@ -1,10 +1,10 @@
-//! From a configured limit to a token bucket: units, bounds, and the burst that nobody chose.
+//! From a configured limit to a token bucket and its queue: units, bounds, and the burst that nobody chose.
 //!
 //! Everything is computed in 128 bits and bounded once, at the end.
 
-use cni_common::kernel::tc::{Bytes, BytesPerSecond, Tbf};
+use cni_common::kernel::tc::{Bytes, BytesPerSecond, FqCodel, Microseconds, Tbf};
 
-use crate::config::{Config, Limit};
+use crate::config::{Config, Limit, QueueKind};
 
 /// What the link says about the packets that have to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +18,32 @@ pub(crate) struct Packets {
 /// A bucket and what had to be changed about the burst that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bucket {
-    /// The bucket.
-    pub(crate) tbf: Tbf,
+    /// The bucket and its queue.
+    pub(crate) limiter: Limiter,
     /// The burst that was asked for, in bytes, if it was too small to let a frame pass.
     pub(crate) raised_from: Option<u64>,
+}
+
+/// A token bucket, and how packets wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limiter {
+    /// The bucket with a queue of its own.
+    pub(crate) tbf: Tbf,
+    /// Which of the two queues is asked for.
+    pub(crate) queue: QueueKind,
+    fq_codel: FqCodel,
+}
+
+impl Limiter {
+    /// The bucket with an `fq_codel` for its queue.
+    ///
+    /// The kernel keeps the length of the queue that the bucket would have by itself, and has no use for it.
+    /// A byte less tells a bucket that lost its `fq_codel`, and so passes nothing, from one that never had it:
+    /// the kernel names neither what is missing nor its own queue.
+    pub(crate) fn with_fq_codel(self) -> (Tbf, FqCodel) {
+        let limit = Bytes(self.tbf.limit.0.saturating_sub(1));
+        (Tbf { limit, ..self.tbf }, self.fq_codel)
+    }
 }
 
 /// The computed burst is what the rate moves in this time: long enough for timers and interrupts
@@ -39,6 +61,21 @@ const FRAMES_IN_ALL: u128 = 9;
 /// What a stack may hand down in one piece unless somebody enabled BIG TCP.
 const LARGEST_SEGMENT: u128 = 65_536;
 
+/// `CoDel`'s target and interval, in microseconds, as Linux and RFC 8289 have them for links of the internet.
+const TARGET: u128 = 5_000;
+const INTERVAL: u128 = 100_000;
+/// Where a frame takes longer than the target, each would have waited too long: the target has to be more than
+/// one (RFC 8289, section 4.4), and the interval stays long against it.
+const HALF_FRAMES_PER_TARGET: u128 = 3;
+const TARGETS_PER_INTERVAL: u128 = 10;
+/// A byte per second, the lowest rate, would be past the kernel's signed 32 bits.
+const LONGEST_TARGET: u128 = 60_000_000;
+/// All that an interval moves may have to wait. The kernel counts a packet with all that it is kept in: a full
+/// frame for half as much again, a small one for several times its size.
+const MEMORY_PER_BYTE: u128 = 4;
+/// A hundred full frames: with less, flows that begin at a low rate would lose their first packets.
+const LEAST_MEMORY: u128 = 256 * 1024;
+
 impl Bucket {
     /// The bucket for a limit.
     pub(crate) fn new(limit: Limit, config: &Config, packets: Packets) -> Self {
@@ -52,11 +89,12 @@ impl Bucket {
             u128::from(asked).max(frame)
         };
         let burst = bounded(burst);
+        let limit = queue(rate, burst, config.latency, packets);
         Self {
-            tbf: Tbf {
-                rate: BytesPerSecond(rate),
-                burst,
-                limit: queue(rate, burst, config.latency, packets),
+            limiter: Limiter {
+                tbf: Tbf { rate: BytesPerSecond(rate), burst, limit },
+                queue: config.queue,
+                fq_codel: fq_codel(rate, frame),
             },
             raised_from: (!unset && burst > bounded(asked.into())).then_some(asked),
         }
@@ -73,6 +111,20 @@ fn queue(rate: u64, burst: Bytes, latency: u32, packets: Packets) -> Bytes {
     let burst = u128::from(burst.0);
     let least = (FRAMES_PER_QUEUE * frame).max((FRAMES_IN_ALL * frame).saturating_sub(burst));
     bounded(waiting.max(least).max(segment.min(burst)))
+}
+
+/// The queues for frames of this size at a rate in bytes per second.
+fn fq_codel(rate: u64, frame: u128) -> FqCodel {
+    let rate = u128::from(rate.max(1));
+    let half_frames = HALF_FRAMES_PER_TARGET * frame * 1_000_000 / 2 / rate;
+    let target = half_frames.clamp(TARGET, LONGEST_TARGET);
+    let interval = INTERVAL.max(TARGETS_PER_INTERVAL * target);
+    let microseconds = |time: u128| Microseconds(u32::try_from(time).unwrap_or(u32::MAX));
+    FqCodel {
+        target: microseconds(target),
+        interval: microseconds(interval),
+        memory_limit: bounded((MEMORY_PER_BYTE * rate * interval / 1_000_000).max(LEAST_MEMORY)),
+    }
 }
 
 fn bounded(bytes: u128) -> Bytes {
@@ -93,6 +145,7 @@ mod tests {
             ingress: None,
             egress: None,
             subnets: Subnets::All,
+            queue: QueueKind::Best,
             latency: DEFAULT_LATENCY,
             honor_runtime_burst: honor,
         };
@@ -101,7 +154,7 @@ mod tests {
     }
 
     fn numbers(bucket: Bucket) -> (u64, u32, u32, Option<u64>) {
-        let Tbf { rate, burst, limit } = bucket.tbf;
+        let Tbf { rate, burst, limit } = bucket.limiter.tbf;
         (rate.0, burst.0, limit.0, bucket.raised_from)
     }
 
@@ -144,11 +197,29 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_target_follows_the_rate() {
+        for (rate, target, interval, memory) in [
+            (8, 60_000_000, 600_000_000, 262_144),
+            (100_000, 182_640, 1_826_400, 262_144),
+            (1_000_000, 18_264, 182_640, 262_144),
+            (10_000_000, 5000, 100_000, 500_000),
+            (1_000_000_000, 5000, 100_000, 50_000_000),
+            (400_000_000_000, 5000, 100_000, u32::MAX),
+        ] {
+            let (tbf, queue) = bucket(rate, 4_294_967_295, false).limiter.with_fq_codel();
+            let numbers = (queue.target.0, queue.interval.0, queue.memory_limit.0);
+            assert_eq!(numbers, (target, interval, memory), "{rate}");
+            assert_eq!(tbf.limit.0 + 1, bucket(rate, 4_294_967_295, false).limiter.tbf.limit.0);
+        }
+    }
+
     proptest! {
         /// The kernel's 32 bits end the numbers; nothing wraps.
         #[test]
         fn no_number_wraps(rate in 8_u64.., burst in 1..34_359_738_360_u64, honor: bool) {
-            let Bucket { tbf, raised_from } = bucket(rate, burst, honor);
+            let Bucket { limiter, raised_from } = bucket(rate, burst, honor);
+            let tbf = limiter.tbf;
             prop_assert_eq!(u128::from(tbf.rate.0), u128::from(rate) / 8);
             let exact = u128::from(rate) / 8 * 25 / 1000;
             prop_assert!(u128::from(tbf.limit.0) >= exact.min(u32::MAX.into()));
@@ -163,7 +234,7 @@ mod tests {
         /// wherever 5 % of it is more than two frames.
         #[test]
         fn a_computed_burst_is_small(rate in 250_000..400_000_000_000_u64) {
-            let tbf = bucket(rate, 4_294_967_295, false).tbf;
+            let tbf = bucket(rate, 4_294_967_295, false).limiter.tbf;
             prop_assert!(u128::from(tbf.burst.0) * 20 <= u128::from(rate / 8) * 2);
         }
     }

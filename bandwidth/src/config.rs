@@ -12,6 +12,8 @@ pub(crate) struct Config {
     pub(crate) egress: Option<Limit>,
     /// Which remote addresses the limits are about.
     pub(crate) subnets: Subnets,
+    /// How packets wait that are too many for now.
+    pub(crate) queue: QueueKind,
     /// How long a packet may wait in a full queue, in milliseconds.
     pub(crate) latency: u32,
     /// Take a runtime's placeholder for a burst at its word.
@@ -34,6 +36,18 @@ pub(crate) struct BitsPerSecond(pub(crate) u64);
 /// A configured amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Bits(pub(crate) u64);
+
+/// How packets wait for a token bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum QueueKind {
+    /// As [`Self::FqCodel`] if the kernel has it, else as [`Self::Fifo`].
+    #[default]
+    Best,
+    /// A queue for each flow, none of which is left to stand.
+    FqCodel,
+    /// One queue for all.
+    Fifo,
+}
 
 /// Which remote addresses the limits are about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +85,7 @@ impl Config {
     /// Reads the configuration.
     pub(crate) fn read(network: &NetworkConfig) -> Result<Self, CniError> {
         network.with_fields(|top| {
+            let queue = queue(&top.field("queue"))?;
             let latency = top.field("latency").integer(1..=LONGEST_LATENCY)?;
             let honor_runtime_burst = top.field("honorRuntimeBurst").boolean()?.unwrap_or(false);
             let config = |limits: Fields<'_>, subnets| {
@@ -78,6 +93,7 @@ impl Config {
                     ingress: limit(limits, "ingressRate", "ingressBurst")?,
                     egress: limit(limits, "egressRate", "egressBurst")?,
                     subnets,
+                    queue,
                     latency: latency.and_then(|l| l.try_into().ok()).unwrap_or(DEFAULT_LATENCY),
                     honor_runtime_burst,
                 })
@@ -144,6 +160,17 @@ fn limit(
             format!("set {rate_key} to at least 8, or both it and {burst_key} to 0 for no limit"),
         ),
         _ => Ok(Some(Limit { rate: BitsPerSecond(rate), burst: Bits(burst) })),
+    }
+}
+
+fn queue(field: &Field<'_>) -> Result<QueueKind, CniError> {
+    match field.string()? {
+        None => Ok(QueueKind::Best),
+        Some("fq_codel") => Ok(QueueKind::FqCodel),
+        Some("fifo") => Ok(QueueKind::Fifo),
+        Some(other) => Err(CniError::config(format!(
+            "unrecognized queue {other:?}: use \"fq_codel\" or \"fifo\", or remove the key"
+        ))),
     }
 }
 
@@ -287,6 +314,18 @@ mod tests {
         assert_eq!(read(r#""latency":null"#).expect("valid").latency, DEFAULT_LATENCY);
         for bad in ["0", "60001", "\"25ms\""] {
             assert!(read(&format!(r#""latency":{bad}"#)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn queues_have_two_names() {
+        let queue = |text: &str| read(&format!(r#""queue":{text}"#)).map(|config| config.queue);
+        assert_eq!(read("\"latency\":5").map(|config| config.queue), Ok(QueueKind::Best));
+        assert_eq!(queue("null"), Ok(QueueKind::Best));
+        assert_eq!(queue("\"fq_codel\""), Ok(QueueKind::FqCodel));
+        assert_eq!(queue("\"fifo\""), Ok(QueueKind::Fifo));
+        for bad in ["\"\"", "\"FIFO\"", "\"cake\"", "1"] {
+            assert!(queue(bad).is_err(), "{bad}");
         }
     }
 

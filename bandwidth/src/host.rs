@@ -58,6 +58,13 @@ impl Host {
             .map_err(refused(|| format!("look at the root qdisc of {}", link.name)))
     }
 
+    /// What a token bucket that is the root qdisc was given for a queue.
+    pub(crate) fn queue(&mut self, link: &Link, handle: u16) -> Result<Option<Qdisc>, CniError> {
+        self.kernel
+            .queue(link.index, handle)
+            .map_err(refused(|| format!("look at the queue of {}", link.name)))
+    }
+
     pub(crate) fn clsact_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, CniError> {
         self.kernel
             .clsact(link.index)

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use cni_common::kernel::link::{Link, LinkChange, Links};
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
-use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc, Tbf, Tc};
+use cni_common::kernel::tc::{FqCodel, Hook, HookChange, InstalledFilter, Qdisc, Tbf, Tc};
 use cni_common::kernel::veth::{self, VethError};
 
 /// The questions and the changes, as [`Links`] and [`Tc`] have them.
@@ -25,6 +25,16 @@ pub(crate) trait Kernel: Debug {
     fn delete_link(&mut self, link: u32) -> Result<(), RtnetlinkError>;
     fn root(&mut self, link: u32) -> Result<Option<Qdisc>, RtnetlinkError>;
     fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError>;
+    fn set_tbf_with(
+        &mut self,
+        link: u32,
+        handle: u16,
+        tbf: Tbf,
+        queue: (u16, FqCodel),
+        otherwise: Option<Tbf>,
+    ) -> Result<(), RtnetlinkError>;
+    fn set_tbf_alone(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError>;
+    fn queue(&mut self, link: u32, handle: u16) -> Result<Option<Qdisc>, RtnetlinkError>;
     fn delete_root(&mut self, link: u32) -> Result<(), RtnetlinkError>;
     fn clsact(&mut self, link: u32) -> Result<Option<Qdisc>, RtnetlinkError>;
     fn filters(&mut self, link: u32, hook: Hook) -> Result<Vec<InstalledFilter>, RtnetlinkError>;
@@ -89,6 +99,25 @@ impl Kernel for Live {
 
     fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
         self.tc.set_tbf(link, handle, tbf)
+    }
+
+    fn set_tbf_with(
+        &mut self,
+        link: u32,
+        handle: u16,
+        tbf: Tbf,
+        queue: (u16, FqCodel),
+        otherwise: Option<Tbf>,
+    ) -> Result<(), RtnetlinkError> {
+        self.tc.set_tbf_with(link, handle, tbf, queue, otherwise)
+    }
+
+    fn set_tbf_alone(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
+        self.tc.set_tbf_alone(link, handle, tbf)
+    }
+
+    fn queue(&mut self, link: u32, handle: u16) -> Result<Option<Qdisc>, RtnetlinkError> {
+        self.tc.queue(link, handle)
     }
 
     fn delete_root(&mut self, link: u32) -> Result<(), RtnetlinkError> {

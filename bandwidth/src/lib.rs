@@ -49,6 +49,7 @@ impl Plugin for Bandwidth {
         "ingressBurst",
         "egressRate",
         "egressBurst",
+        "queue",
         "latency",
         "honorRuntimeBurst",
         "shapedSubnets",
@@ -112,8 +113,10 @@ impl Plugin for Bandwidth {
     }
 
     fn status(&self, request: &StatusRequest) -> Result<(), CniError> {
-        Config::read(&request.config)?;
-        status::run()
+        let config = Config::read(&request.config)?;
+        let queue = status::run(config.queue)?;
+        request.log.debug(|| format!("packets would wait in {queue}"));
+        Ok(())
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Installed {
     pub rate: u64,
     /// The interface that the token bucket filter is on.
     pub interface: String,
+    /// What packets wait in: `fq_codel`, `fifo`, or a word for what another program put there.
+    pub queue: &'static str,
 }
 
 /// Every limit with an owner's name on it.
@@ -43,7 +45,7 @@ pub fn installed() -> Result<Vec<Installed>, CniError> {
         let Some(owner) = owner_of(link) else { continue };
         ifbs.insert(link.index, owner.clone());
         let root = host.root_qdisc(link)?;
-        all.extend(limit(root, owner, tc::limits_ingress(&link.name), &link.name));
+        all.extend(limit(&mut host, link, root.as_ref(), owner, tc::limits_ingress(&link.name))?);
     }
     for link in links.iter().filter(|link| is(link, VETH)) {
         let root = host.root_qdisc(link)?.filter(tc::is_our_tbf);
@@ -57,15 +59,24 @@ pub fn installed() -> Result<Vec<Installed>, CniError> {
             let end = HostEnd::look(&mut host, link.clone())?;
             tc::redirected_to(&end).into_iter().find_map(|ifb| ifbs.get(&ifb).cloned())
         };
-        all.extend(owner.and_then(|owner| limit(root, owner, true, &link.name)));
+        if let Some(owner) = owner {
+            all.extend(limit(&mut host, link, root.as_ref(), owner, true)?);
+        }
     }
     Ok(all)
 }
 
-fn limit(root: Option<Qdisc>, owner: String, is_ingress: bool, link: &str) -> Option<Installed> {
-    let QdiscKind::Tbf(tbf) = root?.kind else { return None };
+fn limit(
+    host: &mut Host,
+    link: &Link,
+    root: Option<&Qdisc>,
+    owner: String,
+    is_ingress: bool,
+) -> Result<Option<Installed>, CniError> {
+    let Some(Qdisc { kind: QdiscKind::Tbf(tbf), .. }) = root else { return Ok(None) };
     let rate = tbf.rate.0.saturating_mul(8);
-    Some(Installed { owner, is_ingress, rate, interface: link.to_owned() })
+    let queue = tc::queue_name(host, link)?;
+    Ok(Some(Installed { owner, is_ingress, rate, interface: link.name.clone(), queue }))
 }
 
 /// An alias may be anybody's; an owner's has three parts.

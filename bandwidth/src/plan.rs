@@ -2,9 +2,8 @@
 //! addresses. No I/O.
 
 use cni_common::cni::{Attachment, OwnerTag};
-use cni_common::kernel::tc::Tbf;
 
-use crate::bucket::{Bucket, Packets};
+use crate::bucket::{Bucket, Limiter, Packets};
 use crate::config::{Config, Subnets};
 
 /// The limits of an attachment.
@@ -12,9 +11,9 @@ use crate::config::{Config, Subnets};
 pub(crate) struct Plan {
     pub(crate) tag: OwnerTag,
     /// Rate, burst and queue of what goes into the container; none is no limit.
-    pub(crate) ingress: Option<Tbf>,
+    pub(crate) ingress: Option<Limiter>,
     /// The same of what comes out of it.
-    pub(crate) egress: Option<Tbf>,
+    pub(crate) egress: Option<Limiter>,
     /// The remote addresses that both are about.
     pub(crate) subnets: Subnets,
     /// What the operator should know.
@@ -28,7 +27,7 @@ impl Plan {
         let mut bucket = |key, limit| {
             let bucket = Bucket::new(limit, config, packets);
             warnings.extend(raised_burst(key, bucket));
-            bucket.tbf
+            bucket.limiter
         };
         let ingress = config.ingress.map(|limit| bucket("ingressBurst", limit));
         let egress = config.egress.map(|limit| bucket("egressBurst", limit));
@@ -39,7 +38,7 @@ impl Plan {
 
 fn raised_burst(key: &str, bucket: Bucket) -> Option<String> {
     let asked = bucket.raised_from?;
-    let burst = u64::from(bucket.tbf.burst.0);
+    let burst = u64::from(bucket.limiter.tbf.burst.0);
     Some(format!(
         "{key} of {asked} bytes lets no full frame pass: raised to {burst} bytes; set {key} to at \
          least {} bits",
@@ -50,7 +49,7 @@ fn raised_burst(key: &str, bucket: Bucket) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Bits, BitsPerSecond, Limit};
+    use crate::config::{Bits, BitsPerSecond, Limit, QueueKind};
 
     #[test]
     fn a_raised_burst_is_told() {
@@ -60,6 +59,7 @@ mod tests {
             ingress: Some(Limit { rate: BitsPerSecond(8000), burst: Bits(80) }),
             egress: None,
             subnets: Subnets::All,
+            queue: QueueKind::Best,
             latency: 25,
             honor_runtime_burst: false,
         };

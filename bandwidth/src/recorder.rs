@@ -7,7 +7,7 @@ use cni_common::kernel::iproute;
 use cni_common::kernel::link::{Link, LinkChange};
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
-use cni_common::kernel::tc::{Hook, HookChange, InstalledFilter, Qdisc, Tbf};
+use cni_common::kernel::tc::{FqCodel, Hook, HookChange, InstalledFilter, Qdisc, Tbf};
 use cni_common::kernel::veth::VethError;
 
 use crate::kernel::Kernel;
@@ -94,6 +94,32 @@ impl Kernel for Recorder {
     fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
         self.write(iproute::set_tbf(&self.name(link), handle, tbf));
         Ok(())
+    }
+
+    fn set_tbf_with(
+        &mut self,
+        link: u32,
+        handle: u16,
+        tbf: Tbf,
+        (queue, fq_codel): (u16, FqCodel),
+        otherwise: Option<Tbf>,
+    ) -> Result<(), RtnetlinkError> {
+        self.set_tbf(link, handle, tbf)?;
+        let name = self.name(link);
+        let command = iproute::set_fq_codel(&name, handle, queue, fq_codel);
+        self.write(match otherwise {
+            None => command,
+            Some(tbf) => format!("{command} || {}", iproute::set_tbf(&name, handle, tbf)),
+        });
+        Ok(())
+    }
+
+    fn set_tbf_alone(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
+        self.set_tbf(link, handle, tbf)
+    }
+
+    fn queue(&mut self, _link: u32, _handle: u16) -> Result<Option<Qdisc>, RtnetlinkError> {
+        Ok(None)
     }
 
     fn delete_root(&mut self, link: u32) -> Result<(), RtnetlinkError> {

@@ -3,10 +3,13 @@
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::LinkChange;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
-use cni_common::kernel::tc::{Action, Bytes, BytesPerSecond, Filter, Hook, HookChange, Match, Tbf};
+use cni_common::kernel::tc::{
+    Action, Bytes, BytesPerSecond, Filter, FqCodel, Hook, HookChange, Match, Microseconds, Tbf,
+};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
+use crate::config::QueueKind;
 use crate::host::Host;
 
 const IFB: &str = "probe";
@@ -15,13 +18,13 @@ const IFB: &str = "probe";
 const NO_LINK: u32 = i32::MAX.cast_unsigned();
 
 /// Makes an IFB with a TBF and a redirect. All of it ends with the process, which does nothing else
-/// afterwards, and so needs no thread to come back from.
-pub(crate) fn run() -> Result<(), CniError> {
+/// afterwards, and so needs no thread to come back from. The name of the queue that ADD would make is returned.
+pub(crate) fn run(queue: QueueKind) -> Result<&'static str, CniError> {
     may_change_links_here()?;
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
         unavailable("make a network namespace to try things in", "run it as root", &error)
     })?;
-    attempt()
+    attempt(queue)
 }
 
 /// In a user namespace a process may have every privilege in a network namespace that it makes, and none
@@ -39,7 +42,7 @@ fn may_change_links_here() -> Result<(), CniError> {
     }
 }
 
-fn attempt() -> Result<(), CniError> {
+fn attempt(queue: QueueKind) -> Result<&'static str, CniError> {
     let kernel = &mut Host::open()?.kernel;
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     kernel.create_ifb(IFB, &up, IFB).map_err(refused("create an IFB", "ifb"))?;
@@ -47,7 +50,21 @@ fn attempt() -> Result<(), CniError> {
         CniError::new(ErrorCode::NotAvailable, "an IFB that was just made cannot be found")
     })?;
     let tbf = Tbf { rate: BytesPerSecond(1 << 33), burst: Bytes(u32::MAX), limit: Bytes(u32::MAX) };
-    kernel.set_tbf(ifb.index, 1, tbf).map_err(refused("limit a rate", "sch_tbf"))?;
+    let time = Microseconds(1);
+    let fq_codel = FqCodel { target: time, interval: time, memory_limit: Bytes(u32::MAX) };
+    let queued = kernel.set_tbf_with(ifb.index, 1, tbf, (2, fq_codel), None);
+    let is_missing = |error: &RtnetlinkError| error.module == Some("sch_fq_codel");
+    let queue = match (queue, queued) {
+        (_, Err(error)) if !is_missing(&error) => {
+            return Err(refused("limit a rate", "sch_tbf")(error));
+        }
+        (QueueKind::FqCodel, Err(error)) => {
+            return Err(refused("queue by fq_codel", "sch_fq_codel")(error));
+        }
+        (QueueKind::Fifo, _) => "fifo",
+        (QueueKind::Best, Err(_)) => "fifo, because the kernel has no fq_codel",
+        (_, Ok(())) => "fq_codel",
+    };
     let mut change = |change| -> Result<(), RtnetlinkError> {
         kernel.change_hooks(ifb.index, &[change])?.into_iter().collect()
     };
@@ -59,7 +76,7 @@ fn attempt() -> Result<(), CniError> {
         change(HookChange::AddFilter(Hook::Ingress, (&filter).into()))
             .map_err(refused("redirect packets", module))?;
     }
-    Ok(())
+    Ok(queue)
 }
 
 fn refused(task: &str, module: &str) -> impl Fn(RtnetlinkError) -> CniError {

@@ -3,11 +3,12 @@
 //!
 //! `cargo build --release`, then `cargo bench -p cni-chain --bench bandwidth`. Needs root, iperf3 and
 //! Debian's `containernetworking-plugins`. Takes about seven minutes; `--cpu` leaves the floods out,
-//! `--rate MBIT` runs those of one rate. `--enforce` makes the exit status say whether every
+//! `--rate MBIT` runs those of one rate, `--queues` compares the queues instead, on a kernel that has both. `--enforce` makes the exit status say whether every
 //! limit is kept.
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,6 +56,9 @@ fn main() {
     ]);
     let (ours, go) =
         (Implementation::Ours.plugin("bandwidth"), Implementation::Go.plugin("bandwidth"));
+    if std::env::args().any(|word| word == "--queues") {
+        return queues(&ours);
+    }
     let mut limits = Limits::default();
     cpu(&mut limits, &ours, &go);
     let arguments: Vec<String> = std::env::args().collect();
@@ -76,6 +80,86 @@ fn main() {
         }
     }
     limits.conclude();
+}
+
+/// A ping beside TCP that goes into the container as fast as it may, for each queue.
+fn queues(ours: &Path) {
+    const QUEUES: [&str; 2] = ["fq_codel", "fifo"];
+    println!(
+        "| limit | flows | idle | fq_codel: ping | lost | throughput | fifo: ping | lost | throughput |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let arguments: Vec<String> = std::env::args().collect();
+    let wanted = arguments.iter().skip_while(|word| *word != "--rate").nth(1);
+    for mbit in [1_u64, 10, 50, 100, 1000] {
+        if wanted.is_some_and(|wanted| *wanted != mbit.to_string()) {
+            continue;
+        }
+        for flows in [1, 8] {
+            let mut row = format!("| {mbit} Mbit/s | {flows} |");
+            for queue in QUEUES {
+                let call = queued(mbit * 1_000_000, queue);
+                call.cpu(ours, "ADD");
+                if queue == QUEUES[0] {
+                    let _ = write!(row, " {:.1} ms |", Pings::run(20).mean);
+                }
+                let (pings, bits) = beside_bulk(flows);
+                let Pings { sent, lost, mean } = pings;
+                let mbit = bits / 1e6;
+                let _ = write!(row, " {mean:.1} ms | {lost} of {sent} | {mbit:.2} Mbit/s |");
+                call.cpu(ours, "DEL");
+                clean();
+            }
+            println!("{row}");
+        }
+    }
+}
+
+/// A limit of a rate for both directions, by this queue.
+fn queued(rate: u64, queue: &str) -> Call {
+    let stdin = format!(
+        r#"{{"cniVersion":"1.0.0","name":"bench","type":"bandwidth","queue":"{queue}",
+        "ingressRate":{rate},"ingressBurst":{PLACEHOLDER},"egressRate":{rate},"egressBurst":{PLACEHOLDER},
+        "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"v0"}},
+        {{"name":"eth0","sandbox":"/run/netns/c1"}}]}}}}"#
+    );
+    bench::call("bandwidth", "bench", &stdin)
+}
+
+/// What ping says of some questions.
+struct Pings {
+    sent: u32,
+    lost: u32,
+    /// In milliseconds.
+    mean: f64,
+}
+
+impl Pings {
+    fn run(count: u32) -> Self {
+        let words = ["ping", "-q", "-i", "0.1", "-W", "3", "-c", &count.to_string(), "10.72.0.2"];
+        let said = in_namespace("c1", &words).wait_with_output().expect("ping");
+        let said = String::from_utf8_lossy(&said.stdout);
+        let received =
+            said.split(", ").nth(1).and_then(|part| part.split(' ').next()?.parse().ok());
+        Self { sent: count, lost: count - received.unwrap_or(0), mean: mean_of_ping(&said) }
+    }
+}
+
+/// Pings while iperf3's TCP comes in, and the bits per second that its receiver had.
+fn beside_bulk(flows: u32) -> (Pings, f64) {
+    let mut server = in_namespace("far", &["iperf3", "-s", "-1"]);
+    std::thread::sleep(Duration::from_millis(500));
+    let words =
+        ["iperf3", "-c", "10.72.0.2", "-R", "-J", "-O", "2", "-t", "14", "-P", &flows.to_string()];
+    let client = in_namespace("c1", &words);
+    std::thread::sleep(Duration::from_secs(3));
+    let pings = Pings::run(100);
+    let report = client.wait_with_output().expect("iperf3");
+    let _ = server.kill();
+    let _ = server.wait();
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("JSON of iperf3");
+    let received = &report["end"]["sum_received"]["bits_per_second"];
+    (pings, received.as_f64().unwrap_or(f64::NAN))
 }
 
 /// A call with the same limit for both directions.

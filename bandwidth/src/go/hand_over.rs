@@ -4,9 +4,6 @@
 //! there is changed in place: the TBF of the host's end gets the Go plugin's numbers, its IFB is made with
 //! a TBF before the redirect leads there, and ours goes when it has sent what it holds.
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::link::{Link, LinkChange};
@@ -46,28 +43,6 @@ pub(crate) fn make_egress(
 /// The bucket that it makes of a limit for what goes into the container.
 pub(crate) fn ingress(config: &Config) -> Option<Tbf> {
     config.ingress.map(tbf)
-}
-
-/// Lets an IFB to which nothing leads any more send what it holds.
-pub(crate) fn drain(
-    host: &mut Host,
-    ifb: &Link,
-    handle: u16,
-    limit: Limit,
-) -> Result<(), CniError> {
-    /// What a link moves in no time.
-    const OPEN: Tbf =
-        Tbf { rate: BytesPerSecond(1 << 36), burst: Bytes(1 << 30), limit: Bytes(1 << 30) };
-    /// What a stack hands down in one piece, in bits.
-    const SEGMENT: u64 = 65_536 * 8;
-    const MOST: Duration = Duration::from_secs(2);
-    host.kernel
-        .set_tbf(ifb.index, handle, OPEN)
-        .map_err(refused(|| format!("open {}", ifb.name)))?;
-    // The first in its queue waits for as long as it was told before.
-    let waits = Duration::from_micros(SEGMENT.saturating_mul(1_000_000) / limit.rate.0.max(1));
-    sleep((waits + Duration::from_millis(20)).min(MOST));
-    Ok(())
 }
 
 fn ensure_ifb(host: &mut Host, veth: &Link, name: &str) -> Result<Link, CniError> {

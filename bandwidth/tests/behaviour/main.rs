@@ -8,6 +8,7 @@ mod check;
 mod coexistence;
 mod frame;
 mod layouts;
+mod queue;
 mod removal;
 mod subnets;
 mod support;

@@ -6,7 +6,7 @@ use super::link::LinkChange;
 use super::mac;
 use super::shell::word;
 use super::tc::{
-    Action, ETH_P_8021AD, ETH_P_8021Q, Hook, HookChange, InstalledFilter, QdiscKind, Tbf,
+    Action, ETH_P_8021AD, ETH_P_8021Q, FqCodel, Hook, HookChange, InstalledFilter, QdiscKind, Tbf,
 };
 
 /// What changes an interface.
@@ -78,6 +78,19 @@ pub fn set_tbf(name: &str, handle: u16, tbf: Tbf) -> String {
         tbf.rate.0,
         tbf.burst.0,
         tbf.limit.0
+    )
+}
+
+/// What puts an `fq_codel` into a TBF of an interface, or changes it.
+#[must_use]
+pub fn set_fq_codel(name: &str, tbf: u16, handle: u16, queue: FqCodel) -> String {
+    format!(
+        "tc qdisc replace dev {} parent {tbf:x}:1 handle {handle:x}: fq_codel target {}us interval {}us \
+         memory_limit {} ecn",
+        word(name),
+        queue.target.0,
+        queue.interval.0,
+        queue.memory_limit.0
     )
 }
 

@@ -162,10 +162,15 @@ fn limit(limited: &Limited) -> Row {
     let cells = vec![
         owner_cell(&limited.owner),
         direction.to_owned().into(),
-        rate(limited.rate).into(),
+        format!("{}{}", rate(limited.rate), queue(limited)).into(),
         limited.interface.clone().into(),
     ];
     row(cells, Tone::Plain)
+}
+
+/// Said of a queue that not every kernel has.
+fn queue(limited: &Limited) -> String {
+    if limited.queue == "fifo" { String::new() } else { format!(", {}", limited.queue) }
 }
 
 /// As in `1.5 Mbit/s`, in powers of ten.
@@ -269,6 +274,7 @@ fn limit_json(limited: &Limited) -> Object {
     object.push("owner", owner_json(&limited.owner));
     object.push("direction", if limited.is_ingress { "ingress" } else { "egress" });
     object.push("bitsPerSecond", limited.rate);
+    object.push("queue", limited.queue);
     object.push("interface", limited.interface.as_str());
     object
 }
@@ -381,6 +387,7 @@ mod tests {
                 is_ingress: false,
                 rate: 1_500_000,
                 interface: "bwp1".to_owned(),
+                queue: "fifo",
             }],
             tuned: vec![Tuned {
                 owner: owner(ID),

@@ -66,6 +66,7 @@ pub(crate) struct Limited {
     /// Bits per second.
     pub(crate) rate: u64,
     pub(crate) interface: String,
+    pub(crate) queue: &'static str,
 }
 
 /// A setting that DEL gives back, and its owner.
@@ -183,6 +184,7 @@ impl Survey {
                     is_ingress: found.is_ingress,
                     rate: found.rate,
                     interface: found.interface,
+                    queue: found.queue,
                 })
             })),
             Err(error) => unreadable.push(error.to_string()),

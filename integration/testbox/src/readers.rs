@@ -167,10 +167,28 @@ pub mod tc {
 
     use crate::tool::listed;
 
-    /// The qdiscs of a link.
+    /// The qdiscs of a link, but for those that are inside of another.
     #[track_caller]
     pub fn qdiscs(link: &str) -> Vec<Value> {
+        let mut found = all_qdiscs(link);
+        found.retain(|qdisc| !is_inside(qdisc));
+        found
+    }
+
+    /// The queue that a link's TBF was given, if it was given one.
+    #[track_caller]
+    pub fn queue(link: &str) -> Option<Value> {
+        all_qdiscs(link).into_iter().find(is_inside)
+    }
+
+    #[track_caller]
+    fn all_qdiscs(link: &str) -> Vec<Value> {
         listed(&format!("tc -j qdisc show dev {link}"))
+    }
+
+    /// The hooks are inside of nothing, and have a parent that says so.
+    fn is_inside(qdisc: &Value) -> bool {
+        qdisc["parent"].as_str().is_some_and(|parent| !parent.starts_with("ffff:"))
     }
 
     /// The options of a link's TBF: `rate` in bytes per second, `burst` in bytes.

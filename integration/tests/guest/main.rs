@@ -8,6 +8,7 @@ mod links;
 mod loss;
 mod modules;
 mod netfilter_of_bridges;
+mod queue;
 mod vrf;
 
 use std::fs;

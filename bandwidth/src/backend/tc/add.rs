@@ -7,10 +7,11 @@ use cni_common::kernel::tc::{Filter, Hook, HookChange, InstalledFilter, Qdisc, Q
 
 use super::before::Before;
 use super::clsact::{self, Hooks};
-use super::layout::{CLSACT_IS_FOREIGN, HANDLE, is_our_tbf, our_filters, redirect, root};
+use super::layout::{CLSACT_IS_FOREIGN, is_our_tbf, our_filters, redirect, root};
+use super::limit::{self, Held};
 use super::{ifb, removal};
 use crate::go::{self, Leftovers};
-use crate::host::{Host, deletions, refused};
+use crate::host::{Host, deletions};
 use crate::host_end::{HOOKS, HostEnd};
 use crate::plan::Plan;
 
@@ -51,6 +52,7 @@ fn require_replaceable_root(end: &HostEnd, plan: &Plan) -> Result<(), CniError> 
 fn describe(qdisc: &Qdisc) -> String {
     let name = match &qdisc.kind {
         QdiscKind::Tbf(_) => "tbf",
+        QdiscKind::FqCodel(_) => "fq_codel",
         QdiscKind::Ingress => "ingress",
         QdiscKind::Clsact => "clsact",
         QdiscKind::Other(name) => name,
@@ -67,16 +69,14 @@ fn build(
 ) -> Result<Vec<Link>, CniError> {
     let end = &before.end;
     let link = &end.link;
-    let ifbs = redirect_all(host, end, plan, hooks)?;
-    if let Some(tbf) = root(plan) {
+    let ifbs = redirect_all(host, end, before, plan, hooks)?;
+    if let Some(limiter) = root(plan) {
         // With an IFB, that one names the owner, and its redirect leads here. The name comes first: GC
         // does not see a TBF without.
         if ifbs.is_empty() && (link.alias.is_none() || end.names(&plan.tag)) {
             host.set_alias(link, plan.tag.as_str())?;
         }
-        host.kernel
-            .set_tbf(link.index, HANDLE, tbf)
-            .map_err(refused(|| format!("limit what goes to {}", link.name)))?;
+        limit::set(host, link, &before.held, limiter)?;
     } else {
         removal::delete_tbf(host, end, go)?;
         removal::clear_alias(host, end, &plan.tag)?;
@@ -98,6 +98,7 @@ fn build(
 fn redirect_all(
     host: &mut Host,
     end: &HostEnd,
+    before: &Before,
     plan: &Plan,
     hooks: &Hooks,
 ) -> Result<Vec<Link>, CniError> {
@@ -107,9 +108,13 @@ fn redirect_all(
         let mut ours: Vec<&InstalledFilter> = our_filters(end, hook).collect();
         if let Some(wanted) = redirect(plan, hook) {
             let ifb = ifb::ensure(host, end, &plan.tag, hook)?;
-            host.kernel
-                .set_tbf(ifb.index, HANDLE, wanted.tbf)
-                .map_err(refused(|| format!("limit {}", ifb.name)))?;
+            let held = before.held_by_ifb(hook).filter(|(found, _)| found.index == ifb.index);
+            limit::set(
+                host,
+                &ifb,
+                held.map_or(&Held::default(), |(_, held)| held),
+                wanted.limiter,
+            )?;
             if hooks.lose_filters() {
                 ours.clear();
             }
@@ -126,7 +131,7 @@ fn redirect_all(
         let found = HostEnd::look(host, end.link.clone())?;
         let class_minor = CLSACT_IS_FOREIGN;
         let hooks = Hooks { class_minor, first: Vec::new() };
-        return redirect_all(host, &found, plan, &hooks);
+        return redirect_all(host, &found, before, plan, &hooks);
     }
     Ok(ifbs)
 }

@@ -3,20 +3,23 @@
 use cni_common::cni::OwnerTag;
 use cni_common::cni::protocol::CniError;
 use cni_common::kernel::link::Link;
-use cni_common::kernel::tc::{Action, Hook, HookChange, InstalledFilter, Qdisc, QdiscKind};
+use cni_common::kernel::tc::{Action, Hook, HookChange, InstalledFilter};
 
-use super::layout::{HANDLE, is_our_tbf, our_filters};
+use super::layout::{is_our_tbf, our_filters};
+use super::limit::{self, Held};
 use super::{clsact, ifb, removal};
 use crate::go::Leftovers;
-use crate::host::{Host, deletions, refused};
+use crate::host::{Host, deletions};
 use crate::host_end::{HOOKS, HostEnd};
 
 /// The host's end and the IFBs of an attachment before ADD.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) end: HostEnd,
-    /// In the order of [`HOOKS`]; with the root qdisc.
-    ifbs: [Option<(Link, Option<Qdisc>)>; 2],
+    /// What limits the host's end.
+    pub(super) held: Held,
+    /// In the order of [`HOOKS`]; with what limits them.
+    ifbs: [Option<(Link, Held)>; 2],
     /// Whether anything of the attachment was there.
     live: bool,
 }
@@ -26,23 +29,30 @@ impl Before {
     pub(super) fn look(host: &mut Host, end: HostEnd, tag: &OwnerTag) -> Result<Self, CniError> {
         let has_filters = HOOKS.into_iter().any(|hook| our_filters(&end, hook).next().is_some());
         let live = has_filters || end.root.as_ref().is_some_and(is_our_tbf);
-        let mut ifbs = [None, None];
+        let (mut held, mut ifbs) = (Held::default(), [None, None]);
         if live {
+            held = Held::look(host, &end.link, end.root.clone())?;
             for (hook, found) in HOOKS.into_iter().zip(&mut ifbs) {
                 if let Some(ifb) = ifb::find(host, Some(&end), tag, hook)? {
                     let root = host.root_qdisc(&ifb)?;
-                    *found = Some((ifb, root));
+                    let held = Held::look(host, &ifb, root)?;
+                    *found = Some((ifb, held));
                 }
             }
         }
-        Ok(Self { end, ifbs, live })
+        Ok(Self { end, held, ifbs, live })
     }
 
     /// The IFB behind a hook.
     pub(super) fn ifb(&self, hook: Hook) -> Option<&Link> {
+        self.held_by_ifb(hook).map(|(ifb, _)| ifb)
+    }
+
+    /// The same, with what limits it.
+    pub(super) fn held_by_ifb(&self, hook: Hook) -> Option<&(Link, Held)> {
         let [ingress, egress] = &self.ifbs;
         let found = if hook == Hook::Ingress { ingress } else { egress };
-        found.as_ref().map(|(ifb, _)| ifb)
+        found.as_ref()
     }
 
     /// Takes back what an ADD did before its error, which is returned.
@@ -75,9 +85,9 @@ impl Before {
         // What they lead to first.
         let mut moved = Vec::new();
         for (hook, before) in HOOKS.into_iter().zip(&self.ifbs) {
-            if let Some((before, root)) = before {
+            if let Some((before, held)) = before {
                 let ifb = ifb::ensure(host, &now, tag, hook)?;
-                restore_tbf(host, &ifb, root.as_ref())?;
+                limit::restore(host, &ifb, held)?;
                 moved.push((before.index, ifb.index));
             }
         }
@@ -90,7 +100,7 @@ impl Before {
             }
         }
         if self.end.root.as_ref().is_some_and(is_our_tbf) {
-            restore_tbf(host, &now.link, self.end.root.as_ref())?;
+            limit::restore(host, &now.link, &self.held)?;
         } else {
             removal::delete_tbf(host, &now, &Leftovers::default())?;
         }
@@ -126,11 +136,4 @@ impl Before {
         }
         changes
     }
-}
-
-fn restore_tbf(host: &mut Host, link: &Link, root: Option<&Qdisc>) -> Result<(), CniError> {
-    let Some(Qdisc { kind: QdiscKind::Tbf(tbf), .. }) = root else { return Ok(()) };
-    host.kernel
-        .set_tbf(link.index, HANDLE, tbf.made_by())
-        .map_err(refused(|| format!("limit {} as before", link.name)))
 }

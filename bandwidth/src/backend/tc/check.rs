@@ -2,12 +2,13 @@
 
 use cni_common::cni::Finding;
 use cni_common::cni::protocol::CniError;
-use cni_common::kernel::tc::{Hook, Qdisc, QdiscKind, Tbf};
+use cni_common::kernel::tc::Hook;
 
 use super::ifb;
 use super::layout::{
     CLSACT_IS_OURS, Redirect, clsact_is, ifb_name, is_our_tbf, our_filters, redirect, root,
 };
+use super::limit::{self, Held};
 use crate::host::Host;
 use crate::host_end::{HOOKS, HostEnd};
 use crate::plan::Plan;
@@ -18,8 +19,9 @@ pub(crate) fn check(host: &mut Host, end: &HostEnd, plan: &Plan) -> Result<Findi
         return Ok(Finding::Absent);
     }
     let mut mismatches = Vec::new();
-    if let Some(tbf) = root(plan) {
-        mismatches.extend(tbf_mismatch(&end.link.name, end.root.as_ref(), tbf));
+    if let Some(limiter) = root(plan) {
+        let held = Held::look(host, &end.link, end.root.clone())?;
+        mismatches.extend(limit::mismatch(&end.link.name, &held, limiter));
     }
     for hook in HOOKS {
         if let Some(redirect) = redirect(plan, hook) {
@@ -48,7 +50,9 @@ fn compare_redirect(
     if !ifb.up {
         mismatches.push(format!("{name} is down"));
     }
-    mismatches.extend(tbf_mismatch(&name, host.root_qdisc(&ifb)?.as_ref(), redirect.tbf));
+    let root = host.root_qdisc(&ifb)?;
+    let held = Held::look(host, &ifb, root)?;
+    mismatches.extend(limit::mismatch(&name, &held, redirect.limiter));
     let wanted = redirect.filters(ifb.index, CLSACT_IS_OURS);
     let installed = end.filters(hook);
     let missing =
@@ -64,14 +68,4 @@ fn compare_redirect(
         mismatches.push(format!("{veth} has {ours} filters instead of {}", wanted.len()));
     }
     Ok(())
-}
-
-fn tbf_mismatch(name: &str, root: Option<&Qdisc>, wanted: Tbf) -> Option<String> {
-    match root.map(|root| &root.kind) {
-        Some(QdiscKind::Tbf(found)) if wanted.is(*found) => None,
-        Some(QdiscKind::Tbf(found)) => {
-            Some(format!("the limit of {name} differs: {found:?} instead of {wanted:?}"))
-        }
-        _ => Some(format!("{name} has no limit")),
-    }
 }

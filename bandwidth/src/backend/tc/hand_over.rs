@@ -2,10 +2,10 @@
 
 use cni_common::cni::Attachment;
 use cni_common::cni::protocol::CniError;
-use cni_common::kernel::tc::{Hook, HookChange};
+use cni_common::kernel::tc::{BytesPerSecond, Hook, HookChange};
 
 use super::layout::{HANDLE, is_our_tbf, our_filters};
-use super::{ifb, removal};
+use super::{ifb, limit, removal};
 use crate::config::Config;
 use crate::go::{self, hand_over};
 use crate::host::{Host, deletions, refused};
@@ -35,10 +35,10 @@ pub(crate) fn give_to_go(
         changes.extend(deletions(hook, our_filters(end, hook)));
     }
     host.change_hooks(&end.link, &changes)?;
-    for (hook, limit) in [(Hook::Ingress, config.egress), (Hook::Egress, config.ingress)] {
+    for (hook, asked) in [(Hook::Ingress, config.egress), (Hook::Egress, config.ingress)] {
         if let Some(ifb) = ifb::find(host, Some(end), &tag, hook)? {
-            if let Some(limit) = limit {
-                hand_over::drain(host, &ifb, HANDLE, limit)?;
+            if let Some(asked) = asked {
+                limit::drain(host, &ifb, HANDLE, BytesPerSecond(asked.rate.0 / 8))?;
             }
             host.delete_link(&ifb)?;
         }

@@ -2,11 +2,11 @@
 
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::tc::{
-    Action, ETH_P_8021AD, ETH_P_8021Q, Filter, Hook, InstalledFilter, Match, Qdisc, QdiscKind,
-    Side, Tbf,
+    Action, ETH_P_8021AD, ETH_P_8021Q, Filter, Hook, InstalledFilter, Match, Qdisc, QdiscKind, Side,
 };
 use ipnet::IpNet;
 
+use crate::bucket::Limiter;
 use crate::config::Subnets;
 use crate::host_end::{HOOKS, HostEnd};
 use crate::plan::Plan;
@@ -110,26 +110,26 @@ pub(super) fn older_ifb_name(tag: &OwnerTag, hook: Hook) -> String {
     format!("{}{}", ifb_prefix(hook), &tag.short_name()[..12])
 }
 
-/// The TBF that is the host end's root qdisc. It needs no redirect, but meets every packet.
-pub(super) fn root(plan: &Plan) -> Option<Tbf> {
+/// The limiter that is the host end's root qdisc. It needs no redirect, but meets every packet.
+pub(super) fn root(plan: &Plan) -> Option<Limiter> {
     plan.ingress.filter(|_| plan.subnets == Subnets::All)
 }
 
 /// The redirect at a hook of the host's end.
 pub(super) fn redirect(plan: &Plan, hook: Hook) -> Option<Redirect<'_>> {
-    let tbf = match hook {
+    let limiter = match hook {
         // What comes in by the host's end comes out of the container.
         Hook::Ingress => plan.egress,
         Hook::Egress => plan.ingress.filter(|_| plan.subnets != Subnets::All),
     }?;
-    Some(Redirect { tbf, hook, subnets: &plan.subnets })
+    Some(Redirect { limiter, hook, subnets: &plan.subnets })
 }
 
-/// An IFB with a TBF, and the packets that are sent through it.
+/// An IFB with a limiter, and the packets that are sent through it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Redirect<'a> {
     /// The root qdisc of the IFB.
-    pub(super) tbf: Tbf,
+    pub(super) limiter: Limiter,
     hook: Hook,
     subnets: &'a Subnets,
 }
@@ -195,17 +195,28 @@ const UNSEEN: [Match; 3] = [
 mod tests {
     use super::*;
     use cni_common::cni::Attachment;
-    use cni_common::kernel::tc::{Bytes, BytesPerSecond};
+
+    use crate::bucket::{Bucket, Packets};
+    use crate::config::{Bits, BitsPerSecond, Config, Limit, QueueKind};
 
     fn tag(ifname: &str) -> OwnerTag {
         Attachment { network: "n".into(), container_id: "c".into(), ifname: ifname.into() }.tag()
     }
 
     fn plan(subnets: Subnets) -> Plan {
-        let tbf =
-            Tbf { rate: BytesPerSecond(1_000_000), burst: Bytes(100_000), limit: Bytes(25_000) };
-        let (ingress, egress) = (Some(tbf), Some(tbf));
-        Plan { tag: tag("eth0"), ingress, egress, subnets, warnings: Vec::new() }
+        let limit = Limit { rate: BitsPerSecond(8_000_000), burst: Bits(800_000) };
+        let config = Config {
+            ingress: Some(limit),
+            egress: Some(limit),
+            subnets: subnets.clone(),
+            queue: QueueKind::Best,
+            latency: 25,
+            honor_runtime_burst: false,
+        };
+        let packets = Packets { mtu: 1500, gso_max_size: 65_536 };
+        let limiter = Some(Bucket::new(limit, &config, packets).limiter);
+        let (ingress, egress, warnings) = (limiter, limiter, Vec::new());
+        Plan { tag: tag("eth0"), ingress, egress, subnets, warnings }
     }
 
     #[test]

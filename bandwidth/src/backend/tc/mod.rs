@@ -12,6 +12,7 @@ mod garbage;
 mod hand_over;
 mod ifb;
 mod layout;
+mod limit;
 mod removal;
 
 pub(crate) use add::add;
@@ -19,4 +20,5 @@ pub(crate) use check::check;
 pub(crate) use garbage::collect_garbage;
 pub(crate) use hand_over::give_to_go;
 pub(crate) use layout::{IFB, is_our_tbf, limits_ingress, redirected_to};
+pub(crate) use limit::queue_name;
 pub(crate) use removal::remove;

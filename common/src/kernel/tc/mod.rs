@@ -1,9 +1,11 @@
-//! Traffic control: token bucket filters (TBF), clsact qdiscs and u32 filters (rtnetlink).
+//! Traffic control: token bucket filters (TBF) and the queues inside them, clsact qdiscs and u32 filters
+//! (rtnetlink).
 //!
 //! What is sent and what is read is built and parsed by pure functions; [`Tc`] only carries it.
-//! The crate's types serve where they are complete; TBF is missing there.
+//! The crate's types serve where they are complete; TBF and what is written of `fq_codel` are missing there.
 
 mod filter;
+mod fq_codel;
 mod tbf;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
@@ -16,6 +18,7 @@ use crate::kernel::rtnetlink::{Bundle, Rtnetlink, RtnetlinkError};
 use filter::U32;
 
 pub use filter::{Action, ETH_P_8021AD, ETH_P_8021Q, Filter, InstalledFilter, Match, Side, Word};
+pub use fq_codel::{FqCodel, InstalledFqCodel, Microseconds};
 pub use tbf::{Bytes, BytesPerSecond, InstalledTbf, Tbf};
 
 const RTM_NEWQDISC: u16 = 36;
@@ -27,10 +30,13 @@ const RTM_GETTFILTER: u16 = 46;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+const TCA_STATS_QUEUE: u16 = 3;
 
 const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
 const TBF: &str = "tbf";
+const FQ_CODEL: &str = "fq_codel";
 
 /// A queueing discipline (qdisc).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +45,8 @@ pub struct Qdisc {
     pub handle: u16,
     /// What it is.
     pub kind: QdiscKind,
+    /// How many packets wait in it.
+    pub waiting: u32,
 }
 
 /// The kinds that the plugins tell apart.
@@ -46,6 +54,8 @@ pub struct Qdisc {
 pub enum QdiscKind {
     /// Token bucket filter.
     Tbf(InstalledTbf),
+    /// A queue for each flow.
+    FqCodel(InstalledFqCodel),
     /// Filters for what comes in.
     Ingress,
     /// Filters for what comes in and what goes out.
@@ -145,6 +155,45 @@ impl Tc {
             .map_err(|error| error.without("sch_tbf", Errno::ENOENT))
     }
 
+    /// The same, with an `fq_codel` for its queue, in one datagram: made, or changed in place if `queue` is its
+    /// handle already. Where the kernel has none, `otherwise` is the TBF instead, if there is one.
+    pub fn set_tbf_with(
+        &mut self,
+        link: u32,
+        handle: u16,
+        tbf: Tbf,
+        (queue, fq_codel): (u16, FqCodel),
+        otherwise: Option<Tbf>,
+    ) -> Result<(), RtnetlinkError> {
+        let requests =
+            [tbf_request(link, handle, tbf), fq_codel_request(link, handle, queue, fq_codel)];
+        let [bucket, queue] = self.send_both(requests)?;
+        bucket.map_err(|error| error.without("sch_tbf", Errno::ENOENT))?;
+        match (queue.map_err(|error| error.without("sch_fq_codel", Errno::ENOENT)), otherwise) {
+            (Err(error), Some(tbf)) if error.module.is_some() => self.set_tbf(link, handle, tbf),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// The same, with the queue that a TBF has by itself in the place of one that was given to it.
+    pub fn set_tbf_alone(
+        &mut self,
+        link: u32,
+        handle: u16,
+        tbf: Tbf,
+    ) -> Result<(), RtnetlinkError> {
+        // A TBF without any queue makes its own as soon as it is changed.
+        let [queue, bucket] =
+            self.send_both([delete_queue_request(link, handle), tbf_request(link, handle, tbf)])?;
+        unless_missing(queue)?;
+        bucket
+    }
+
+    /// The queue that was given to a TBF. Of its own, and of none, nothing is said.
+    pub fn queue(&mut self, link: u32, handle: u16) -> Result<Option<Qdisc>, RtnetlinkError> {
+        self.qdisc(message(link, TcHandle::UNSPEC, inside(handle)))
+    }
+
     /// Takes the clsact or ingress qdisc away, with all its filters.
     pub fn delete_clsact(&mut self, link: u32, kind: &QdiscKind) -> Result<(), RtnetlinkError> {
         unless_missing(self.send(delete_clsact_request(link, kind)))
@@ -194,6 +243,19 @@ impl Tc {
         priority: u16,
     ) -> Result<(), RtnetlinkError> {
         unless_missing(self.send(delete_filters_request(link, hook, priority)))
+    }
+
+    fn send_both(
+        &mut self,
+        requests: [Request; 2],
+    ) -> Result<[Result<(), RtnetlinkError>; 2], RtnetlinkError> {
+        let mut bundle = Bundle::default();
+        for Request { kind, flags, message } in requests {
+            bundle.add(kind, flags, &message);
+        }
+        let mut outcomes = self.rtnetlink.request_all(bundle)?.into_iter();
+        // There is one for each request.
+        Ok([(); 2].map(|()| outcomes.next().unwrap_or(Ok(()))))
     }
 
     fn send(&mut self, request: Request) -> Result<(), RtnetlinkError> {
@@ -260,6 +322,25 @@ fn tbf_request(link: u32, handle: u16, tbf: Tbf) -> Request {
     Request { kind: RTM_NEWQDISC, flags: NLM_F_CREATE | NLM_F_REPLACE, message }
 }
 
+/// A TBF's only class, which its queue hangs on.
+fn inside(tbf: u16) -> TcHandle {
+    TcHandle { major: tbf, minor: 1 }
+}
+
+fn fq_codel_request(link: u32, tbf: u16, handle: u16, queue: FqCodel) -> Request {
+    let mut message = message(link, TcHandle { major: handle, minor: 0 }, inside(tbf));
+    message.attributes = vec![
+        TcAttribute::Kind(FQ_CODEL.to_owned()),
+        TcAttribute::Options(queue.options().into_iter().map(TcOption::Other).collect()),
+    ];
+    Request { kind: RTM_NEWQDISC, flags: NLM_F_CREATE | NLM_F_REPLACE, message }
+}
+
+fn delete_queue_request(link: u32, tbf: u16) -> Request {
+    let message = message(link, TcHandle::UNSPEC, inside(tbf));
+    Request { kind: RTM_DELQDISC, flags: 0, message }
+}
+
 fn clsact_request(kind: u16, link: u32, name: &str) -> Request {
     let handle = TcHandle { major: u16::MAX, minor: 0 };
     let mut message = message(link, handle, TcHandle::INGRESS);
@@ -309,11 +390,13 @@ fn parse_qdisc(payload: &[u8]) -> Option<Qdisc> {
     let ([_, handle, ..], attributes) = parse_message(payload)?;
     let kind = match attributes.text(TCA_KIND)?.as_str() {
         TBF => QdiscKind::Tbf(InstalledTbf::parse(&attributes.nested(TCA_OPTIONS)?)?),
+        FQ_CODEL => QdiscKind::FqCodel(InstalledFqCodel::parse(&attributes.nested(TCA_OPTIONS)?)?),
         INGRESS => QdiscKind::Ingress,
         CLSACT => QdiscKind::Clsact,
         other => QdiscKind::Other(other.to_owned()),
     };
-    Some(Qdisc { handle: TcHandle::from(handle).major, kind })
+    let waiting = attributes.nested(TCA_STATS2).and_then(|stats| stats.word(TCA_STATS_QUEUE));
+    Some(Qdisc { handle: TcHandle::from(handle).major, kind, waiting: waiting.unwrap_or_default() })
 }
 
 /// `None` for the parts of a classifier that are no filter themselves, such as hash tables.

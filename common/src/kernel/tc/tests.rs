@@ -86,6 +86,20 @@ fn token_buckets_are_sent_as_by_tc() {
 }
 
 #[test]
+fn queues_are_sent_as_by_tc() {
+    let queue = FqCodel {
+        target: Microseconds(18_264),
+        interval: Microseconds(182_640),
+        memory_limit: Bytes(65_536),
+    };
+    let command = "qdisc replace dev v0 parent b0:1 handle b1: fq_codel target 18264us \
+                   interval 182640us memory_limit 65536 ecn";
+    assert_same(&fq_codel_request(V0, 0xb0, 0xb1, queue), &sent_by_tc(command));
+    let command = "qdisc del dev v0 parent b0:1";
+    assert_same(&delete_queue_request(V0, 0xb0), &sent_by_tc(command));
+}
+
+#[test]
 fn clsact_qdiscs_are_sent_as_by_tc() {
     let add = Request { flags: CREATE, ..clsact_request(RTM_NEWQDISC, V0, CLSACT) };
     assert_same(&add, &sent_by_tc("qdisc add dev v0 clsact"));
