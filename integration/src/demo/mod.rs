@@ -25,6 +25,7 @@ mod user_namespace;
 mod wire;
 
 use std::io::{self, BufRead};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -201,12 +202,29 @@ impl Demo {
     fn try_the_limit(&mut self) -> Result<()> {
         let Some(flood) = self.plan.flood() else { return Ok(()) };
         let outcome = self.netns_of(Namespace::Outside).run(|| Rate::measure(flood))?;
-        let ok = outcome.as_ref().is_ok_and(|rate| rate.is_the_limit());
+        let is_slow = outcome.as_ref().is_ok_and(|rate| rate.is_slow());
+        let unlimited = if is_slow { Some(self.measure_without_a_limit()?) } else { None };
+        let ok = outcome.as_ref().is_ok_and(|rate| rate.is_the_limit(unlimited));
         let text = outcome.map_or_else(|error| trip::reason(&error), |rate| rate.to_string());
         let limit = format!("{} Mbit/s", plan::LIMIT / 1_000_000);
         let cells = vec![format!("http://{flood}{}", server::FLOOD), limit, text];
         self.screen.heading("How fast it comes out of the container")?;
-        self.judge(&["fetched from outside", "the limit", "measured"], &[JudgedRow { cells, ok }])
+        self.judge(&["fetched from outside", "the limit", "measured"], &[JudgedRow { cells, ok }])?;
+        if let Some(rate) = unlimited {
+            self.screen
+                .block(&[format!("into the container, where nothing is limited: {rate}")])?;
+        }
+        Ok(())
+    }
+
+    /// How much this machine gets through: the container fetches a flood from the host.
+    fn measure_without_a_limit(&self) -> Result<Rate> {
+        let gateway = host::bare(&self.plan.gateway);
+        let address = *gateway.first().context("the plan has a gateway")?;
+        server::start(&self.host.own, &gateway).context("cannot start the servers on the host")?;
+        let flood = SocketAddr::new(address, plan::PAGE.container);
+        let rate = self.host.container.run(|| Rate::measure_once(flood))?;
+        rate.with_context(|| format!("cannot fetch http://{flood}{}", server::FLOOD))
     }
 
     /// The mapped ports must be closed again on every address that they were asked on.

@@ -1,6 +1,6 @@
 //! The servers inside the container: a page over HTTP/1.0 and an echo over UDP. Both tell the
 //! client which address they saw it under. The page's server also has a flood for whoever wants to
-//! know how fast the way is.
+//! know how fast the way is. The same servers on the host show how fast the machine is.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,12 +19,12 @@ const FLOOD_LASTS: Duration = Duration::from_secs(10);
 /// A client that says nothing must not keep the next one waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Starts the servers on each of the addresses. They end with the process.
-pub(super) fn start(container: &Netns, addresses: &[IpAddr]) -> io::Result<()> {
+/// Starts the servers on each of the namespace's addresses. They end with the process.
+pub(super) fn start(netns: &Netns, addresses: &[IpAddr]) -> io::Result<()> {
     for address in addresses {
         // A socket stays in the namespace it was made in, whichever thread uses it.
-        let listener = container.run(|| TcpListener::bind((*address, PAGE.container)))??;
-        let socket = container.run(|| UdpSocket::bind((*address, ECHO.container)))??;
+        let listener = netns.run(|| TcpListener::bind((*address, PAGE.container)))??;
+        let socket = netns.run(|| UdpSocket::bind((*address, ECHO.container)))??;
         thread::Builder::new().name("page".into()).spawn(move || serve_pages(&listener))?;
         thread::Builder::new().name("echo".into()).spawn(move || serve_echoes(&socket))?;
     }
