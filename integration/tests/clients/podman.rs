@@ -421,10 +421,10 @@ fn limits_and_settings_of_a_conflist(b: &TestBox) {
     assert_eq!(web.read_sysctl("ipv4/conf/eth0/arp_filter"), "1");
     assert_eq!(link(&web.name, "eth0").expect("an interface")["mtu"], 1400);
     host.compat.works("tuning", "mtu and sysctls, one with IFNAME");
-    let incoming = rate::bits_per_second(&b.out, (HOST_V4, 8084), (&web, 81));
-    rate::holds("into the container", incoming, 16e6);
-    let outgoing = rate::bits_per_second(&web, (OUT_V4, 5001), (&b.out, 5001));
-    rate::holds("out of the container", outgoing, 8e6);
+    let incoming = rate::carried(&b.out, (HOST_V4, 8084), (&web, 81));
+    incoming.keeps_to("into the container", 16e6, 800e3);
+    let outgoing = rate::carried(&web, (OUT_V4, 5001), (&b.out, 5001));
+    outgoing.keeps_to("out of the container", 8e6, 800e3);
     host.compat.works("bandwidth", "both limits of a conflist, measured");
     remove("web");
     assert_eq!(cni_testbox::tc::ifbs(), [""; 0]);

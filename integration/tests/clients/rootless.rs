@@ -205,10 +205,10 @@ fn as_nerdctl_does_it(b: &TestBox) {
     assert_eq!(web.read_sysctl("core/somaxconn"), "511");
     assert_eq!(link("web", "eth0").expect("an interface")["mtu"], 1400);
     compat.works("tuning", "mtu and a sysctl");
-    let incoming = rate::bits_per_second(&inside.netns, ("10.0.2.100", 8081), (&web, 81));
-    rate::holds("into the container", incoming, 16e6);
-    let outgoing = rate::bits_per_second(&web, ("10.4.0.1", 5001), (&inside.netns, 5001));
-    rate::holds("out of the container", outgoing, 8e6);
+    let incoming = rate::carried(&inside.netns, ("10.0.2.100", 8081), (&web, 81));
+    incoming.keeps_to("into the container", 16e6, 800e3);
+    let outgoing = rate::carried(&web, ("10.4.0.1", 5001), (&inside.netns, 5001));
+    outgoing.keeps_to("out of the container", 8e6, 800e3);
     compat.works("bandwidth", "both limits, measured");
 
     let flush = if b.implementation == Implementation::IptablesLegacy {
@@ -297,8 +297,8 @@ fn as_podman_does_it(b: &TestBox) {
     assert_eq!(web.read_sysctl("core/somaxconn"), "511");
     assert_eq!(link("web", "eth0").expect("an interface")["mtu"], 1400);
     compat.works("tuning", "mtu and a sysctl");
-    let incoming = rate::bits_per_second(&inside.netns, ("10.89.0.2", 81), (&web, 81));
-    rate::holds("into the container", incoming, 16e6);
+    let incoming = rate::carried(&inside.netns, ("10.89.0.2", 81), (&web, 81));
+    incoming.keeps_to("into the container", 16e6, 800e3);
     compat.works("bandwidth", "a limit, measured");
     podman("rm --force --time 0 web");
     let left = run(inside
