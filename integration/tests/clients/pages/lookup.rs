@@ -104,6 +104,7 @@ pub(super) fn command(page: &str, command: &str) {
         "cni-chain" if verb == "help" => succeeds(page, &filled_in(&words)),
         "cni-chain" => succeeds(page, &format!("{} --help", filled_in(&words))),
         "portmap" | "bandwidth" | "tuning" | "firewall" => succeeds(page, command),
+        "podman" => succeeds(page, &format!("{command} --help")),
         "nft" | "tc" | "ip" | "iptables" | "ip6tables" | "iptables-save" | "iptables-restore"
         | "sysctl" | "conntrack" => {
             let completed = COMPLETED.iter().find(|(named, _)| *named == command);
