@@ -7,6 +7,16 @@ use crate::line::Line;
 use crate::table::{anchor, place, row};
 
 const HEADING: &str = "Networks of projects";
+const WHAT: &str = "\
+Their lists, with the keys, versions and capabilities that they ship, called as their runtime calls them. containerd and
+podman have tables of their own above. kubelet, CRI-O, nerdctl, Nomad and buildkit were not run themselves, and no
+project's own plugin, because Debian 12 has no package of them: a plugin of the tests makes the interfaces.
+
+";
+const HEAD: &str = "\
+| of | list, and what was done | plugins of ours | CNI | portmap and firewall on |
+|---|---|---|---|---|
+";
 /// What their lines have in the place of a runtime.
 const OF: &str = "conflist of ";
 
@@ -59,12 +69,8 @@ impl Networks<'_> {
             cells.push(names(backends));
             row(&cells)
         };
-        format!(
-            "\n## {HEADING}\n\nTheir lists, with the keys, versions and capabilities that they ship, called as their \
-             runtime calls them.\n\n| of | list, and what was done | plugins of ours | CNI | portmap and firewall on \
-             |\n|---|---|---|---|---|\n{}",
-            self.0.iter().map(of_row).collect::<String>()
-        )
+        let rows: String = self.0.iter().map(of_row).collect();
+        format!("\n## {HEADING}\n\n{WHAT}{HEAD}{rows}")
     }
 }
 

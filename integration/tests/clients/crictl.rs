@@ -7,6 +7,7 @@ mod cri;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -33,7 +34,7 @@ fn answer(cri: &Cri, words: &[&str]) -> Result<String, String> {
     match words {
         ["runp", pod] => {
             let request = format!("config {{ {} }}", message(&read(pod)?));
-            id(&cri.call("RunPodSandbox", &request)?)
+            id(&run(cri, &request)?)
         }
         ["create", pod, container, config] => {
             let (container, config) = (message(&read(container)?), message(&read(config)?));
@@ -61,6 +62,22 @@ fn answer(cri: &Cri, words: &[&str]) -> Result<String, String> {
             Ok(format!("Removed sandbox {pod}\n"))
         }
         _ => Err(format!("this stand-in does not know {words:?}")),
+    }
+}
+
+/// How long containerd may take to notice the network's file.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a pod once there is a network: the reader who types is not as quick as this is.
+fn run(cri: &Cri, request: &str) -> Result<String, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match cri.call("RunPodSandbox", request) {
+            Err(error) if error.contains("not initialized") && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            answer => return answer,
+        }
     }
 }
 
