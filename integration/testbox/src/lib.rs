@@ -112,7 +112,7 @@ pub use readers::{iptables, link, links, nft, tc};
 pub use ruleset::PORTMAP_TABLE;
 pub use stubs::{IPTABLES_RESTORES, IPTABLES_SAVES, cut_saves, killed_while_restoring, stubs};
 pub use suite::{Sample, Subject};
-pub use tool::{WithoutIptables, attempt, batch, feed, listed, run, sh, tool};
+pub use tool::{WithoutIptables, attempt, batch, fed, feed, listed, run, sh, tool};
 pub use traffic::{Asker, Reply, TcpFlow, Transport, UdpFlow};
 pub use watch::RunningWatch;
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 /// Which Debian package brings a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
+    ("chroot", "coreutils"),
     ("conntrack", "conntrack"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -113,13 +114,19 @@ pub fn batch(lines: &[&str]) {
 /// Runs a command that must succeed with text on its stdin.
 #[track_caller]
 pub fn feed(command: &mut Command, input: &str) -> String {
+    let output = fed(command, input);
+    succeeded(&format!("{command:?} with {input}"), &output)
+}
+
+/// Runs a command that may fail with text on its stdin.
+#[track_caller]
+pub fn fed(command: &mut Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("piped");
     stdin.write_all(input.as_bytes()).expect("write to the tool");
     drop(stdin);
-    let output = child.wait_with_output().expect("wait for the tool");
-    succeeded(&format!("{command:?} with {input}"), &output)
+    child.wait_with_output().expect("wait for the tool")
 }
 
 #[track_caller]
