@@ -41,9 +41,9 @@ pub(super) fn remove(
         let others: Vec<Claim> =
             owned.claims.into_iter().filter(|claim| !tag.owns(&claim.element)).collect();
         let heirs = claims::heirs(each(&owned.elements), &others);
-        let gone = with_sources(nft, owned.elements.clone())?;
+        let gone = with_sources(nft, owned.elements)?;
         commit(nft, &removal(generation, &gone, &heirs))?;
-        Ok((mappings(&owned.elements), heirs))
+        Ok((mappings(&gone), heirs))
     });
     let (removed, heirs) =
         outcome.map_err(|error: NftError| error.into_cni("cannot remove the port mappings"))?;
@@ -69,14 +69,14 @@ pub(super) fn remove_entry(
         if left > 0 && each(&split.own).all(is_account) {
             return Ok((Vec::new(), Vec::new()));
         }
-        let gone = with_sources(nft, split.own.clone())?;
+        let gone = with_sources(nft, split.own)?;
         let mut transaction = removal(generation, &gone, &heirs);
         if left > 0 {
             let account = Account::new(left, owned.conflicts).element(content.tag.as_str());
             transaction.elements(Verb::Create, &TABLE, &sets::attachments(), vec![account]);
         }
         commit(nft, &transaction)?;
-        Ok((mappings(&split.own), heirs))
+        Ok((mappings(&gone), heirs))
     });
     let (removed, heirs) =
         outcome.map_err(|error: NftError| error.into_cni("cannot remove the port mappings"))?;
