@@ -35,7 +35,13 @@ fn made(logs: &[String]) -> Result<String, String> {
     let mut lines = Vec::new();
     for log in logs {
         let seen = line::all(&text_of(Path::new(log))?);
-        lines.extend(seen.map_err(|error| format!("{log}: {error}"))?);
+        let seen = seen.map_err(|error| format!("{log}: {error}"))?;
+        if seen.is_empty() {
+            return Err(format!(
+                "{log} has no line of what was seen; of tests, cargo-nextest shows it"
+            ));
+        }
+        lines.extend(seen);
     }
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("compat");
     let elsewhere = line::runs(&text_of(&data.join("elsewhere.txt"))?);

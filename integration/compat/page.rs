@@ -19,8 +19,8 @@ const ELSEWHERE: &str = "Runs on request";
 
 const HEAD: &str = "# Compatibility
 
-What these plugins work with, as tests have seen it with real programs and real packets. CI runs them all, and fails
-where this page says something else.
+What these plugins work with, as tests have seen it with real programs and real packets. CI runs them all, but
+for what is marked as run on request, and fails where this page says something else.
 
 ";
 const SUMMARY: &str = "| with | versions | portmap and firewall on | cases |\n|---|---|---|--:|\n";
@@ -57,15 +57,16 @@ impl Page<'_> {
             "\nIn the tables below, a cell has the versions with which a case was seen to work. Programs are those of \
              Debian 12 and\nof Debian sid, and the kernel is the builder's, but for the table of Linux. A version's \
              third number is left out: patch\nreleases come without our doing. What cannot be there, for a reason that \
-             is not ours, has the number of a line\n[at the end](#{}). What CI does not run is under \
-             [{ELSEWHERE}](#{}).\n\nWritten by `./dev compat --write` {}.\n",
+             is not ours, has the number of a line\n[at the end](#{}).\n\nWritten by `./dev compat --write` {}.\n",
             anchor(HOLES),
-            anchor(ELSEWHERE),
             self.written
         )
     }
 
     fn elsewhere(&self) -> String {
+        if self.elsewhere.is_empty() {
+            return String::new();
+        }
         let of_run = |Run { date, command, lines }: &Run| {
             let of_line = |Line { runtime, version, backend, plugin, what, result }: &Line| {
                 let result = if result == "works" { String::new() } else { format!(": {result}") };
