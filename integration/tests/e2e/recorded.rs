@@ -130,8 +130,7 @@ fn make_interfaces(call: &Call) -> Namespace {
     let [bridge_mac, host_mac, own_mac] = [bridge, host, own].map(|one| text(&one["mac"]));
     assert_eq!(text(&own["sandbox"]), path.display().to_string());
     sh(&format!(
-        "set -e
-         ip link add {bridge_name} address {bridge_mac} type bridge
+        "ip link add {bridge_name} address {bridge_mac} type bridge
          ip link set {bridge_name} up
          ip link add {host_name} address {host_mac} type veth peer name {own_name} netns {name} address {own_mac}
          ip link set {host_name} master {bridge_name} up
@@ -142,8 +141,7 @@ fn make_interfaces(call: &Call) -> Namespace {
         let (_, length) = address.split_once('/').expect("a prefix length");
         let nodad = if gateway.contains(':') { "nodad" } else { "" };
         sh(&format!(
-            "set -e
-             ip addr add {gateway}/{length} dev {bridge_name} {nodad}
+            "ip addr add {gateway}/{length} dev {bridge_name} {nodad}
              ip -n {name} addr add {address} dev {own_name} {nodad}
              ip -n {name} route add default via {gateway}"
         ));

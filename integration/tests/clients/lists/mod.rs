@@ -103,8 +103,7 @@ fn aws(b: &TestBox) {
 
 /// kube-proxy's chain, and what it masquerades by.
 fn an_external_chain_masquerades(b: &TestBox) {
-    sh("set -e
-        for program in iptables ip6tables; do
+    sh("for program in iptables ip6tables; do
             $program -t nat -N KUBE-MARK-MASQ
             $program -t nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
             $program -t nat -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE
@@ -168,8 +167,7 @@ fn nerdctl_rootless(b: &TestBox) {
 
 /// Nomad makes the administrator's chain itself, and counts on it.
 fn nomad(b: &TestBox) {
-    sh("set -e
-        iptables -N NOMAD-ADMIN
+    sh("iptables -N NOMAD-ADMIN
         iptables -A NOMAD-ADMIN -o nomad -d 172.26.64.0/20 -j ACCEPT");
     let host = Host::of(b);
     host.lives("nomad/10-nomad.conflist", Caller::Nomad, |_| {

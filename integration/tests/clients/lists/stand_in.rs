@@ -124,8 +124,7 @@ fn add(name: &str, config: &Value) -> ExitCode {
     let container = netns.rsplit('/').next().expect("a name").to_owned();
     let (host, own) = (host_end(name), variable("CNI_IFNAME"));
     sh(&format!(
-        "set -e
-         ip link add {host} type veth peer name {own} netns {container}
+        "ip link add {host} type veth peer name {own} netns {container}
          ip link set {host} up
          ip -n {container} link set {own} up
          ip addr add {GATEWAY_V6}/64 dev {host} nodad"
@@ -138,15 +137,13 @@ fn add(name: &str, config: &Value) -> ExitCode {
     for address in &addresses {
         if address.contains(':') {
             sh(&format!(
-                "set -e
-                 ip -n {container} addr add {address}/128 dev {own} nodad
+                "ip -n {container} addr add {address}/128 dev {own} nodad
                  ip -n {container} route add default via {GATEWAY_V6} dev {own}
                  ip route add {address}/128 dev {host}"
             ));
         } else {
             sh(&format!(
-                "set -e
-                 ip -n {container} addr add {address}/32 dev {own}
+                "ip -n {container} addr add {address}/32 dev {own}
                  ip -n {container} route add {GATEWAY} dev {own} scope link
                  ip -n {container} neigh add {GATEWAY} lladdr {} dev {own} nud permanent
                  ip -n {container} route add default via {GATEWAY}
