@@ -63,7 +63,7 @@ fn check_believes_the_answer(b: &TestBox) {
     let web = b.web(&Network::dual(1), "web");
     b.admit(&web, &keys());
     b.inspect(&web, &keys()).expect_silence();
-    firewalld.cmd(&["--reload"]);
+    firewalld.reload();
     let words = ["source", "is missing from firewalld's zone trusted"];
     b.inspect(&web, &keys()).expect_error_with(100, &words);
     b.admit(&web, &keys());

@@ -4,7 +4,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::tool::{run, sh, tool};
-use crate::{eventually, eventually_within};
+use crate::{eventually, eventually_within, stretched};
 
 /// A real firewalld on a bus of the box's own.
 pub struct Firewalld {
@@ -50,6 +50,17 @@ impl Firewalld {
     #[track_caller]
     pub fn cmd(&self, words: &[&str]) -> String {
         run(tool("firewall-cmd").args(words))
+    }
+
+    /// `firewall-cmd --reload`, but with patience: that waits for 25 seconds, which a guest may need.
+    #[track_caller]
+    pub fn reload(&self) {
+        let patience = stretched(Duration::from_secs(25)).as_millis();
+        let name = "org.fedoraproject.FirewallD1";
+        run(tool("dbus-send")
+            .args(["--system", "--print-reply", &format!("--reply-timeout={patience}")])
+            .args([&format!("--dest={name}"), "/org/fedoraproject/FirewallD1"])
+            .arg(format!("{name}.reload")));
     }
 
     /// Kills firewalld, which leaves its rules; the bus goes on.

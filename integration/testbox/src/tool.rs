@@ -14,6 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ctr", "containerd"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus"),
+    ("dbus-send", "dbus"),
     ("firewall-cmd", "firewalld"),
     ("firewalld", "firewalld"),
     ("go", "golang-go"),

@@ -70,7 +70,7 @@ fn survives(b: &TestBox, firewalld: &mut Firewalld, web: &Namespace) {
         has_everything();
     };
     for _ in 0..2 {
-        firewalld.cmd(&["--reload"]);
+        firewalld.reload();
         heals("firewalld was reloaded");
     }
     firewalld.cmd(&["--complete-reload"]);

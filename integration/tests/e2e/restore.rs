@@ -473,7 +473,7 @@ fn a_reload_of_firewalld_is_restored_from(b: &TestBox) {
     let (web, conf) = node.add("web", PORT);
     b.out.serve("out", 80);
     web.netns.reach(Transport::Tcp, OUT_V4, 80).by("out");
-    firewalld.cmd(&["--reload"]);
+    firewalld.reload();
     web.netns.cannot_reach(Transport::Tcp, OUT_V4, 80);
     assert!(!node.is_sound(&conf));
     let printed = node.restore(&[]);

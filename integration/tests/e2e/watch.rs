@@ -65,7 +65,7 @@ fn the_watch_heals_after_firewalld(b: &TestBox) {
     firewalld.start_again();
     heals("firewalld was started");
     for _ in 0..2 {
-        firewalld.cmd(&["--reload"]);
+        firewalld.reload();
         heals("firewalld was reloaded");
     }
     firewalld.stop();
