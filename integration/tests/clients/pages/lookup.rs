@@ -7,9 +7,10 @@ use super::session::bash;
 use super::top;
 
 /// What a page leaves out of a command that it only names.
-const COMPLETED: [(&str, &str); 7] = [
+const COMPLETED: [(&str, &str); 8] = [
     ("nft list", "nft list ruleset"),
     ("nft -f", "nft -f /dev/null"),
+    ("nft -j", "nft -j list ruleset"),
     ("nft -j -f", "nft -j -f - <<<'{\"nftables\": []}'"),
     ("nft flush table …", "nft flush table inet filter"),
     ("nft flush map …", "nft flush map inet filter m"),
