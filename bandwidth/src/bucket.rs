@@ -32,6 +32,8 @@ pub(crate) struct Limiter {
     /// Which of the two queues is asked for.
     pub(crate) queue: QueueKind,
     fq_codel: FqCodel,
+    /// What a stack hands down at once is cut up into these, so that no flow waits for a long piece of another's.
+    piece: Option<Bytes>,
 }
 
 impl Limiter {
@@ -42,7 +44,7 @@ impl Limiter {
     /// the kernel names neither what is missing nor its own queue.
     pub(crate) fn with_fq_codel(self) -> (Tbf, FqCodel) {
         let limit = Bytes(self.tbf.limit.0.saturating_sub(1));
-        (Tbf { limit, ..self.tbf }, self.fq_codel)
+        (Tbf { limit, piece: self.piece, ..self.tbf }, self.fq_codel)
     }
 }
 
@@ -64,12 +66,15 @@ const LARGEST_SEGMENT: u128 = 65_536;
 /// `CoDel`'s target and interval, in microseconds, as Linux and RFC 8289 have them for links of the internet.
 const TARGET: u128 = 5_000;
 const INTERVAL: u128 = 100_000;
-/// Where a frame takes longer than the target, each would have waited too long: the target has to be more than
-/// one (RFC 8289, section 4.4), and the interval stays long against it.
-const HALF_FRAMES_PER_TARGET: u128 = 3;
+/// Where frames take long, one that waits for a few others would have waited too long: a flow that sends a packet
+/// now and then would lose them, because the kernel asks whether anything else waits, not whether anything of this
+/// flow does (`codel_should_drop`). RFC 8289, section 4.4, wants more than one frame, for a link with one flow.
+const FRAMES_PER_TARGET: u128 = 6;
 const TARGETS_PER_INTERVAL: u128 = 10;
 /// A byte per second, the lowest rate, would be past the kernel's signed 32 bits.
 const LONGEST_TARGET: u128 = 60_000_000;
+/// How long a piece may take.
+const PIECE_MILLISECONDS: u128 = 1;
 /// All that an interval moves may have to wait. The kernel counts a packet with all that it is kept in: a full
 /// frame for half as much again, a small one for several times its size.
 const MEMORY_PER_BYTE: u128 = 4;
@@ -92,9 +97,10 @@ impl Bucket {
         let limit = queue(rate, burst, config.latency, packets);
         Self {
             limiter: Limiter {
-                tbf: Tbf { rate: BytesPerSecond(rate), burst, limit },
+                tbf: Tbf { rate: BytesPerSecond(rate), burst, limit, piece: None },
                 queue: config.queue,
                 fq_codel: fq_codel(rate, frame),
+                piece: piece(rate, burst, frame),
             },
             raised_from: (!unset && burst > bounded(asked.into())).then_some(asked),
         }
@@ -113,11 +119,18 @@ fn queue(rate: u64, burst: Bytes, latency: u32, packets: Packets) -> Bytes {
     bounded(waiting.max(least).max(segment.min(burst)))
 }
 
+/// What a rate moves in a millisecond, but no less than a frame; none if that is no less than what the bucket takes
+/// or a stack hands down.
+fn piece(rate: u64, burst: Bytes, frame: u128) -> Option<Bytes> {
+    let piece = frame.max(u128::from(rate) * PIECE_MILLISECONDS / 1000);
+    (piece < LARGEST_SEGMENT.min(burst.0.into())).then(|| bounded(piece))
+}
+
 /// The queues for frames of this size at a rate in bytes per second.
 fn fq_codel(rate: u64, frame: u128) -> FqCodel {
     let rate = u128::from(rate.max(1));
-    let half_frames = HALF_FRAMES_PER_TARGET * frame * 1_000_000 / 2 / rate;
-    let target = half_frames.clamp(TARGET, LONGEST_TARGET);
+    let frames = FRAMES_PER_TARGET * frame * 1_000_000 / rate;
+    let target = frames.clamp(TARGET, LONGEST_TARGET);
     let interval = INTERVAL.max(TARGETS_PER_INTERVAL * target);
     let microseconds = |time: u128| Microseconds(u32::try_from(time).unwrap_or(u32::MAX));
     FqCodel {
@@ -154,7 +167,7 @@ mod tests {
     }
 
     fn numbers(bucket: Bucket) -> (u64, u32, u32, Option<u64>) {
-        let Tbf { rate, burst, limit } = bucket.limiter.tbf;
+        let Tbf { rate, burst, limit, .. } = bucket.limiter.tbf;
         (rate.0, burst.0, limit.0, bucket.raised_from)
     }
 
@@ -199,17 +212,19 @@ mod tests {
 
     #[test]
     fn the_target_follows_the_rate() {
-        for (rate, target, interval, memory) in [
-            (8, 60_000_000, 600_000_000, 262_144),
-            (100_000, 182_640, 1_826_400, 262_144),
-            (1_000_000, 18_264, 182_640, 262_144),
-            (10_000_000, 5000, 100_000, 500_000),
-            (1_000_000_000, 5000, 100_000, 50_000_000),
-            (400_000_000_000, 5000, 100_000, u32::MAX),
+        for (rate, target, interval, memory, piece) in [
+            (8, 60_000_000, 600_000_000, 262_144, Some(FRAME)),
+            (100_000, 730_560, 7_305_600, 365_280, Some(FRAME)),
+            (1_000_000, 73_056, 730_560, 365_280, Some(FRAME)),
+            (10_000_000, 7305, 100_000, 500_000, Some(FRAME)),
+            (100_000_000, 5000, 100_000, 5_000_000, Some(12_500)),
+            (1_000_000_000, 5000, 100_000, 50_000_000, None),
+            (400_000_000_000, 5000, 100_000, u32::MAX, None),
         ] {
             let (tbf, queue) = bucket(rate, 4_294_967_295, false).limiter.with_fq_codel();
             let numbers = (queue.target.0, queue.interval.0, queue.memory_limit.0);
             assert_eq!(numbers, (target, interval, memory), "{rate}");
+            assert_eq!(tbf.piece.map(|piece| piece.0), piece, "{rate}");
             assert_eq!(tbf.limit.0 + 1, bucket(rate, 4_294_967_295, false).limiter.tbf.limit.0);
         }
     }

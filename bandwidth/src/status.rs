@@ -49,7 +49,12 @@ fn attempt(queue: QueueKind) -> Result<&'static str, CniError> {
     let ifb = kernel.link(IFB).ok().flatten().ok_or_else(|| {
         CniError::new(ErrorCode::NotAvailable, "an IFB that was just made cannot be found")
     })?;
-    let tbf = Tbf { rate: BytesPerSecond(1 << 33), burst: Bytes(u32::MAX), limit: Bytes(u32::MAX) };
+    let tbf = Tbf {
+        rate: BytesPerSecond(1 << 33),
+        burst: Bytes(u32::MAX),
+        limit: Bytes(u32::MAX),
+        piece: None,
+    };
     let time = Microseconds(1);
     let fq_codel = FqCodel { target: time, interval: time, memory_limit: Bytes(u32::MAX) };
     let queued = kernel.set_tbf_with(ifb.index, 1, tbf, (2, fq_codel), None);

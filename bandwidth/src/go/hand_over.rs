@@ -70,12 +70,8 @@ fn tbf(limit: Limit) -> Tbf {
     // A tick has 64 ns.
     let burst_ticks = (u64::from(microseconds) * 1000 / 64) as u32;
     let waiting = (rate * 25_000 / 1_000_000) as u32;
-    let installed = InstalledTbf {
-        rate: BytesPerSecond(limit.rate.0 / 8),
-        burst_ticks,
-        limit: Bytes(waiting.wrapping_add(burst as u32)),
-    };
-    installed.made_by()
+    let queue = Bytes(waiting.wrapping_add(burst as u32));
+    InstalledTbf::new(BytesPerSecond(limit.rate.0 / 8), burst_ticks, queue).made_by()
 }
 
 #[cfg(test)]

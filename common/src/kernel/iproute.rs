@@ -6,7 +6,8 @@ use super::link::LinkChange;
 use super::mac;
 use super::shell::word;
 use super::tc::{
-    Action, ETH_P_8021AD, ETH_P_8021Q, FqCodel, Hook, HookChange, InstalledFilter, QdiscKind, Tbf,
+    Action, ETH_P_8021AD, ETH_P_8021Q, FqCodel, Hook, HookChange, InstalledFilter, PEAK, QdiscKind,
+    Tbf,
 };
 
 /// What changes an interface.
@@ -72,13 +73,17 @@ fn on_or_off(on: bool) -> &'static str {
 #[must_use]
 pub fn set_tbf(name: &str, handle: u16, tbf: Tbf) -> String {
     // In tc, "bps" are bytes per second.
-    format!(
+    let mut line = format!(
         "tc qdisc replace dev {} root handle {handle:x}: tbf rate {}bps burst {} limit {}",
         word(name),
         tbf.rate.0,
         tbf.burst.0,
         tbf.limit.0
-    )
+    );
+    if let Some(piece) = tbf.piece {
+        let _ = write!(line, " peakrate {PEAK}bps minburst {}", piece.0);
+    }
+    line
 }
 
 /// What puts an `fq_codel` into a TBF of an interface, or changes it.

@@ -43,8 +43,8 @@ fn every_bucket_has_one(b: &TestBox) {
     let container = b.pair("c1", 1);
     let veth = container.host_end();
     for (mbit, target, interval, memory) in [
-        (1, 18_263, 182_639, 262_144),
-        (10, 4_999, 99_999, 500_000),
+        (1, 73_055, 730_559, 365_280),
+        (10, 7_304, 99_999, 500_000),
         (100, 4_999, 99_999, 5_000_000),
     ] {
         for subnets in [json!([]), json!(["10.0.0.0/8"])] {
@@ -148,7 +148,7 @@ fn pings(container: &Attachment) -> (f64, u64) {
 /// With eight senders that take what they get. Both are measured here, because a guest is slow.
 fn a_full_link_answers(b: &TestBox) {
     require_guest();
-    for (number, mbit) in [(1, 5), (2, 20)] {
+    for (number, mbit) in [(1, 2), (2, 5)] {
         let container = b.pair(&format!("c{number}"), number);
         let [fair, fifo] = ["fq_codel", "fifo"].map(|queue| {
             let call = limited("ADD", &container, mbit).set("queue", queue);

@@ -177,8 +177,12 @@ pub(super) fn drain(
     rate: BytesPerSecond,
 ) -> Result<(), CniError> {
     /// What a link moves in no time.
-    const OPEN: Tbf =
-        Tbf { rate: BytesPerSecond(1 << 36), burst: Bytes(1 << 30), limit: Bytes(1 << 30) };
+    const OPEN: Tbf = Tbf {
+        rate: BytesPerSecond(1 << 36),
+        burst: Bytes(1 << 30),
+        limit: Bytes(1 << 30),
+        piece: None,
+    };
     /// What a stack hands down in one piece, in bytes.
     const SEGMENT: u64 = 65_536;
     const MOST: Duration = Duration::from_secs(2);
@@ -197,7 +201,7 @@ mod tests {
     use cni_common::kernel::tc::InstalledTbf;
 
     fn held(waiting: u32, queue: Option<Qdisc>) -> Held {
-        let tbf = InstalledTbf { rate: BytesPerSecond(1), burst_ticks: 1, limit: Bytes(1) };
+        let tbf = InstalledTbf::new(BytesPerSecond(1), 1, Bytes(1));
         Held { root: Some(Qdisc { handle: HANDLE, kind: QdiscKind::Tbf(tbf), waiting }), queue }
     }
 

@@ -19,7 +19,7 @@ use filter::U32;
 
 pub use filter::{Action, ETH_P_8021AD, ETH_P_8021Q, Filter, InstalledFilter, Match, Side, Word};
 pub use fq_codel::{FqCodel, InstalledFqCodel, Microseconds};
-pub use tbf::{Bytes, BytesPerSecond, InstalledTbf, Tbf};
+pub use tbf::{Bytes, BytesPerSecond, InstalledTbf, PEAK, Tbf};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;

@@ -12,8 +12,8 @@ const CAPTURE: &str = include_str!("capture.txt");
 const V0: u32 = 3;
 const I0: u32 = 4;
 const NETLINK_HEADER: usize = 16;
-/// `TCA_TBF_RTAB`, the table of costs for kernels before 3.8, which `tc` still sends. We do not.
-const TCA_TBF_RTAB: u16 = 2;
+/// `TCA_TBF_RTAB` and `TCA_TBF_PTAB`, the tables of costs for kernels before 3.8, which `tc` still sends. We do not.
+const TABLES: [u16; 2] = [2, 3];
 
 /// The message that `tc` sent for this command.
 fn sent_by_tc(command: &str) -> Vec<u8> {
@@ -38,13 +38,13 @@ fn assert_same(request: &Request, tc: &[u8]) {
     assert_eq!(u16::from_ne_bytes([tc[6], tc[7]]), request.flags | 5, "the flags");
 }
 
-/// `tc`'s message without the table of costs.
-fn without_table(tc: &[u8]) -> Vec<u8> {
+/// `tc`'s message without the tables of costs.
+fn without_tables(tc: &[u8]) -> Vec<u8> {
     let (head, rest) = tc.split_at(NETLINK_HEADER + 20);
     let mut bytes = head.to_vec();
     for (kind, value) in attributes(rest).expect("attributes") {
         let kept = |(kind, value): (u16, &[u8])| {
-            (kind != TCA_TBF_RTAB).then(|| DefaultNla::new(kind, value.to_vec()))
+            (!TABLES.contains(&kind)).then(|| DefaultNla::new(kind, value.to_vec()))
         };
         let value = if kind == TCA_OPTIONS {
             let nested = attributes(value).expect("options");
@@ -79,10 +79,26 @@ fn token_buckets_are_sent_as_by_tc() {
             175_000_000,
         ),
     ] {
-        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(limit) };
+        let tbf = Tbf {
+            rate: BytesPerSecond(rate),
+            burst: Bytes(burst),
+            limit: Bytes(limit),
+            piece: None,
+        };
         let tc = sent_by_tc(&format!("qdisc replace dev v0 root handle b0: tbf {command}"));
-        assert_same(&tbf_request(V0, 0xb0, tbf), &without_table(&tc));
+        assert_same(&tbf_request(V0, 0xb0, tbf), &without_tables(&tc));
     }
+}
+
+#[test]
+fn what_cuts_up_segments_is_sent_as_by_tc() {
+    let (rate, piece) = (BytesPerSecond(125_000), Some(Bytes(1522)));
+    let tbf = Tbf { rate, burst: Bytes(3044), limit: Bytes(10_653), piece };
+    let tc = sent_by_tc(
+        "qdisc replace dev v0 root handle b0: tbf rate 125000bps burst 3044 limit 10653 \
+         peakrate 1000000000bps minburst 1522",
+    );
+    assert_same(&tbf_request(V0, 0xb0, tbf), &without_tables(&tc));
 }
 
 #[test]
@@ -242,7 +258,7 @@ proptest! {
     /// The kernel multiplies by a reciprocal of 31 bits or more wherever the rate allows it.
     #[test]
     fn ticks_are_those_of_exact_arithmetic(rate in 1..=1_u64 << 31, burst: u32) {
-        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(0) };
+        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(0), piece: None };
         let exact = u128::from(burst) * 1_000_000_000 / u128::from(rate) / 64;
         let ticks = tbf.burst_ticks();
         prop_assert!(ticks <= exact);
@@ -251,10 +267,10 @@ proptest! {
 
     #[test]
     fn no_rate_is_too_large(rate: u64, burst: u32) {
-        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(7) };
+        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(7), piece: None };
         #[expect(clippy::cast_possible_truncation, reason = "as the kernel reports it")]
         let burst_ticks = tbf.burst_ticks() as u32;
-        let installed = InstalledTbf { rate: tbf.rate, burst_ticks, limit: tbf.limit };
+        let installed = InstalledTbf::new(tbf.rate, burst_ticks, tbf.limit);
         prop_assert!(tbf.is(installed));
         let longer = InstalledTbf { limit: Bytes(8), ..installed };
         let faster = InstalledTbf { rate: BytesPerSecond(rate ^ 1), ..installed };
@@ -264,13 +280,33 @@ proptest! {
 
     #[test]
     fn a_bucket_can_be_made_again(rate in 1..=1_u64 << 40, burst: u32) {
-        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(7) };
+        let tbf = Tbf { rate: BytesPerSecond(rate), burst: Bytes(burst), limit: Bytes(7), piece: None };
         if let Ok(burst_ticks) = u32::try_from(tbf.burst_ticks()) {
-            let installed = InstalledTbf { rate: tbf.rate, burst_ticks, limit: tbf.limit };
+            let installed = InstalledTbf::new(tbf.rate, burst_ticks, tbf.limit);
             let again = installed.made_by();
             prop_assert_eq!(again.burst_ticks(), tbf.burst_ticks());
             prop_assert!(again.burst <= tbf.burst);
         }
+    }
+
+    #[test]
+    fn pieces_are_told_and_made_again(piece in 1_u32..1 << 20) {
+        let bytes = |piece| Tbf {
+            rate: BytesPerSecond(125_000),
+            burst: Bytes(3044),
+            limit: Bytes(7),
+            piece: Some(Bytes(piece)),
+        };
+        let body = body(&tbf_request(V0, 0xb0, bytes(piece)).message);
+        let QdiscKind::Tbf(sent) = parse_qdisc(&body).expect("a qdisc").kind else { panic!() };
+        // What the kernel computes of it.
+        let ticks = |tbf: Tbf| u32::try_from(tbf.burst_ticks()).expect("a short time");
+        let reported = InstalledTbf { peak: (PEAK, piece >> 6), burst_ticks: ticks(bytes(piece)), ..sent };
+        prop_assert!(bytes(piece).is(reported));
+        prop_assert!(reported.made_by().is(reported));
+        prop_assert!(!bytes(piece + 256).is(reported));
+        let whole = Tbf { piece: None, ..bytes(piece) };
+        prop_assert!(!whole.is(reported));
     }
 
     #[test]
