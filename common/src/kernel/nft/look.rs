@@ -16,8 +16,9 @@ pub fn look<T>(
         return Ok(found);
     }
     retry(|| {
-        wait_for_commits(nft);
+        // In this order: a commit that began before is over then, and one that begins later is counted.
         let generation = nft.generation()?;
+        wait_for_commits(nft);
         let found = look(nft)?;
         if !is_good(&found) {
             unchanged_since(nft, generation)?;
