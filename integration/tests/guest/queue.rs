@@ -5,10 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cni_testbox::{
-    Attachment, Call, Implementation, TestBox, attempt, bandwidth, cases, eventually, in_box, sh,
-    tc,
-};
+use cni_testbox::{Attachment, Call, TestBox, attempt, bandwidth, cases, eventually, sh, tc};
 use serde_json::{Value, json};
 
 use crate::require_guest;
