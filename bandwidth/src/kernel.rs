@@ -6,7 +6,9 @@ use std::fmt::Debug;
 use cni_common::kernel::link::{Link, LinkChange, Links};
 use cni_common::kernel::netns::Netns;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
-use cni_common::kernel::tc::{FqCodel, Hook, HookChange, InstalledFilter, Qdisc, Tbf, Tc};
+use cni_common::kernel::tc::{
+    FqCodel, Hook, HookChange, InstalledFilter, Qdisc, SCH_FQ_CODEL, Tbf, Tc,
+};
 use cni_common::kernel::veth::{self, VethError};
 
 /// The questions and the changes, as [`Links`] and [`Tc`] have them.
@@ -25,6 +27,7 @@ pub(crate) trait Kernel: Debug {
     fn delete_link(&mut self, link: u32) -> Result<(), RtnetlinkError>;
     fn root(&mut self, link: u32) -> Result<Option<Qdisc>, RtnetlinkError>;
     fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError>;
+    /// With `otherwise`, that is the bucket where the kernel has no `fq_codel`, and no error.
     fn set_tbf_with(
         &mut self,
         link: u32,
@@ -50,12 +53,14 @@ pub(crate) trait Kernel: Debug {
 pub(crate) struct Live {
     links: Links,
     tc: Tc,
+    /// Told by the kernel: it need not be asked again.
+    lacks_fq_codel: bool,
 }
 
 impl Live {
     pub(crate) fn open() -> std::io::Result<Self> {
         let links = Links::open()?;
-        Ok(Self { tc: Tc::beside(&links), links })
+        Ok(Self { tc: Tc::beside(&links), links, lacks_fq_codel: false })
     }
 }
 
@@ -109,7 +114,16 @@ impl Kernel for Live {
         queue: (u16, FqCodel),
         otherwise: Option<Tbf>,
     ) -> Result<(), RtnetlinkError> {
-        self.tc.set_tbf_with(link, handle, tbf, queue, otherwise)
+        if let Some(tbf) = otherwise.filter(|_| self.lacks_fq_codel) {
+            return self.tc.set_tbf(link, handle, tbf);
+        }
+        match (self.tc.set_tbf_with(link, handle, tbf, queue), otherwise) {
+            (Err(error), Some(tbf)) if error.module == Some(SCH_FQ_CODEL) => {
+                self.lacks_fq_codel = true;
+                self.tc.set_tbf(link, handle, tbf)
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     fn set_tbf_alone(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {

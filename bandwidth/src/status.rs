@@ -4,7 +4,8 @@ use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::LinkChange;
 use cni_common::kernel::rtnetlink::RtnetlinkError;
 use cni_common::kernel::tc::{
-    Action, Bytes, BytesPerSecond, Filter, FqCodel, Hook, HookChange, Match, Microseconds, Tbf,
+    Action, Bytes, BytesPerSecond, Filter, FqCodel, Hook, HookChange, Match, Microseconds,
+    SCH_FQ_CODEL, Tbf,
 };
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -58,13 +59,13 @@ fn attempt(queue: QueueKind) -> Result<&'static str, CniError> {
     let time = Microseconds(1);
     let fq_codel = FqCodel { target: time, interval: time, memory_limit: Bytes(u32::MAX) };
     let queued = kernel.set_tbf_with(ifb.index, 1, tbf, (2, fq_codel), None);
-    let is_missing = |error: &RtnetlinkError| error.module == Some("sch_fq_codel");
+    let is_missing = |error: &RtnetlinkError| error.module == Some(SCH_FQ_CODEL);
     let queue = match (queue, queued) {
         (_, Err(error)) if !is_missing(&error) => {
             return Err(refused("limit a rate", "sch_tbf")(error));
         }
         (QueueKind::FqCodel, Err(error)) => {
-            return Err(refused("queue by fq_codel", "sch_fq_codel")(error));
+            return Err(refused("queue by fq_codel", SCH_FQ_CODEL)(error));
         }
         (QueueKind::Fifo, _) => "fifo",
         (QueueKind::Best, Err(_)) => "fifo, because the kernel has no fq_codel",

@@ -37,6 +37,8 @@ const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
 const TBF: &str = "tbf";
 const FQ_CODEL: &str = "fq_codel";
+/// The module that has it.
+pub const SCH_FQ_CODEL: &str = "sch_fq_codel";
 
 /// A queueing discipline (qdisc).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,23 +158,19 @@ impl Tc {
     }
 
     /// The same, with an `fq_codel` for its queue, in one datagram: made, or changed in place if `queue` is its
-    /// handle already. Where the kernel has none, `otherwise` is the TBF instead, if there is one.
+    /// handle already. If the kernel has none, the TBF is there all the same, and the error names the module.
     pub fn set_tbf_with(
         &mut self,
         link: u32,
         handle: u16,
         tbf: Tbf,
         (queue, fq_codel): (u16, FqCodel),
-        otherwise: Option<Tbf>,
     ) -> Result<(), RtnetlinkError> {
         let requests =
             [tbf_request(link, handle, tbf), fq_codel_request(link, handle, queue, fq_codel)];
         let [bucket, queue] = self.send_both(requests)?;
         bucket.map_err(|error| error.without("sch_tbf", Errno::ENOENT))?;
-        match (queue.map_err(|error| error.without("sch_fq_codel", Errno::ENOENT)), otherwise) {
-            (Err(error), Some(tbf)) if error.module.is_some() => self.set_tbf(link, handle, tbf),
-            (outcome, _) => outcome,
-        }
+        queue.map_err(|error| error.without(SCH_FQ_CODEL, Errno::ENOENT))
     }
 
     /// The same, with the queue that a TBF has by itself in the place of one that was given to it.
