@@ -98,7 +98,7 @@ fn queues(ours: &Path) {
         for flows in [1, 8] {
             let mut row = format!("| {mbit} Mbit/s | {flows} |");
             for queue in QUEUES {
-                let call = queued(mbit * 1_000_000, queue);
+                let call = call(mbit * 1_000_000, PLACEHOLDER, Some(queue));
                 call.cpu(ours, "ADD");
                 if queue == QUEUES[0] {
                     let _ = write!(row, " {:.1} ms |", Pings::run(20).mean);
@@ -113,17 +113,6 @@ fn queues(ours: &Path) {
             println!("{row}");
         }
     }
-}
-
-/// A limit of a rate for both directions, by this queue.
-fn queued(rate: u64, queue: &str) -> Call {
-    let stdin = format!(
-        r#"{{"cniVersion":"1.0.0","name":"bench","type":"bandwidth","queue":"{queue}",
-        "ingressRate":{rate},"ingressBurst":{PLACEHOLDER},"egressRate":{rate},"egressBurst":{PLACEHOLDER},
-        "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"v0"}},
-        {{"name":"eth0","sandbox":"/run/netns/c1"}}]}}}}"#
-    );
-    bench::call("bandwidth", "bench", &stdin)
 }
 
 /// What ping says of some questions.
@@ -162,10 +151,11 @@ fn beside_bulk(flows: u32) -> (Pings, f64) {
     (pings, received.as_f64().unwrap_or(f64::NAN))
 }
 
-/// A call with the same limit for both directions.
-fn call(rate: u64, burst: u64) -> Call {
+/// A call with the same limit for both directions, and a queue if it is not the plugin's own choice.
+fn call(rate: u64, burst: u64, queue: Option<&str>) -> Call {
+    let queue = queue.map(|queue| format!(r#""queue":"{queue}","#)).unwrap_or_default();
     let stdin = format!(
-        r#"{{"cniVersion":"1.0.0","name":"bench","type":"bandwidth",
+        r#"{{"cniVersion":"1.0.0","name":"bench","type":"bandwidth",{queue}
         "ingressRate":{rate},"ingressBurst":{burst},"egressRate":{rate},"egressBurst":{burst},
         "prevResult":{{"cniVersion":"1.0.0","interfaces":[{{"name":"v0"}},
         {{"name":"eth0","sandbox":"/run/netns/c1"}}]}}}}"#
@@ -178,7 +168,7 @@ fn call(rate: u64, burst: u64) -> Call {
 fn cpu(limits: &mut Limits, ours: &Path, go: &Path) {
     const ROUNDS: u32 = 60;
     println!("Both limits, ADD+DEL, ours and Debian's Go plugin ({ROUNDS} interleaved rounds)");
-    let both = call(8_000_000, 800_000);
+    let both = call(8_000_000, 800_000, None);
     let mut sums = [0.0; 2];
     for _ in 0..ROUNDS {
         for (plugin, sum) in [ours, go].into_iter().zip(&mut sums) {
@@ -235,7 +225,7 @@ struct Seen {
 
 fn throughput(limits: &mut Limits, rate: u64, burst: u64, flow: Flow, plugins: [&PathBuf; 2]) {
     let [ours, go] = plugins.map(|plugin| {
-        let call = call(rate, burst);
+        let call = call(rate, burst, None);
         call.cpu(plugin, "ADD");
         let seen = measure(rate, flow);
         call.cpu(plugin, "DEL");

@@ -32,7 +32,11 @@ impl Call {
 
 /// Everything that the spies of a directory recorded so far, in order.
 pub fn calls(directory: &Path) -> Vec<Call> {
-    let text = fs::read_to_string(directory.join("calls")).unwrap_or_default();
+    recorded(&fs::read_to_string(directory.join("calls")).unwrap_or_default())
+}
+
+/// The calls of a recording, in order.
+pub fn recorded(text: &str) -> Vec<Call> {
     text.lines().map(call).collect()
 }
 

@@ -1,12 +1,12 @@
 //! What containerd has written to each plugin, byte for byte, given to the plugins again (`recorded/README.md`).
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
+use cni_testbox::spy::{self, Call};
 use cni_testbox::{
     HOST_V4, HOST_V6, Implementation, Namespace, OUT_V4, TestBox, Transport, cases, sh, tc,
 };
@@ -26,44 +26,19 @@ fn a_pod_of_containerd_2_1(b: &TestBox) {
     lives_again(b, "containerd-2.1.jsonl", &["STATUS"]);
 }
 
-/// One call as it came.
-struct Call {
-    plugin: String,
-    command: String,
-    env: BTreeMap<String, String>,
-    stdin: String,
-}
-
-impl Call {
-    fn read(line: &str) -> Self {
-        let call: Value = serde_json::from_str(line).expect("JSON");
-        let text = |key: &str| call[key].as_str().expect(key).to_owned();
-        Self {
-            plugin: text("plugin"),
-            command: text("command"),
-            env: serde_json::from_value(call["env"].clone()).expect("texts"),
-            stdin: text("stdin"),
-        }
-    }
-
-    fn config(&self) -> Value {
-        serde_json::from_str(&self.stdin).expect("JSON")
-    }
-
-    /// Gives it to the plugin, which has to succeed; what it printed.
-    #[track_caller]
-    fn run_as(&self, command: &str) -> String {
-        let mut plugin = Command::new(Implementation::Ours.plugin(&self.plugin));
-        plugin.envs(&self.env).env("CNI_COMMAND", command);
-        cni_testbox::feed(&mut plugin, &self.stdin)
-    }
+/// Gives a call to its plugin again, which has to succeed; what it printed.
+#[track_caller]
+fn run_as(call: &Call, command: &str) -> String {
+    let mut plugin = Command::new(Implementation::Ours.plugin(&call.plugin));
+    plugin.envs(&call.env).env("CNI_COMMAND", command);
+    cni_testbox::feed(&mut plugin, &call.stdin_text)
 }
 
 #[track_caller]
 fn lives_again(b: &TestBox, file: &str, also: &[&str]) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/recorded");
     let text = fs::read_to_string(directory.join(file)).expect("a recording");
-    let calls: Vec<Call> = text.lines().map(Call::read).collect();
+    let calls = spy::recorded(&text);
     let of = |command| of_command(&calls, command);
     let add = of("ADD")[0];
     let netns = make_interfaces(add);
@@ -76,7 +51,7 @@ fn lives_again(b: &TestBox, file: &str, also: &[&str]) {
     }
 
     for call in of("ADD") {
-        let (result, given) = (call.run_as("ADD"), call.config());
+        let (result, given) = (run_as(call, "ADD"), call.stdin());
         let result: Value = serde_json::from_str(&result).expect("a result");
         assert_eq!(result["cniVersion"], given["cniVersion"]);
         assert_eq!(result["ips"], given["prevResult"]["ips"], "{}", call.plugin);
@@ -84,21 +59,21 @@ fn lives_again(b: &TestBox, file: &str, also: &[&str]) {
     serves(b, &netns);
     // As libcni makes it of the same: with what ADD has returned, and all the rest. DEL's is so.
     let mut with_result = of("DEL");
-    with_result.retain(|call| call.config().get("prevResult").is_some());
+    with_result.retain(|call| call.stdin().get("prevResult").is_some());
     assert!(with_result.len() >= PLUGINS.len());
     for call in with_result {
-        assert_eq!(call.run_as("CHECK"), "", "{}", call.plugin);
+        assert_eq!(run_as(call, "CHECK"), "", "{}", call.plugin);
     }
     for call in of("STATUS") {
-        assert_eq!(call.run_as("STATUS"), "", "{}", call.plugin);
+        assert_eq!(run_as(call, "STATUS"), "", "{}", call.plugin);
     }
     for call in of("ADD") {
-        call.run_as("ADD");
+        run_as(call, "ADD");
     }
     serves(b, &netns);
     // With the namespace and a result, and again without.
     for call in of("DEL") {
-        assert_eq!(call.run_as("DEL"), "", "{}", call.plugin);
+        assert_eq!(run_as(call, "DEL"), "", "{}", call.plugin);
     }
     b.out.is_not_served(8080);
     // Tables stay, without elements, and the bridge's route_localnet.
@@ -120,7 +95,7 @@ fn of_command<'a>(calls: &'a [Call], command: &str) -> Vec<&'a Call> {
 
 /// The interfaces that the result before the first of ours tells of, with their names, MACs and addresses.
 fn make_interfaces(call: &Call) -> Namespace {
-    let result = &call.config()["prevResult"];
+    let result = &call.stdin()["prevResult"];
     let path = PathBuf::from(&call.env["CNI_NETNS"]);
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
     let netns = Namespace::create(&name);

@@ -38,7 +38,7 @@ pub(crate) fn give_to_go(
     for (hook, asked) in [(Hook::Ingress, config.egress), (Hook::Egress, config.ingress)] {
         if let Some(ifb) = ifb::find(host, Some(end), &tag, hook)? {
             if let Some(asked) = asked {
-                limit::drain(host, &ifb, HANDLE, BytesPerSecond(asked.rate.0 / 8))?;
+                limit::drain(host, &ifb, BytesPerSecond(asked.rate.0 / 8))?;
             }
             host.delete_link(&ifb)?;
         }

@@ -96,7 +96,7 @@ pub(super) fn set(
         Change::Fifo => held.fq_codel().is_some(),
     };
     if is_replaced && held.has_waiting() {
-        drain(host, link, HANDLE, wanted.tbf.rate)?;
+        drain(host, link, wanted.tbf.rate)?;
     }
     let index = link.index;
     let outcome = match change {
@@ -169,13 +169,8 @@ pub(crate) fn queue_name(host: &mut Host, link: &Link) -> Result<&'static str, C
     })
 }
 
-/// Lets a bucket send all that waits for it.
-pub(super) fn drain(
-    host: &mut Host,
-    link: &Link,
-    handle: u16,
-    rate: BytesPerSecond,
-) -> Result<(), CniError> {
+/// Lets our bucket send all that waits for it.
+pub(super) fn drain(host: &mut Host, link: &Link, rate: BytesPerSecond) -> Result<(), CniError> {
     /// What a link moves in no time.
     const OPEN: Tbf = Tbf {
         rate: BytesPerSecond(1 << 36),
@@ -187,7 +182,7 @@ pub(super) fn drain(
     const SEGMENT: u64 = 65_536;
     const MOST: Duration = Duration::from_secs(2);
     host.kernel
-        .set_tbf(link.index, handle, OPEN)
+        .set_tbf(link.index, HANDLE, OPEN)
         .map_err(refused(|| format!("open {}", link.name)))?;
     // The first in its queue waits for as long as it was told before.
     let waits = Duration::from_micros(SEGMENT * 1_000_000 / rate.0.max(1));

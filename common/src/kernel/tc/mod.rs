@@ -36,6 +36,7 @@ const TCA_STATS_QUEUE: u16 = 3;
 const CLSACT: &str = "clsact";
 const INGRESS: &str = "ingress";
 const TBF: &str = "tbf";
+const SCH_TBF: &str = "sch_tbf";
 const FQ_CODEL: &str = "fq_codel";
 /// The module that has it.
 pub const SCH_FQ_CODEL: &str = "sch_fq_codel";
@@ -154,7 +155,7 @@ impl Tc {
     /// Makes a TBF the root qdisc of a link, or changes the one with this handle in place.
     pub fn set_tbf(&mut self, link: u32, handle: u16, tbf: Tbf) -> Result<(), RtnetlinkError> {
         self.send(tbf_request(link, handle, tbf))
-            .map_err(|error| error.without("sch_tbf", Errno::ENOENT))
+            .map_err(|error| error.without(SCH_TBF, Errno::ENOENT))
     }
 
     /// The same, with an `fq_codel` for its queue, in one datagram: made, or changed in place if `queue` is its
@@ -168,9 +169,10 @@ impl Tc {
     ) -> Result<(), RtnetlinkError> {
         let requests =
             [tbf_request(link, handle, tbf), fq_codel_request(link, handle, queue, fq_codel)];
-        let [bucket, queue] = self.send_both(requests)?;
-        bucket.map_err(|error| error.without("sch_tbf", Errno::ENOENT))?;
-        queue.map_err(|error| error.without(SCH_FQ_CODEL, Errno::ENOENT))
+        let mut outcomes = self.send_all(requests)?.into_iter().zip([SCH_TBF, SCH_FQ_CODEL]);
+        outcomes.try_for_each(|(outcome, module)| {
+            outcome.map_err(|error| error.without(module, Errno::ENOENT))
+        })
     }
 
     /// The same, with the queue that a TBF has by itself in the place of one that was given to it.
@@ -181,10 +183,10 @@ impl Tc {
         tbf: Tbf,
     ) -> Result<(), RtnetlinkError> {
         // A TBF without any queue makes its own as soon as it is changed.
-        let [queue, bucket] =
-            self.send_both([delete_queue_request(link, handle), tbf_request(link, handle, tbf)])?;
-        unless_missing(queue)?;
-        bucket
+        let requests = [delete_queue_request(link, handle), tbf_request(link, handle, tbf)];
+        let mut outcomes = self.send_all(requests)?.into_iter();
+        outcomes.next().map_or(Ok(()), unless_missing)?;
+        outcomes.collect()
     }
 
     /// The queue that was given to a TBF. Of its own, and of none, nothing is said.
@@ -224,12 +226,7 @@ impl Tc {
         link: u32,
         changes: &[HookChange],
     ) -> Result<Vec<Result<(), RtnetlinkError>>, RtnetlinkError> {
-        let mut bundle = Bundle::default();
-        for change in changes {
-            let Request { kind, flags, message } = change.request(link);
-            bundle.add(kind, flags, &message);
-        }
-        let outcomes = self.rtnetlink.request_all(bundle)?.into_iter();
+        let outcomes = self.send_all(changes.iter().map(|change| change.request(link)))?;
         Ok(changes.iter().zip(outcomes).map(|(change, outcome)| change.judge(outcome)).collect())
     }
 
@@ -243,17 +240,16 @@ impl Tc {
         unless_missing(self.send(delete_filters_request(link, hook, priority)))
     }
 
-    fn send_both(
+    /// Sends all in one datagram. What became of each is returned in its order.
+    fn send_all(
         &mut self,
-        requests: [Request; 2],
-    ) -> Result<[Result<(), RtnetlinkError>; 2], RtnetlinkError> {
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<Vec<Result<(), RtnetlinkError>>, RtnetlinkError> {
         let mut bundle = Bundle::default();
         for Request { kind, flags, message } in requests {
             bundle.add(kind, flags, &message);
         }
-        let mut outcomes = self.rtnetlink.request_all(bundle)?.into_iter();
-        // There is one for each request.
-        Ok([(); 2].map(|()| outcomes.next().unwrap_or(Ok(()))))
+        self.rtnetlink.request_all(bundle)
     }
 
     fn send(&mut self, request: Request) -> Result<(), RtnetlinkError> {
