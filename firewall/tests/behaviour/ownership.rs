@@ -345,7 +345,7 @@ fn parallel(b: &TestBox, backend: &str) {
         std::thread::scope(|scope| {
             for member in &crowd {
                 let call = call(command, keys, member);
-                scope.spawn(move || run_until_served(b, &call));
+                scope.spawn(move || call.run_until_served(b));
             }
         });
     };
@@ -369,18 +369,6 @@ fn parallel(b: &TestBox, backend: &str) {
         }
         all("DEL", &keys);
         assert_eq!(sorted(&b.ruleset()), sorted(&skeleton), "round {round}");
-    }
-}
-
-/// As a runtime does: on a slow machine the last of the crowd may have to wait for the lock longer than one call waits.
-fn run_until_served(b: &TestBox, call: &Call) {
-    loop {
-        let outcome = call.run(b);
-        if outcome.succeeded() {
-            return;
-        }
-        let (code, text) = outcome.expect_error();
-        assert_eq!(code, 11, "{text}");
     }
 }
 

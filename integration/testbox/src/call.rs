@@ -280,6 +280,20 @@ impl Call {
         outcome
     }
 
+    /// As a runtime does among many calls at once: where the lock was waited for in vain (error 11), call again. A slow
+    /// machine's last one may have to wait longer than one call does.
+    #[track_caller]
+    pub fn run_until_served(&self, host: &TestBox) -> Outcome {
+        loop {
+            let outcome = self.run(host);
+            if outcome.succeeded() {
+                return outcome;
+            }
+            let (code, text) = outcome.expect_error();
+            assert_eq!(code, 11, "{text}");
+        }
+    }
+
     /// The process of this call, for a case that gives it a stdin or stdout of its own.
     pub fn process(&self, binary: &Path) -> Command {
         let mut words = self.wrapper.iter().map(OsStr::new).chain([binary.as_os_str()]);

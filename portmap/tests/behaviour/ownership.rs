@@ -465,18 +465,21 @@ fn twenty_containers_at_once(b: &TestBox) {
     b.nft("flush ruleset");
     let webs: Vec<Attachment> = (1..=20).map(|i| b.web(&network, &format!("c{i}"))).collect();
     let all = || webs.iter().zip(1..);
+    let call = |command: &str, web: &Attachment, i: u16| {
+        portmap(command, web).mappings(&ports(i)).run_until_served(b);
+    };
     std::thread::scope(|scope| {
         for (web, i) in all() {
-            scope.spawn(move || b.map(web, &ports(i)));
+            scope.spawn(move || call("ADD", web, i));
         }
-        scope.spawn(|| b.map(&first, &ports(0)));
+        scope.spawn(|| call("ADD", &first, 0));
     });
     for (web, i) in all() {
         b.out.is_served(8100 + i, &web.container.id);
     }
     std::thread::scope(|scope| {
         for (web, i) in all() {
-            scope.spawn(move || b.unmap(web, &ports(i)));
+            scope.spawn(move || call("DEL", web, i));
         }
     });
     assert_eq!(b.ruleset(), skeleton, "as if the twenty had never been");
