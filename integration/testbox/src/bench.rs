@@ -2,9 +2,10 @@
 //! project promises to keep.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
@@ -82,7 +83,49 @@ pub fn furnish_bridge() {
     ]);
 }
 
+/// What a call took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// User and system time of the plugin and of its children.
+    pub cpu: Duration,
+    /// From before the process is made until it has been waited for.
+    pub wall: Duration,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { cpu: self.cpu + other.cpu, wall: self.wall + other.wall }
+    }
+}
+
+/// What something took that makes children and waits for them.
+pub fn cost_of<T>(work: impl FnOnce() -> T) -> (Cost, T) {
+    let (before, start) = (children_cpu(), Instant::now());
+    let done = work();
+    let wall = start.elapsed();
+    (Cost { cpu: children_cpu().saturating_sub(before), wall }, done)
+}
+
 impl Call {
+    /// Runs a plugin with this command: what it took, and what it printed; or its error.
+    pub fn cost(&self, plugin: &Path, command: &str) -> Result<(Cost, String), String> {
+        let mut process = self.clone().command(command).process(plugin);
+        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let (cost, (status, said)) = cost_of(|| {
+            let mut child = self.feed(process.spawn().expect("the plugin starts"));
+            let mut said = String::new();
+            let stdout = child.stdout.as_mut().expect("a pipe");
+            stdout.read_to_string(&mut said).expect("text");
+            (child.wait().expect("wait"), said)
+        });
+        if status.success() {
+            return Ok((cost, said));
+        }
+        Err(format!("{} {command}: {status}: {}", plugin.display(), said.trim()))
+    }
+
     /// Runs a plugin with this command, which must succeed; its CPU time and that of its children.
     pub fn cpu(&self, plugin: &Path, command: &str) -> Duration {
         let mut process = self.clone().command(command).process(plugin);

@@ -71,6 +71,7 @@ mod container;
 #[cfg(target_arch = "x86_64")]
 pub mod faults;
 mod firewalld;
+pub mod flood;
 mod implementation;
 mod injection;
 mod isolation;

@@ -8,6 +8,7 @@ use serde_json::Value;
 /// Which Debian package brings a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
+    ("cc", "gcc"),
     ("chroot", "coreutils"),
     ("conntrack", "conntrack"),
     ("containerd", "containerd"),
