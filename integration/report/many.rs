@@ -8,6 +8,7 @@ use crate::table::{NONE, Table, cell, thousands};
 
 pub(crate) const ATTACHMENTS: [u64; 4] = [0, 100, 1_000, 10_000];
 pub(crate) const MAPPINGS: [u64; 4] = [1, 100, 1_000, 10_000];
+const ATTACHMENT_COMMANDS: [&str; 4] = ["ADD", "DEL", "CHECK", "GC"];
 const AT_ONCE: [u64; 3] = [1, 8, 64];
 
 pub(crate) fn chain(record: &Record) -> String {
@@ -56,7 +57,55 @@ pub(crate) fn chain(record: &Record) -> String {
 
 /// CPU of one more attachment beside others.
 pub(crate) fn attachments(record: &Record) -> String {
-    levels(record, "attachments", &PLUGINS, &["ADD", "DEL", "CHECK", "GC"], ATTACHMENTS)
+    levels(record, "attachments", &PLUGINS, &ATTACHMENT_COMMANDS, ATTACHMENTS)
+}
+
+/// The rest of what was seen of them, for who wants to know.
+pub(crate) fn attachments_in_detail(record: &Record) -> String {
+    let mut table = Table::new(&[
+        "",
+        "command",
+        "by",
+        "backend",
+        ">beside",
+        ">wall, ms",
+        ">system calls",
+        ">programs",
+        ">messages",
+        ">memory, MiB",
+    ]);
+    for plugin in PLUGINS {
+        for command in ATTACHMENT_COMMANDS {
+            for (by, backend) in record.measured("attachments", plugin) {
+                for level in ATTACHMENTS {
+                    let of = Of::scene("attachments").plugin(plugin).by(by, backend);
+                    let of = of.command(command).at(level);
+                    let Some(wall) = Spread::of(record.values(of, "wall")) else { continue };
+                    let once = |quantity| cell(record.values(of, quantity).first());
+                    let memory = record.values(of, "memory").first().map(|kib| short(kib / 1024.0));
+                    table.row(&[
+                        plugin.into(),
+                        command.into(),
+                        record.label(by),
+                        backend.into(),
+                        thousands(level),
+                        wall.times(MS).to_string(),
+                        once("system calls"),
+                        once("programs"),
+                        once("messages"),
+                        cell(memory),
+                    ]);
+                }
+            }
+        }
+    }
+    let table = table.text();
+    if table.is_empty() {
+        return table;
+    }
+    format!(
+        "<details>\n<summary>Wall time, system calls, programs, messages, memory</summary>\n\n{table}</details>\n\n"
+    )
 }
 
 /// CPU of one call with so many mappings.

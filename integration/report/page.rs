@@ -24,7 +24,12 @@ pub(crate) fn text(record: &Record) -> String {
     section("Each call", CALLS, Some(costs), calls::text(record));
     section("A pod's chain of four", CHAIN, None, many::chain(record));
     let plot = ("attachments.svg", "CPU time of ADD and DEL beside other attachments");
-    section("Beside other attachments", ATTACHMENTS, Some(plot), many::attachments(record));
+    section(
+        "Beside other attachments",
+        ATTACHMENTS,
+        Some(plot),
+        many::attachments(record) + &many::attachments_in_detail(record),
+    );
     let plot = ("mappings.svg", "CPU time of ADD and DEL with many mappings");
     let body = many::mappings(record) + &many::mappings_memory(record);
     section("Many mappings in one call", MAPPINGS, Some(plot), body);

@@ -15,7 +15,6 @@ mod record;
 mod replay;
 mod scenes;
 mod subject;
-mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

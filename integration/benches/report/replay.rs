@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
 use cni_testbox::bench::Cost;
+use cni_testbox::trace::{Effect, Traced, messages};
 use netlink_sys::Socket as Netlink;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::host::{Host, path_of};
-use crate::trace::{Effect, Traced, messages};
 
 const BATCH_BEGIN: u16 = 0x10;
 const NEW_GENERATION: u16 = 0x0a0f;

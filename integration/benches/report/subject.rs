@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use cni_testbox::GO_PLUGINS;
+use cni_testbox::{GO_PLUGINS, trace};
 
 use crate::attachment::Attachment;
 use crate::host::Host;
 use crate::record::Of;
 use crate::scenes::Setup;
-use crate::trace;
 
 pub(super) const OURS: &str = "ours";
 pub(super) const GO: &str = "Go";
@@ -107,6 +106,13 @@ impl Subject {
             return Err("it has no such backend: it runs iptables".into());
         }
         Ok(())
+    }
+
+    /// The same at `v0` only, where others are there.
+    pub(super) fn clean_first(&self) {
+        if self.plugin == "bandwidth" && !self.by.is_ours() {
+            self.host.shell("tc qdisc del dev v0 root; tc qdisc del dev v0 ingress");
+        }
     }
 
     /// The Go bandwidth's DEL leaves the bucket and the redirect, on which its next ADD fails.

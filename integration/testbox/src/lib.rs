@@ -91,6 +91,7 @@ mod state;
 mod stubs;
 pub mod suite;
 mod tool;
+pub mod trace;
 mod traffic;
 mod watch;
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use cni_testbox::Call;
 use cni_testbox::bench::{Cost, cost_of};
 
-use super::{Series, Setup, number};
+use super::{Series, Setup, each_plugin, number};
 use crate::subject::{PLUGINS, Subject};
 
 const SCENE: &str = "at once";
@@ -16,52 +17,82 @@ const TURNS: usize = 20;
 
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
     let levels: &[usize] = if setup.quick { &[1, 8] } else { &[1, 8, MANY] };
-    for plugin in PLUGINS {
-        for subject in Subject::all(setup, SCENE, plugin, MANY) {
-            for level in levels {
-                of_subject(setup, &subject, *level)?;
+    each_plugin(SCENE, &PLUGINS, |plugin| {
+        let subjects = Subject::all(setup, SCENE, plugin, MANY);
+        for level in levels {
+            of_level(setup, &subjects, *level)?;
+        }
+        Ok(())
+    })
+}
+
+fn of_level(setup: &Setup, subjects: &[Subject], level: usize) -> Result<(), String> {
+    let mut all: Vec<Batch<'_>> =
+        subjects.iter().map(|subject| Batch::new(subject, level)).collect();
+    let rounds = setup.rounds(6, 1);
+    let start = Instant::now();
+    for round in 0..=rounds {
+        for batch in &mut all {
+            // The first warms up, and the Go plugins' take minutes.
+            if round <= 1 || start.elapsed() < setup.patience() || batch.subject.by.is_ours() {
+                batch.round(round > 0)?;
             }
         }
     }
+    for batch in &all {
+        batch.tell(level);
+    }
     Ok(())
 }
 
-fn of_subject(setup: &Setup, subject: &Subject, level: usize) -> Result<(), String> {
-    let of = subject.of(SCENE).at(level);
-    let calls: Vec<Call> = (1..=level)
-        .map(|number| subject.attachment(number).call(subject.plugin, subject.backend))
-        .collect();
-    let rounds = if subject.by.is_ours() { setup.rounds(10, 2) } else { setup.rounds(3, 1) };
-    let mut series: [Series; 4] = Default::default();
-    let mut again = [0; 2];
-    for round in 0..=rounds {
+struct Batch<'a> {
+    subject: &'a Subject,
+    calls: Vec<Call>,
+    /// In the order of [`NAMES`].
+    series: [Series; NAMES.len()],
+    /// Of those at once, how many were called again, and in how many rounds.
+    again: [usize; 2],
+    rounds: usize,
+}
+
+const NAMES: [&str; 4] = ["ADD in a row", "DEL in a row", "ADD at once", "DEL at once"];
+
+impl<'a> Batch<'a> {
+    fn new(subject: &'a Subject, level: usize) -> Self {
+        let call = |number| subject.attachment(number).call(subject.plugin, subject.backend);
+        let calls = (1..=level).map(call).collect();
+        Self { subject, calls, series: Default::default(), again: [0; 2], rounds: 0 }
+    }
+
+    fn round(&mut self, counts: bool) -> Result<(), String> {
+        let Self { subject, calls, .. } = self;
         let mut costs = Vec::new();
         for command in ["ADD", "DEL"] {
-            costs.push(in_a_row(subject, &calls, command)?);
+            costs.push(in_a_row(subject, calls, command)?);
         }
-        clean(subject);
-        for (command, again) in ["ADD", "DEL"].iter().zip(&mut again) {
-            let (cost, more) = at_once(subject, &calls, command)?;
+        subject.clean();
+        for (command, again) in ["ADD", "DEL"].iter().zip(&mut self.again) {
+            let (cost, more) = at_once(subject, calls, command)?;
             costs.push(cost);
             *again += more;
         }
-        clean(subject);
-        if round > 0 {
-            series.iter_mut().zip(costs).for_each(|(series, cost)| series.push(cost));
+        subject.clean();
+        self.rounds += 1;
+        if counts {
+            self.series.iter_mut().zip(costs).for_each(|(series, cost)| series.push(cost));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, level: usize) {
+        let of = self.subject.of(SCENE).at(level);
+        for (name, series) in NAMES.iter().zip(&self.series) {
+            series.tell(&of.command(name));
+        }
+        for (name, again) in NAMES[2..].iter().zip(self.again) {
+            of.command(name).tell("again", &[number(again) / number(self.rounds)]);
         }
     }
-    let names = ["ADD in a row", "DEL in a row", "ADD at once", "DEL at once"];
-    for (name, series) in names.iter().zip(&series) {
-        series.tell(&of.command(name));
-    }
-    for (name, again) in names[2..].iter().zip(again) {
-        of.command(name).tell("again", &[number(again) / number(rounds + 1)]);
-    }
-    Ok(())
-}
-
-fn clean(subject: &Subject) {
-    subject.clean();
 }
 
 fn in_a_row(subject: &Subject, calls: &[Call], command: &str) -> Result<Cost, String> {

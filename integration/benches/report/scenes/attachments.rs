@@ -1,8 +1,11 @@
-//! One more attachment beside many.
+//! One more attachment beside many: all implementations make as many, and then take turns.
 
 use std::time::Instant;
 
-use super::{Series, Setup};
+use cni_testbox::Call;
+
+use super::calls::tell_counts;
+use super::{Series, Setup, each_plugin};
 use crate::attachment::Attachment;
 use crate::floor::Empty;
 use crate::record::Of;
@@ -16,88 +19,130 @@ const MOST_INTERFACES: usize = 1_000;
 
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
     let empty = Empty::build();
-    for plugin in PLUGINS {
-        for subject in Subject::all(setup, SCENE, plugin, 0) {
-            of_subject(setup, &subject, &empty)?;
-        }
+    each_plugin(SCENE, &PLUGINS, |plugin| of_plugin(setup, plugin, &empty))
+}
+
+fn of_plugin(setup: &Setup, plugin: &'static str, empty: &Empty) -> Result<(), String> {
+    let subjects = Subject::all(setup, SCENE, plugin, 0);
+    let mut left: Vec<&Subject> = subjects.iter().collect();
+    let mut there = 0;
+    for level in LEVELS {
+        left.retain(|subject| match fill(setup, subject, there, level) {
+            Ok(()) => true,
+            Err(why) => {
+                subject.of(SCENE).at(level).note(&format!("not measured: {why}"));
+                false
+            }
+        });
+        there = level;
+        one_more(setup, &left, level, empty)?;
     }
     Ok(())
 }
 
-fn of_subject(setup: &Setup, subject: &Subject, empty: &Empty) -> Result<(), String> {
-    let needs_interfaces = ["bandwidth", "tuning"].contains(&subject.plugin);
-    let mut there = 0;
-    for level in LEVELS {
-        let of = subject.of(SCENE).at(level);
-        if needs_interfaces && level > MOST_INTERFACES {
-            of.note("not measured: it would need as many interfaces");
-            return Ok(());
+/// Makes attachments until there are so many.
+fn fill(setup: &Setup, subject: &Subject, there: usize, level: usize) -> Result<(), String> {
+    if ["bandwidth", "tuning"].contains(&subject.plugin) {
+        if level > MOST_INTERFACES {
+            return Err("it would need as many interfaces".into());
         }
-        if needs_interfaces {
-            subject.host.add_pairs(there + 1, level);
+        subject.host.add_pairs(there + 1, level);
+    }
+    let start = Instant::now();
+    for number in there + 1..=level {
+        let call = subject.attachment(number).call(subject.plugin, subject.backend);
+        subject.host.inside(|| call.cost(&subject.program, "ADD"))?;
+        let spent = start.elapsed();
+        if spent > setup.patience() {
+            let made = number - there;
+            return Err(format!("making {made} of {} took {} s", level - there, spent.as_secs()));
         }
-        let start = Instant::now();
-        while there < level {
-            there += 1;
-            let call = subject.attachment(there).call(subject.plugin, subject.backend);
-            subject.host.inside(|| call.cost(&subject.program, "ADD"))?;
-            let spent = start.elapsed();
-            if spent > setup.patience() {
-                of.note(&format!("not measured: making {there} took {} s", spent.as_secs()));
-                return Ok(());
-            }
-        }
-        one_more(setup, subject, level, &of, empty)?;
     }
     Ok(())
 }
 
 fn one_more(
     setup: &Setup,
-    subject: &Subject,
+    subjects: &[&Subject],
     level: usize,
-    of: &Of,
     empty: &Empty,
 ) -> Result<(), String> {
-    let first = subject.attachment(0);
-    let (plugin, backend) = (subject.plugin, subject.backend);
-    let add = first.call(plugin, backend);
-    let (mut after, mut gc) = (add.clone(), None);
-    let mut series: [Series; COMMANDS.len()] = Default::default();
+    let mut all: Vec<Beside<'_>> =
+        subjects.iter().map(|subject| Beside::new(subject, level)).collect();
     let mut start = Series::default();
-    let rounds = setup.rounds(30, 3);
-    for round in 0..=rounds {
-        for (command, series) in COMMANDS.iter().zip(&mut series) {
-            let call = match *command {
-                "ADD" => &add,
-                "GC" => gc.get_or_insert_with(|| Attachment::of_network(&add, level)),
-                _ => &after,
-            };
-            match subject.host.inside(|| call.cost(&subject.program, command)) {
-                Ok((cost, said)) => {
-                    if *command == "ADD" {
-                        after = first.call_after(plugin, backend, &said);
-                    }
-                    // The first warms up.
-                    if round > 0 {
-                        series.push(cost);
-                    }
-                }
-                // The scene of all commands says which of them it does not serve.
-                Err(why) if ["ADD", "DEL"].contains(command) => return Err(why),
-                Err(_) => {}
-            }
-        }
-        // Of the one attachment only: the host's bucket is at `v0`.
-        if plugin == "bandwidth" && !subject.by.is_ours() {
-            subject.host.shell("tc qdisc del dev v0 root; tc qdisc del dev v0 ingress");
+    for round in 0..=setup.rounds(30, 3) {
+        for beside in &mut all {
+            // The first warms up.
+            beside.round(round > 0)?;
         }
         start.push(empty.cost()?);
     }
-    for (command, series) in COMMANDS.iter().zip(&series).filter(|(_, series)| !series.0.is_empty())
-    {
-        series.tell(&of.command(command));
+    for beside in &all {
+        beside.tell(level)?;
     }
-    start.tell(&of.by("start"));
+    if let Some(beside) = all.first() {
+        let plugin = beside.subject.plugin.into();
+        start.tell(&Of { scene: SCENE, plugin, at: level, by: "start".into(), ..Of::default() });
+    }
     Ok(())
+}
+
+struct Beside<'a> {
+    subject: &'a Subject,
+    add: Call,
+    /// With what ADD returned.
+    after: Call,
+    gc: Call,
+    series: [Series; COMMANDS.len()],
+}
+
+impl<'a> Beside<'a> {
+    fn new(subject: &'a Subject, level: usize) -> Self {
+        let add = subject.attachment(0).call(subject.plugin, subject.backend);
+        let gc = Attachment::of_network(&add, level);
+        Self { subject, after: add.clone(), add, gc, series: Default::default() }
+    }
+
+    fn call(&self, command: &str) -> &Call {
+        match command {
+            "ADD" => &self.add,
+            "GC" => &self.gc,
+            _ => &self.after,
+        }
+    }
+
+    fn round(&mut self, counts: bool) -> Result<(), String> {
+        let subject = self.subject;
+        for (index, command) in COMMANDS.into_iter().enumerate() {
+            let call = self.call(command);
+            match subject.host.inside(|| call.cost(&subject.program, command)) {
+                Ok((cost, said)) => {
+                    if command == "ADD" {
+                        let first = subject.attachment(0);
+                        self.after = first.call_after(subject.plugin, subject.backend, &said);
+                    }
+                    if counts {
+                        self.series[index].push(cost);
+                    }
+                }
+                // The scene of all commands says which of them it does not serve.
+                Err(why) if ["ADD", "DEL"].contains(&command) => return Err(why),
+                Err(_) => {}
+            }
+        }
+        subject.clean_first();
+        Ok(())
+    }
+
+    fn tell(&self, level: usize) -> Result<(), String> {
+        let of = self.subject.of(SCENE).at(level);
+        let mut calls = Vec::new();
+        for (command, series) in COMMANDS.iter().zip(&self.series) {
+            if !series.0.is_empty() {
+                series.tell(&of.command(command));
+                calls.push((*command, self.call(command)));
+            }
+        }
+        tell_counts(self.subject, &of, &calls)
+    }
 }

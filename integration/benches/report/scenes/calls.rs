@@ -1,15 +1,15 @@
 //! Every command of every plugin on every backend, turn by turn, and the floors beside.
 
-use cni_testbox::Call;
+use cni_testbox::{Call, trace};
 
-use super::{Series, Setup, number};
+use super::{Series, Setup, each_plugin, number};
 use crate::attachment::Attachment;
 use crate::floor::Empty;
 use crate::host::Host;
+use crate::memory;
 use crate::record::Of;
 use crate::replay::Replay;
 use crate::subject::Subject;
-use crate::{memory, trace};
 
 const SCENE: &str = "calls";
 /// A UDP port makes portmap look for stale flows.
@@ -19,9 +19,7 @@ const COMMANDS: [&str; 6] = ["VERSION", "STATUS", "ADD", "CHECK", "GC", "DEL"];
 
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
     let empty = Empty::build();
-    for plugin in CASES {
-        of_plugin(setup, plugin, &empty)?;
-    }
+    each_plugin(SCENE, &CASES, |plugin| of_plugin(setup, plugin, &empty))?;
     let (call, program) = empty.call();
     let of = Of { scene: SCENE, by: "start".into(), ..Of::default() };
     let traced = trace::run(call, program, "VERSION")?;
@@ -37,7 +35,7 @@ fn of_plugin(setup: &Setup, plugin: &'static str, empty: &Empty) -> Result<(), S
     let replay = kernel(&subjects)?;
     let mut start = Series::default();
     let mut kernel = [Series::default(), Series::default()];
-    for _ in 0..setup.rounds(60, 5) {
+    for _ in 0..setup.rounds(50, 5) {
         for measured in &mut all {
             measured.round()?;
         }
@@ -55,7 +53,7 @@ fn of_plugin(setup: &Setup, plugin: &'static str, empty: &Empty) -> Result<(), S
             series.tell(&of.by("kernel").command(command));
         }
     }
-    for measured in &mut all {
+    for measured in &all {
         measured.tell()?;
     }
     Ok(())
@@ -164,24 +162,37 @@ impl<'a> Measured<'a> {
         Ok(())
     }
 
-    fn tell(&mut self) -> Result<(), String> {
+    fn tell(&self) -> Result<(), String> {
         let Self { subject, commands } = self;
-        for (command, call, series) in commands.iter() {
-            let of = subject.of(SCENE).command(command);
-            series.tell(&of);
-            let traced = subject.host.inside(|| trace::run(call, &subject.program, command))?;
-            of.tell("system calls", &[number(traced.calls)]);
-            of.tell("programs", &[number(traced.ran.len())]);
-            of.tell("messages", &[number(traced.messages)]);
+        for (command, _, series) in commands {
+            series.tell(&subject.of(SCENE).command(command));
         }
-        subject.clean();
-        for (command, call, _) in commands.iter() {
-            let of = subject.of(SCENE).command(command);
-            subject.host.inside(|| tell_memory(&of, call, &subject.program, command));
-        }
-        subject.clean();
-        Ok(())
+        let calls: Vec<(&str, &Call)> =
+            commands.iter().map(|(command, call, _)| (*command, call)).collect();
+        tell_counts(subject, &subject.of(SCENE), &calls)
     }
+}
+
+/// What is counted, and once is enough: system calls, programs, messages, memory. The commands are in an order in which
+/// they find what they need.
+pub(super) fn tell_counts(
+    subject: &Subject,
+    of: &Of,
+    calls: &[(&str, &Call)],
+) -> Result<(), String> {
+    for (command, call) in calls {
+        let of = of.command(command);
+        let traced = subject.host.inside(|| trace::run(call, &subject.program, command))?;
+        of.tell("system calls", &[number(traced.calls)]);
+        of.tell("programs", &[number(traced.ran.len())]);
+        of.tell("messages", &[number(traced.messages)]);
+    }
+    subject.clean_first();
+    for (command, call) in calls {
+        subject.host.inside(|| tell_memory(&of.command(command), call, &subject.program, command));
+    }
+    subject.clean_first();
+    Ok(())
 }
 
 /// In KiB.

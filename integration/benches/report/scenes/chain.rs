@@ -25,7 +25,7 @@ pub(super) fn run(setup: &Setup) -> Result<(), String> {
     let replays: Vec<Replay<'_>> = replays.iter().map(record).collect::<Result<_, _>>()?;
     let mut series: BTreeMap<(String, &str), Series> = BTreeMap::new();
     let mut warm = true;
-    for _ in 0..=setup.rounds(60, 4) {
+    for _ in 0..=setup.rounds(50, 4) {
         for chain in &chains {
             let costs = chain.round()?;
             for (command, cost) in ["ADD", "DEL"].into_iter().zip(costs).filter(|_| !warm) {

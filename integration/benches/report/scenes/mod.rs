@@ -77,8 +77,25 @@ impl Setup {
 
     /// How long making a state may take, until its level is left out.
     pub(super) fn patience(&self) -> Duration {
-        Duration::from_secs(if self.quick { 2 } else { 60 })
+        Duration::from_secs(if self.quick { 2 } else { 40 })
     }
+}
+
+/// One that breaks off is told, and the others go on; if there are any.
+fn each_plugin(
+    scene: &'static str,
+    plugins: &[&'static str],
+    work: impl Fn(&'static str) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut broken = 0;
+    for plugin in plugins {
+        if let Err(why) = work(plugin) {
+            let of = Of { scene, plugin: (*plugin).into(), ..Of::default() };
+            of.note(&format!("it broke off: {why}"));
+            broken += 1;
+        }
+    }
+    if broken == plugins.len() { Err("no plugin got through it".into()) } else { Ok(()) }
 }
 
 /// In the order of the rounds.

@@ -26,11 +26,12 @@ cases! {
     deployment, ours;
     reliability, ours;
     compatibility, ours;
+    performance, ours;
     commands_in_the_text, ours;
     networks_and_entries, ours;
 }
 
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     "README.md",
     "deploy/README.md",
     "docs/bandwidth.md",
@@ -43,6 +44,7 @@ const PAGES: [&str; 16] = [
     "docs/guide-kubernetes.md",
     "docs/guide-podman.md",
     "docs/guide.md",
+    "docs/performance.md",
     "docs/portmap.md",
     "docs/reliability.md",
     "docs/troubleshooting.md",
@@ -99,6 +101,10 @@ fn reliability(_: &TestBox) {
 
 fn compatibility(_: &TestBox) {
     follow("docs/compatibility.md");
+}
+
+fn performance(_: &TestBox) {
+    follow("docs/performance.md");
 }
 
 /// A command that is only named is one that its program knows; those of who changes the code, too.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
-use cni_testbox::Call;
+use crate::Call;
 
 /// Where strace writes a file for each thread.
 const OUTPUT: &str = "/run/trace";
@@ -13,30 +13,42 @@ const STRACE: [&str; 8] = ["strace", "-ff", "-ttt", "-yy", "-e", "write=all", "-
 
 /// What was sent or written, in its order.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Over the socket of this number.
-    Message { socket: usize, bytes: Vec<u8> },
+    Message {
+        /// Its place in [`Traced::protocols`].
+        socket: usize,
+        /// A datagram.
+        bytes: Vec<u8>,
+    },
     /// A sysctl.
-    Sysctl { path: String, bytes: Vec<u8> },
+    Sysctl {
+        /// As the kernel names the file.
+        path: String,
+        /// What was written.
+        bytes: Vec<u8>,
+    },
 }
 
+/// What a call did.
 #[derive(Debug, Default)]
-pub(super) struct Traced {
+pub struct Traced {
     /// System calls of the plugin and of what it runs.
-    pub(super) calls: usize,
+    pub calls: usize,
     /// Programs that it ran.
-    pub(super) ran: Vec<String>,
+    pub ran: Vec<String>,
     /// Netlink messages that were sent; a datagram can hold several.
-    pub(super) messages: usize,
+    pub messages: usize,
     /// Of its netlink sockets.
-    pub(super) protocols: Vec<isize>,
-    pub(super) effects: Vec<Effect>,
+    pub protocols: Vec<isize>,
+    /// In their order.
+    pub effects: Vec<Effect>,
     /// Whether it opened sockets after it had entered a namespace.
-    pub(super) elsewhere: bool,
+    pub elsewhere: bool,
 }
 
 /// Runs a call that must succeed.
-pub(super) fn run(call: &Call, program: &Path, command: &str) -> Result<Traced, String> {
+pub fn run(call: &Call, program: &Path, command: &str) -> Result<Traced, String> {
     let _ = fs::remove_dir_all(OUTPUT);
     fs::create_dir(OUTPUT).expect("a directory of the box");
     let prefix = format!("{OUTPUT}/of");
@@ -141,7 +153,7 @@ fn returned(call: &str) -> Option<String> {
 }
 
 /// The messages of a datagram.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     const HEADER: usize = 16;
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -157,4 +169,59 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (usize, &[u8])> 
 
 fn messages_in(datagram: &[u8]) -> usize {
     messages(datagram).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As strace 6.1 writes them, of two threads.
+    const MAIN: &str = r#"
+100.000001 execve("/opt/cni/bin/x", ["x"], 0x7ff /* 3 vars */) = 0
+100.000002 socket(AF_NETLINK, SOCK_DGRAM|SOCK_CLOEXEC, NETLINK_NETFILTER) = 3<NETLINK:[71]>
+100.000003 sendto(3<NETLINK:[71]>, [{nlmsg_len=20, …}, {nlmsg_len=20, …}], 40, 0, NULL, 0) = 40
+ | 00000  14 00 00 00 10 0a 01 00  01 00 00 00 00 00 00 00  ................ |
+ | 00010  00 00 00 00 14 00 00 00  12 0a 01 00 02 00 00 00  ................ |
+ | 00020  00 00 00 00 41 42 43 44                           ....ABCD         |
+100.000009 execve("/usr/bin/none", ["none"], 0x7ff /* 3 vars */) = -1 ENOENT (No such file or directory)
+100.000010 write(1</dev/null>, "{}", 2) = 2
+ | 00000  7b 7d                                             {}               |
+100.000011 exit_group(0)         = ?
+100.000012 +++ exited with 0 +++
+"#;
+    const THREAD: &str = r#"
+100.000004 setns(4</run/netns/c1>, CLONE_NEWNET) = 0
+100.000005 socket(AF_NETLINK, SOCK_DGRAM|SOCK_CLOEXEC, NETLINK_ROUTE) = 5<NETLINK:[72]>
+100.000006 pwrite64(7</proc/sys/net/core/somaxconn>, "500", 3, 0) = 3
+ | 00000  35 30 30                                          500              |
+100.000007 execve("/usr/sbin/nft", ["nft"], 0x7ff /* 3 vars */) = 0
+"#;
+
+    #[test]
+    fn what_strace_writes_is_read() {
+        let traced = read(&[MAIN.to_owned(), THREAD.to_owned()]);
+        assert_eq!(traced.calls, 10);
+        assert_eq!(traced.ran, ["/usr/sbin/nft"]);
+        assert_eq!((traced.messages, &traced.protocols[..]), (2, &[12, 0][..]));
+        assert!(traced.elsewhere);
+        let [Effect::Message { socket: 0, bytes }, Effect::Sysctl { path, bytes: value }] =
+            &traced.effects[..]
+        else {
+            panic!("{:?}", traced.effects)
+        };
+        assert_eq!((bytes.len(), &bytes[36..]), (40, &b"ABCD"[..]));
+        assert_eq!((path.as_str(), &value[..]), ("/proc/sys/net/core/somaxconn", &b"500"[..]));
+    }
+
+    #[test]
+    fn a_datagram_that_is_cut_has_no_more_messages() {
+        let mut datagram = vec![20, 0, 0, 0];
+        datagram.resize(20, 0);
+        datagram.extend([20, 0, 0, 0]);
+        assert_eq!(
+            messages(&datagram).map(|(at, message)| (at, message.len())).collect::<Vec<_>>(),
+            [(0, 20)]
+        );
+        assert_eq!(messages(&[0; 20]).count(), 0);
+    }
 }
