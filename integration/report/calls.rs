@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::compared::{BOTH, above_floor, floor, go, kernel, ours, times, values};
+use crate::compared::{BOTH, above_floor, floor, kernel, ours, times, values};
 use crate::record::{OURS, Of, Record};
 use crate::spread::{Spread, short};
 use crate::table::{Table, cell};
 
 const SCENE: &str = "calls";
-const COMMANDS: [&str; 6] = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"];
+pub(crate) const COMMANDS: [&str; 6] = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"];
 pub(crate) const MS: f64 = 1e-3;
 
 /// What is called, in the order of the page.
@@ -136,34 +136,4 @@ fn add(
     if cpu.is_some() || wall.is_some() {
         table.row(&[name(case), command.into(), ratio.into(), cell(cpu), cell(wall)]);
     }
-}
-
-/// Where ours takes more than another one, or more than a quarter above its floor.
-pub(crate) fn worse(record: &Record) -> Vec<String> {
-    const TOLERATED: f64 = 1.25;
-    let mut worse = Vec::new();
-    for (case, _) in CASES {
-        for command in COMMANDS {
-            let mine = ours(SCENE, case).command(command);
-            for (quantity, what) in [("cpu", "CPU time"), ("wall", "wall time")] {
-                let other = times(record, go(SCENE, case).command(command), mine, quantity);
-                if let Some(ratio) = other.filter(|ratio| ratio.middle < 1.0) {
-                    worse.push(format!(
-                        "{} {command}: the Go plugin takes {} of our {what}.",
-                        name(case),
-                        short(ratio.middle)
-                    ));
-                }
-                let above = above_floor(record, mine, quantity);
-                if let Some(ratio) = above.filter(|ratio| ratio.middle > TOLERATED) {
-                    worse.push(format!(
-                        "{} {command}: {} times its floor in {what}.",
-                        name(case),
-                        short(ratio.middle)
-                    ));
-                }
-            }
-        }
-    }
-    worse
 }

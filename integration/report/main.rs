@@ -12,6 +12,7 @@ mod record;
 mod spread;
 mod table;
 mod traffic;
+mod worse;
 
 use std::fs;
 use std::path::{Path, PathBuf};

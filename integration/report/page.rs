@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::record::{GO, Record};
 use crate::table::{Table, wrapped};
-use crate::{calls, many, promises, traffic};
+use crate::{calls, many, promises, traffic, worse};
 
 pub(crate) fn text(record: &Record) -> String {
     let mut text = head(record);
@@ -19,7 +19,7 @@ pub(crate) fn text(record: &Record) -> String {
         text += &body;
     };
     section("What is wanted", WANTED, None, promises::table(record));
-    section("Where it is worse", WORSE, None, worse(record));
+    section("Where it is worse", WORSE, None, worse_lines(record));
     let costs = ("costs.svg", "CPU time of ADD and DEL: the floor, ours, and Debian's Go plugins");
     section("Each call", CALLS, Some(costs), calls::text(record));
     section("A pod's chain of four", CHAIN, None, many::chain(record));
@@ -61,8 +61,8 @@ fn head(record: &Record) -> String {
     format!("# Performance\n\n{HEAD}\n{}\n", wrapped(&measured))
 }
 
-fn worse(record: &Record) -> String {
-    let lines = calls::worse(record);
+fn worse_lines(record: &Record) -> String {
+    let lines = worse::lines(record);
     if lines.is_empty() {
         return "Nowhere in this run.\n\n".to_owned();
     }
@@ -97,7 +97,8 @@ The floor is what starting an empty program and the kernel's own work take: see 
 ";
 
 const WORSE: &str = "\
-Where a call of ours takes more than the Go plugin's, or more than 1.25 times its floor.
+Where a call of ours takes more than the Go plugin's, or more than 1.25 times its floor; where calls at once take more
+than 1.3 times what they take in a row; where packets take longer.
 
 ";
 

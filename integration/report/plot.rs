@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::calls::{self, CASES, MS};
 use crate::compared::{BOTH, floor, go, ours, values};
 use crate::many::{ATTACHMENTS, MAPPINGS, curve};
-use crate::record::{GO, Of, Record};
+use crate::record::{GO, OURS, Of, Record};
 use crate::spread::{Spread, short};
 use crate::table::thousands;
 
@@ -32,21 +32,25 @@ pub(crate) fn all(record: &Record) -> Vec<(&'static str, String)> {
 }
 
 fn costs(record: &Record) -> Option<String> {
-    let go_label = record.label(GO);
     let mut rows = Vec::new();
     let all = CASES.iter().map(|(case, _)| ("calls", *case)).chain([("chain", "")]);
     for (scene, plugin) in all {
         let mine = ours(scene, plugin).command(BOTH);
-        let median = |values: Vec<f64>| Spread::of(&values).map(|spread| spread.middle * MS);
-        let dots = [
-            (0, "floor", median(floor(record, mine, "cpu"))),
-            (1, "ours", median(values(record, mine, "cpu"))),
-            (2, go_label.as_str(), median(values(record, go(scene, plugin).command(BOTH), "cpu"))),
+        let mut all = vec![
+            ("floor".to_owned(), floor(record, mine, "cpu")),
+            (OURS.to_owned(), values(record, mine, "cpu")),
         ];
-        let dots: Vec<Dot<'_>> = dots
-            .into_iter()
-            .filter_map(|(colour, who, value)| Some(Dot { colour, who, value: value? }))
-            .collect();
+        let mut others = record.measured(scene, plugin);
+        // Of two backends, the first is the one that needs no iptables.
+        others.dedup_by_key(|(by, _)| *by);
+        for (by, backend) in others.into_iter().filter(|(by, _)| *by != OURS) {
+            all.push((record.label(by), values(record, mine.by(by, backend), "cpu")));
+        }
+        let dot = |(place, (who, values)): (usize, (String, Vec<f64>))| {
+            let value = Spread::of(&values)?.middle * MS;
+            Some(Dot { colour: place % COLOURS.len(), who, value })
+        };
+        let dots: Vec<Dot> = all.into_iter().enumerate().filter_map(dot).collect();
         if !dots.is_empty() {
             let name =
                 if plugin.is_empty() { "all four, a pod".into() } else { calls::name(plugin) };
@@ -61,14 +65,14 @@ fn costs(record: &Record) -> Option<String> {
     })
 }
 
-struct Dot<'a> {
+struct Dot {
     colour: usize,
-    who: &'a str,
+    who: String,
     value: f64,
 }
 
 /// A row for each name, on a logarithmic scale.
-fn dot_plot(title: &str, rows: &[(String, Vec<Dot<'_>>)]) -> String {
+fn dot_plot(title: &str, rows: &[(String, Vec<Dot>)]) -> String {
     const ROW: f64 = 46.0;
     const TOP: f64 = 80.0;
     let values = rows.iter().flat_map(|(_, dots)| dots.iter().map(|dot| dot.value));
@@ -77,7 +81,10 @@ fn dot_plot(title: &str, rows: &[(String, Vec<Dot<'_>>)]) -> String {
     let mut body = String::new();
     for (name, dots) in rows {
         body += &text(12.0, y + 5.0, "start", "ink", name);
-        let place = |dot: &Dot<'_>| scale.at(dot.value);
+        // In the order of their values, whoever they are of.
+        let mut dots: Vec<&Dot> = dots.iter().collect();
+        dots.sort_by(|one, other| one.value.total_cmp(&other.value));
+        let place = |dot: &&Dot| scale.at(dot.value);
         let (first, last) = (dots.first().map_or(0.0, place), dots.last().map_or(0.0, place));
         let _ = writeln!(
             body,
@@ -85,7 +92,7 @@ fn dot_plot(title: &str, rows: &[(String, Vec<Dot<'_>>)]) -> String {
         );
         let mut free = f64::MIN;
         for dot in dots {
-            let x = place(dot);
+            let x = place(&dot);
             let _ = writeln!(
                 body,
                 r#"<circle class="c{}" cx="{x:.1}" cy="{y:.1}" r="5.5"/>"#,
@@ -110,7 +117,7 @@ fn dot_plot(title: &str, rows: &[(String, Vec<Dot<'_>>)]) -> String {
                 r#"<circle class="c{}" cx="{legend:.1}" cy="40" r="5.5"/>"#,
                 dot.colour
             );
-            body += &text(legend + 11.0, 45.0, "start", &format!("t{}", dot.colour), dot.who);
+            body += &text(legend + 11.0, 45.0, "start", &format!("t{}", dot.colour), &dot.who);
             legend += 120.0;
         }
     }

@@ -15,7 +15,7 @@ const ABOVE_FLOOR: f64 = 1.25;
 const CHAIN: f64 = 6_000.0;
 const CHAIN_DEL: f64 = 1.2;
 const DEL: f64 = 2.0;
-const AT_ONCE: f64 = 1.3;
+pub(crate) const AT_ONCE: f64 = 1.3;
 pub(crate) const MOST_AT_ONCE: u64 = 64;
 
 pub(crate) fn table(record: &Record) -> String {
