@@ -60,40 +60,66 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// One command's.
+/// One command's, with everything put in that is known before.
 struct Call<'a> {
     traced: &'a Traced,
-    made: Option<[u8; 4]>,
-    /// The ruleset's, by the kernel's last word.
-    generation: [u8; 4],
+    effects: Vec<Effect>,
+    /// Where messages carry the ruleset's generation: the effect's place, and that in its bytes.
+    generations: Vec<(usize, usize)>,
     /// Of which messages carry the descriptor.
-    container: File,
+    _container: File,
     answers: Vec<u8>,
 }
 
 impl<'a> Call<'a> {
+    /// What is another one each time is put in: a descriptor, an interface's index.
     fn of(replay: &Replay<'_>, traced: &'a Traced) -> Self {
-        Self {
-            traced,
-            made: replay.made,
-            generation: [0; 4],
-            container: File::open(path_of(&replay.host.container)).expect("the container"),
-            answers: vec![0; 64 << 10],
+        let container = File::open(path_of(&replay.host.container)).expect("the container");
+        let mut effects = traced.effects.clone();
+        let mut generations = Vec::new();
+        for (place, effect) in effects.iter_mut().enumerate() {
+            let Effect::Message { socket, bytes } = effect else { continue };
+            let protocol = traced.protocols[*socket];
+            let starts: Vec<(usize, usize)> =
+                messages(bytes).map(|(start, message)| (start, message.len())).collect();
+            for (start, length) in starts {
+                let message = &mut bytes[start..start + length];
+                match (protocol, kind(message)) {
+                    (NETFILTER, BATCH_BEGIN) if length >= 28 => {
+                        generations.push((place, start + 24));
+                    }
+                    (ROUTE, GET_NAMESPACE_ID) if length >= 28 => {
+                        message[24..28].copy_from_slice(&container.as_raw_fd().to_ne_bytes());
+                    }
+                    (ROUTE, NEW_LINK) => {
+                        let flags = u16::from_ne_bytes([message[6], message[7]]);
+                        if let (true, Some(made)) = (flags & CREATE != 0, replay.made) {
+                            message[20..24].copy_from_slice(&made);
+                        }
+                    }
+                    _ => {}
+                }
+            }
         }
+        let answers = vec![0; 64 << 10];
+        Self { traced, effects, generations, _container: container, answers }
     }
 
     /// Sockets are opened and closed: a plugin is a process, which cannot keep one. `nf_tables` lets who closes a socket
     /// wait until what was deleted is gone.
     fn once(mut self) -> Cost {
-        let mut effects = self.traced.effects.clone();
+        let mut generation = [0; 4];
         let (before, start) = (thread_cpu(), Instant::now());
         let sockets: Vec<Netlink> =
             self.traced.protocols.iter().map(|protocol| open(*protocol)).collect();
-        for effect in &mut effects {
+        for (place, effect) in self.effects.iter_mut().enumerate() {
             match effect {
                 Effect::Message { socket, bytes } => {
-                    self.renew(self.traced.protocols[*socket], bytes);
-                    self.send(&sockets[*socket], bytes);
+                    for (_, at) in self.generations.iter().filter(|(of, _)| *of == place) {
+                        bytes[*at..at + 4].copy_from_slice(&generation);
+                    }
+                    sockets[*socket].send(bytes, 0).expect("netlink takes it");
+                    take_answers(&sockets[*socket], &mut self.answers, &mut generation);
                 }
                 Effect::Sysctl { path, bytes } => {
                     fs::write(&*path, &*bytes).expect("the plugin wrote it, too");
@@ -104,45 +130,16 @@ impl<'a> Call<'a> {
         let wall = start.elapsed();
         Cost { cpu: thread_cpu().saturating_sub(before), wall }
     }
+}
 
-    fn send(&mut self, netlink: &Netlink, bytes: &[u8]) {
-        netlink.send(bytes, 0).expect("netlink takes it");
-        // The kernel has answered when `send` returns; of a dump, each look makes the next part.
-        loop {
-            let mut room = &mut self.answers[..];
-            let Ok(length) = netlink.recv(&mut room, nix::libc::MSG_DONTWAIT) else { break };
-            for (_, message) in messages(&self.answers[..length]) {
-                if kind(message) == NEW_GENERATION
-                    && let Some(generation) = message.get(24..28)
-                {
-                    self.generation.copy_from_slice(generation);
-                }
-            }
-        }
-    }
-
-    /// What is another one each time: the ruleset's generation, a descriptor, an interface's index.
-    fn renew(&self, protocol: isize, bytes: &mut [u8]) {
-        let starts: Vec<(usize, u16, usize)> =
-            messages(bytes).map(|(start, message)| (start, kind(message), message.len())).collect();
-        for (start, kind, length) in starts {
-            let message = &mut bytes[start..start + length];
-            match (protocol, kind) {
-                (NETFILTER, BATCH_BEGIN) if length >= 28 => {
-                    message[24..28].copy_from_slice(&self.generation);
-                }
-                (ROUTE, GET_NAMESPACE_ID) if length >= 28 => {
-                    let descriptor = self.container.as_raw_fd().to_ne_bytes();
-                    message[24..28].copy_from_slice(&descriptor);
-                }
-                (ROUTE, NEW_LINK) => {
-                    let flags = u16::from_ne_bytes([message[6], message[7]]);
-                    if let (true, Some(made)) = (flags & CREATE != 0, self.made) {
-                        message[20..24].copy_from_slice(&made);
-                    }
-                }
-                _ => {}
-            }
+/// The kernel has answered when `send` returns; of a dump, each look makes the next part. Only the ruleset's generation
+/// is looked at, which comes alone.
+fn take_answers(netlink: &Netlink, answers: &mut [u8], generation: &mut [u8; 4]) {
+    loop {
+        let mut room = &mut answers[..];
+        let Ok(length) = netlink.recv(&mut room, nix::libc::MSG_DONTWAIT) else { break };
+        if length >= 28 && kind(answers) == NEW_GENERATION {
+            generation.copy_from_slice(&answers[24..28]);
         }
     }
 }

@@ -23,8 +23,9 @@ const SCENE: &str = "packets";
 const MANY: usize = 10_000;
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 2);
-/// How long datagrams go through one way in a round.
-const FLOOD: Duration = Duration::from_millis(300);
+/// How often, and how long, datagrams go through one way in a round.
+const SLICES: usize = 15;
+const SLICE: Duration = Duration::from_millis(20);
 /// Fewer than a socket's buffer holds.
 const BURST: usize = 32;
 /// Until connection tracking has forgotten what was there before, as the host is furnished.
@@ -154,11 +155,16 @@ impl Way {
         elapsed.as_secs_f64() * 1e6
     }
 
+    /// The fastest of a round's slices: what is slower waited for something else.
     fn flood(&self) -> f64 {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
         socket.connect(self.target).expect("a target");
+        (0..SLICES).map(|_| self.slice(&socket)).fold(0.0, f64::max)
+    }
+
+    fn slice(&self, socket: &UdpSocket) -> f64 {
         let (mut arrived, start, mut buffer) = (0, Instant::now(), [0; 64]);
-        while start.elapsed() < FLOOD {
+        while start.elapsed() < SLICE {
             for _ in 0..BURST {
                 socket.send(&[0; 18]).expect("send");
             }
