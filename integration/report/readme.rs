@@ -65,7 +65,7 @@ fn beside(record: &Record) -> Option<String> {
     let of = |level| ours("attachments", "portmap").at(level).command("ADD");
     let at = |level| record.values(of(level), "cpu");
     // Where a machine did not get to the last.
-    let most = ATTACHMENTS.into_iter().rfind(|level| !at(*level).is_empty())?;
+    let most = ATTACHMENTS.into_iter().rfind(|level| *level > 0 && !at(*level).is_empty())?;
     let ratio = ratio(at(most), at(0))?;
     Some(format!(
         "portmap's ADD beside {} other attachments takes {} times the CPU time that it takes alone.",
