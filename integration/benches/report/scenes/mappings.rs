@@ -17,7 +17,7 @@ const GROWTH: u32 = 20;
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
     let subjects = Subject::all(setup, SCENE, "portmap", 0);
     let mut left: Vec<&Subject> = subjects.iter().collect();
-    for level in LEVELS {
+    for (place, level) in LEVELS.into_iter().enumerate() {
         let mut all: Vec<Many<'_>> = left.iter().map(|subject| Many::new(subject, level)).collect();
         let start = Instant::now();
         for _ in 0..setup.rounds(10, 2) {
@@ -34,12 +34,10 @@ pub(super) fn run(setup: &Setup) -> Result<(), String> {
             many.tell(level);
             if many.slowest * GROWTH < setup.patience() {
                 left.push(many.subject);
-            } else if level < LEVELS[LEVELS.len() - 1] {
-                let of = many.subject.of(SCENE).at(level * 10);
-                of.note(&format!(
-                    "not measured: a call with {level} took {:.1} s",
-                    many.slowest.as_secs_f64()
-                ));
+            } else if let Some(next) = LEVELS.get(place + 1) {
+                let seconds = many.slowest.as_secs_f64();
+                let of = many.subject.of(SCENE).at(*next);
+                of.note(&format!("not measured: a call with {level} took {seconds:.1} s"));
             }
         }
     }
