@@ -10,3 +10,8 @@
 
 pub mod cni;
 pub mod kernel;
+
+/// Releases are built against musl, whose own allocator is slow.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;

@@ -5,9 +5,11 @@
 //! report an overflow on. What a plugin needs of all that is done here: the three standard
 //! descriptors are open, and a closed pipe is an error and not a signal.
 
-use std::fs::File;
+use std::ffi::{OsStr, OsString, c_int};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -15,36 +17,37 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::cni::{Plugin, run};
 
-/// Defines the process's entry: `cni_common::plugin_main!(MyPlugin);`, in a crate that begins with
-/// `#![cfg_attr(target_env = "gnu", no_main)]`.
-///
-/// Only glibc hands the arguments to std by itself; elsewhere there is a usual `fn main`.
+/// Defines the process's entry: `cni_common::plugin_main!(MyPlugin);`, in a crate that begins with `#![no_main]`.
 #[macro_export]
 macro_rules! plugin_main {
     ($plugin:expr) => {
         /// What libc calls.
-        #[cfg(target_env = "gnu")]
         #[expect(unsafe_code, reason = "libc finds its `main` by this name, and there is one")]
         #[unsafe(no_mangle)]
-        extern "C" fn main() -> std::ffi::c_int {
-            $crate::cni::entry::bare_main(&$plugin)
-        }
-
-        #[cfg(not(target_env = "gnu"))]
-        fn main() -> std::process::ExitCode {
-            $crate::cni::run(&$plugin)
+        extern "C" fn main(words: std::ffi::c_int) -> std::ffi::c_int {
+            $crate::cni::entry::bare_main(&$plugin, words)
         }
     };
 }
 
-/// Prepares the process and runs the plugin; the exit status.
-pub fn bare_main<P: Plugin>(plugin: &P) -> i32 {
+/// Prepares the process and runs the plugin; the exit status. Of how many words the command line is, libc says.
+pub fn bare_main<P: Plugin>(plugin: &P, words: c_int) -> c_int {
     open_standard_descriptors();
     // Blocked, it stays pending, and the write fails. Children get an empty mask from std.
     let mut broken_pipe = SigSet::empty();
     broken_pipe.add(Signal::SIGPIPE);
     let _ = broken_pipe.thread_block();
-    i32::from(run(plugin) != ExitCode::SUCCESS)
+    i32::from(run(plugin, first_argument(words).as_deref()) != ExitCode::SUCCESS)
+}
+
+/// No runtime gives one, but a person does. Without std's runtime, std has the arguments with glibc only.
+fn first_argument(words: c_int) -> Option<OsString> {
+    if words < 2 {
+        return None;
+    }
+    let line = fs::read("/proc/self/cmdline").ok()?;
+    let argument = line.split(|byte| *byte == 0).nth(1)?;
+    Some(OsStr::from_bytes(argument).to_owned())
 }
 
 /// Were one of them closed, the next file or socket would take its number, and what is meant for

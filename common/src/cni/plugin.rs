@@ -122,10 +122,10 @@ pub struct StatusRequest {
 /// Set once something was written to stdout: a second JSON value would break every reader.
 static STDOUT_USED: AtomicBool = AtomicBool::new(false);
 
-/// A plugin's whole `main`.
-pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
+/// A plugin's whole `main`, given the first argument, if there is one.
+pub fn run<P: Plugin>(plugin: &P, argument: Option<&OsStr>) -> ExitCode {
     report_panics_as_errors();
-    if let Some(text) = std::env::args_os().nth(1).and_then(|argument| answer::<P>(&argument)) {
+    if let Some(text) = argument.and_then(answer::<P>) {
         println!("{text}");
         return ExitCode::SUCCESS;
     }

@@ -32,7 +32,7 @@ use crate::runner::{Runner, plugins};
 #[must_use]
 pub fn main() -> ExitCode {
     if called_as(DemoBridge::NAME) {
-        return cni_common::cni::run(&DemoBridge);
+        return cni_common::cni::run(&DemoBridge, None);
     }
     match run(Cli::parse().command) {
         Ok(status) => status,
