@@ -5,13 +5,16 @@
 //! control, `nf_tables`, iptables, connection tracking, namespaces, kernel parameters. Nothing
 //! in this crate knows a plugin, and nothing in `kernel` knows `cni`.
 
-// Denied, not forbidden, for the sake of one module: kernel::nstype.
+// Denied, not forbidden, for the sake of two modules: kernel::nstype and, for musl, allocator.
 #![deny(unsafe_code)]
 
 pub mod cni;
 pub mod kernel;
 
-/// Releases are built against musl, whose own allocator is slow.
+#[cfg(target_env = "musl")]
+#[expect(unsafe_code, reason = "what an allocator is, std cannot say without it")]
+mod allocator;
+
 #[cfg(target_env = "musl")]
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: allocator::BySize = allocator::BySize;

@@ -159,7 +159,7 @@ fn what_cannot_be_opened_is_not_empty(b: &TestBox) {
     for call in &calls {
         b.admit(&web, &json!({}));
         for failure in ["error=EMFILE", "error=EACCES"] {
-            fail_each(b, call, "openat", failure, |nth, outcome| {
+            fail_each(b, call, "?open,openat", failure, |nth, outcome| {
                 let left = b.ruleset();
                 if outcome.succeeded() {
                     assert!(!left.contains("net1/web/eth0"), "{failure} {nth}: {left}");

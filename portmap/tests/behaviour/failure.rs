@@ -147,7 +147,7 @@ fn what_cannot_be_looked_at_is_no_mismatch(b: &TestBox) {
         ("sendto", "error=ENOBUFS"),
         ("socket", "error=EMFILE"),
         ("ioctl", "error=ENOMEM"),
-        ("openat", "error=EMFILE"),
+        ("?open,openat", "error=EMFILE"),
     ] {
         fail_each(b, &check, system_calls, failure, |nth, outcome| {
             let is_true = outcome.succeeded() || outcome.expect_error().0 != 100;
@@ -215,7 +215,7 @@ fn what_cannot_be_opened_is_not_empty(b: &TestBox) {
     for call in &calls {
         b.map(&web, &both(8080, 80));
         for failure in ["error=EMFILE", "error=EACCES"] {
-            fail_each(b, call, "openat", failure, |nth, outcome| {
+            fail_each(b, call, "?open,openat", failure, |nth, outcome| {
                 let left = b.ruleset();
                 if outcome.succeeded() {
                     assert!(!left.contains("CNI-DN-"), "{failure} {nth}: {left}");

@@ -15,7 +15,7 @@ fn present() -> (Link, String) {
     (link("c1", "eth0"), sysctl("c1", "core/somaxconn"))
 }
 
-/// Runs the call with an error injected, as strace words it.
+/// Runs the call with an error injected, as strace words it. musl opens by `open` what glibc opens by `openat`.
 #[track_caller]
 pub(crate) fn fails_under(
     b: &TestBox,
@@ -75,12 +75,12 @@ fn what_may_pass_does_not_make_del_forget(b: &TestBox) {
     tuning("ADD", TUNED).run(b).success();
     let del = tuning("DEL", TUNED);
     for (path, injection, code) in [
-        ("/run/netns/c1", "openat:error=EMFILE", 11),
-        ("/run/netns/c1", "openat:error=EACCES", 8),
+        ("/run/netns/c1", "?open,openat:error=EMFILE", 11),
+        ("/run/netns/c1", "?open,openat:error=EACCES", 8),
         ("", "setns:error=EPERM", 8),
         ("", "clone3,clone:error=EAGAIN", 11),
-        (DATA_DIR, "openat:error=ENFILE", 11),
-        (DATA_DIR, "openat:error=EACCES", 5),
+        (DATA_DIR, "?open,openat:error=ENFILE", 11),
+        (DATA_DIR, "?open,openat:error=EACCES", 5),
         (STATE, "read:error=EIO", 5),
         ("", "openat2:error=EMFILE", 11),
         ("", "socket:error=ENFILE", 11),
@@ -108,7 +108,7 @@ fn add_does_nothing_without_the_originals(b: &TestBox) {
     let add = tuning("ADD", TUNED);
     let somaxconn = "/proc/sys/net/core/somaxconn";
     for (path, injection, code) in [
-        ("/run/netns/c1", "openat:error=EMFILE", 11),
+        ("/run/netns/c1", "?open,openat:error=EMFILE", 11),
         (somaxconn, "read:error=EIO", 101),
         (somaxconn, "read:error=ENOMEM", 11),
         // The first one finds out whether it can be written.
