@@ -214,13 +214,13 @@ fn line_plot(title: &str, below: &str, levels: &[u64], lines: Vec<Line>) -> Opti
             ));
         }
     }
-    // From the top down, each at least a line below the one before.
-    labels.sort_by(|one, other| one.0.total_cmp(&other.0));
-    let mut free = f64::MIN;
+    // From the top down, each at least a line below the one before in its column.
+    labels.sort_by(|one, other| one.1.total_cmp(&other.1).then(one.0.total_cmp(&other.0)));
+    let (mut column, mut free) = (f64::MIN, f64::MIN);
     for (y, x, colour, label) in labels {
-        let y = y.max(free);
+        let y = if x > column { y } else { y.max(free) };
         body += &text(x, y + 4.0, "start", &format!("t{colour}"), &label);
-        free = y + LINE;
+        (column, free) = (x, y + LINE);
     }
     Some(svg(title, BOTTOM + 36.0, &body))
 }

@@ -142,7 +142,7 @@ impl Record {
         let versions = self.facts.iter().filter(|(fact, _)| fact == "implementation");
         let mut versions = versions.filter_map(|(_, value)| value.split_once('\t'));
         match versions.find(|(name, _)| *name == by) {
-            Some((_, version)) if by != OURS && !version.is_empty() => {
+            Some((_, version)) if by != OURS && !["", "unknown"].contains(&version) => {
                 format!("{by} {}", version.trim_start_matches('v'))
             }
             _ => by.to_owned(),
