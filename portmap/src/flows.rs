@@ -14,34 +14,31 @@ use cni_common::kernel::conntrack::{Conntrack, Flow};
 use cni_common::kernel::nft::L4Protocol;
 use cni_common::kernel::route::Routes;
 
+use crate::host::Host;
 use crate::plan::Mapping;
 
 /// More ports than this are cheaper to find in one dump of all UDP flows.
 const PORTS_PER_DUMP: usize = 4;
 
 /// After ADD: deletes flows to the mapped ports that lead anywhere but to the container.
-pub(crate) fn forget_stale(mappings: &[Mapping], log: &Log) {
+pub(crate) fn forget_stale(host: &mut Host<'_>, mappings: &[Mapping]) {
     let mut local = LocalAddresses::default();
-    report(
-        log,
-        forget(mappings, |mapping, flow| {
-            let target = flow.original.destination;
-            let ours =
-                mapping.host_address.map_or_else(|| local.contains(target), |host| host == target);
-            ours && !leads_to(flow, mapping)
-        }),
-    );
+    let outcome = forget(host, mappings, |mapping, flow| {
+        let target = flow.original.destination;
+        let ours =
+            mapping.host_address.map_or_else(|| local.contains(target), |host| host == target);
+        ours && !leads_to(flow, mapping)
+    });
+    report(host.log, outcome);
 }
 
 /// After DEL: deletes flows that still lead to the container through a mapping that is gone.
-pub(crate) fn forget_removed(mappings: &[Mapping], log: &Log) {
-    report(
-        log,
-        forget(mappings, |mapping, flow| {
-            let through = mapping.host_address.is_none_or(|host| host == flow.original.destination);
-            through && leads_to(flow, mapping)
-        }),
-    );
+pub(crate) fn forget_removed(host: &mut Host<'_>, mappings: &[Mapping]) {
+    let outcome = forget(host, mappings, |mapping, flow| {
+        let through = mapping.host_address.is_none_or(|host| host == flow.original.destination);
+        through && leads_to(flow, mapping)
+    });
+    report(host.log, outcome);
 }
 
 fn leads_to(flow: &Flow, mapping: &Mapping) -> bool {
@@ -61,6 +58,7 @@ fn report(log: &Log, outcome: io::Result<usize>) {
 }
 
 fn forget(
+    host: &mut Host<'_>,
     mappings: &[Mapping],
     mut is_stale: impl FnMut(&Mapping, &Flow) -> bool,
 ) -> io::Result<usize> {
@@ -77,7 +75,7 @@ fn forget(
         for mapping in udp {
             by_port.entry(mapping.host_port).or_default().push(mapping);
         }
-        let mut conntrack = Conntrack::open()?;
+        let mut conntrack = host.conntrack()?;
         let mut stale = candidates(&mut conntrack, version, &by_port)?;
         stale.retain(|flow| {
             let mappings = by_port.get(&flow.original.destination_port);
@@ -95,7 +93,7 @@ fn forget(
 }
 
 fn candidates(
-    conntrack: &mut Conntrack,
+    conntrack: &mut Conntrack<'_>,
     version: IpVersion,
     by_port: &HashMap<u16, Vec<&Mapping>>,
 ) -> io::Result<Vec<Flow>> {

@@ -1,13 +1,19 @@
 //! What one call opens once, and what it finds out on its way.
 
+use std::io;
+
 use cni_common::cni::Failure as _;
 use cni_common::cni::failure::unreachable_nft;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
+use cni_common::kernel::conntrack::Conntrack;
 use cni_common::kernel::iptables::Lock;
-use cni_common::kernel::nft::{NetlinkNft, Nft, NftError};
+use cni_common::kernel::nft::{Family, NetlinkNft, Nft, NftError, Table};
 
 use crate::plan::{Held, Mapping};
+
+/// Our table. Everything portmap makes on nftables is in it.
+pub(crate) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
 
 /// The host as one call sees it.
 pub(crate) struct Host<'a> {
@@ -26,8 +32,8 @@ pub(crate) struct Host<'a> {
     pub(crate) nft_guarded: Option<bool>,
     nft: Option<NetlinkNft>,
     is_settled: bool,
-    /// Whether `nf_tables` has answered.
-    answers: bool,
+    /// Whether our table is there, once `nf_tables` has answered.
+    has_table: Option<bool>,
 }
 
 impl<'a> Host<'a> {
@@ -43,7 +49,7 @@ impl<'a> Host<'a> {
             nft_guarded: None,
             nft: None,
             is_settled: false,
-            answers: false,
+            has_table: None,
         }
     }
 
@@ -71,13 +77,26 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Whether `nf_tables` works at all.
+    /// Whether `nf_tables` works at all, asked for our table.
     pub(crate) fn ask_nft(&mut self) -> Result<(), NftError> {
-        if !self.answers {
-            self.open()?.generation()?;
-            self.answers = true;
+        self.has_table().map(drop)
+    }
+
+    /// Whether `nf_tables` has our table, as it was when it was asked first.
+    pub(crate) fn has_table(&mut self) -> Result<bool, NftError> {
+        if let Some(known) = self.has_table {
+            return Ok(known);
         }
-        Ok(())
+        let found = self.open()?.tables(&[TABLE])?;
+        Ok(*self.has_table.insert(found.contains(&true)))
+    }
+
+    /// Connection tracking, over the socket of `nf_tables`.
+    pub(crate) fn conntrack(&mut self) -> io::Result<Conntrack<'_>> {
+        match self.open() {
+            Ok(nft) => Ok(Conntrack::over(nft.connection())),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     fn open(&mut self) -> Result<&mut NetlinkNft, NftError> {

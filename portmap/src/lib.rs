@@ -100,8 +100,9 @@ impl Plugin for Portmap {
             return Err(error);
         }
         // Last: a packet that came now would only renew a flow that is stale.
-        flows::forget_stale(&host.added, &request.log);
-        notices::tell(&host.added, choice.backend.name(), &request.log);
+        let added = std::mem::take(&mut host.added);
+        flows::forget_stale(&mut host, &added);
+        notices::tell(&added, choice.backend.name(), &request.log);
         Ok(result)
     }
 
@@ -159,7 +160,7 @@ impl Plugin for Portmap {
         let mut host = Host::new(&request.log);
         let stale = request.stale();
         let outcome = on_all(holders(), |holder| holder.collect_garbage(&mut host, &stale));
-        flows::forget_removed(&host.removed, &request.log);
+        forget_flows_of_removed(&mut host);
         outcome
     }
 
@@ -207,7 +208,7 @@ fn holders<'a>() -> [&'a dyn Holder<Host<'a>, Plan>; 3] {
 /// Removes the attachment's mappings from every place, whatever ADD would choose today.
 fn remove(host: &mut Host<'_>, attachment: &Attachment, known: &Plan) -> Result<(), CniError> {
     let outcome = on_all(holders(), |holder| holder.remove(host, attachment, Some(known)));
-    flows::forget_removed(&host.removed, host.log);
+    forget_flows_of_removed(host);
     outcome
 }
 
@@ -221,8 +222,14 @@ fn remove_entry(host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
             "host port mapping {mapping} of {tag} was removed: this ADD asks for none under its conditions"
         ));
     }
-    flows::forget_removed(&host.removed, host.log);
+    forget_flows_of_removed(host);
     outcome
+}
+
+/// What was removed, wherever it was, leads nowhere any more.
+fn forget_flows_of_removed(host: &mut Host<'_>) {
+    let removed = std::mem::take(&mut host.removed);
+    flows::forget_removed(host, &removed);
 }
 
 /// The backend has nothing of the attachment. That is no mismatch while the Go plugin's rules serve

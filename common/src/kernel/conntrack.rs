@@ -15,7 +15,6 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     NetfilterSubsystem,
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::ip::IpVersion;
@@ -72,16 +71,16 @@ pub struct Flow {
     identity: Vec<(u16, Vec<u8>)>,
 }
 
-/// The connection tracking table of the calling thread's network namespace.
+/// The connection tracking table of the network namespace that a socket was opened in.
 #[derive(Debug)]
-pub struct Conntrack {
-    connection: Connection,
+pub struct Conntrack<'a> {
+    connection: &'a mut Connection,
 }
 
-impl Conntrack {
-    /// Opens the netlink socket.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { connection: Connection::open(NETLINK_NETFILTER)? })
+impl<'a> Conntrack<'a> {
+    /// Over a socket of `NETLINK_NETFILTER`, which may be one that `nf_tables` is asked over.
+    pub fn over(connection: &'a mut Connection) -> Self {
+        Self { connection }
     }
 
     /// Flows of one family and protocol whose original destination port is `port`, or all of

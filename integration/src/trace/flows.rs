@@ -3,7 +3,9 @@
 
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::conntrack::{Conntrack, Flow};
+use cni_common::kernel::netlink::Connection;
 use cni_common::kernel::nft::L4Protocol;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::step::{Finding, Step};
 use super::way::Way;
@@ -14,7 +16,8 @@ const SUBJECT: &str = "known flows";
 pub(super) fn stale(way: &Way<'_>) -> Step {
     let mapping = way.mapping;
     let version = IpVersion::of(mapping.container);
-    let flows = Conntrack::open().and_then(|mut conntrack| {
+    let flows = Connection::open(NETLINK_NETFILTER).and_then(|mut connection| {
+        let mut conntrack = Conntrack::over(&mut connection);
         conntrack.flows(version, mapping.protocol, Some(mapping.host_port))
     });
     let flows = match flows {

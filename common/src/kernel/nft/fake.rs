@@ -25,6 +25,8 @@ pub struct FakeNft {
     listings: usize,
     /// How many times elements were asked for by their keys.
     queries: usize,
+    /// How many commits were refused for what they hold.
+    refused: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,6 +70,12 @@ impl FakeNft {
     #[must_use]
     pub fn queries(&self) -> usize {
         self.queries
+    }
+
+    /// How many commits were refused for what they hold. The kernel takes a grace period for each.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.refused
     }
 
     /// Transactions committed so far.
@@ -269,7 +277,10 @@ impl Nft for FakeNft {
             return Err(NftError::Refused(vec![failure]));
         }
         let mut next = self.clone();
-        next.apply(transaction)?;
+        if let Err(error) = next.apply(transaction) {
+            self.refused += usize::from(!error.is_transient());
+            return Err(error);
+        }
         *self = next;
         self.generation += 1;
         self.log.push(transaction.clone());

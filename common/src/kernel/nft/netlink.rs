@@ -42,6 +42,12 @@ impl NetlinkNft {
         Ok(Self { connection, request: Request::with_capacity(REQUEST_ROOM) })
     }
 
+    /// The socket, for another part of netfilter. To close one may take a grace period (see "Wall time of
+    /// DEL" in ARCHITECTURE.md), so one has to do for a call.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// An empty request, in the room of the one before.
     fn new_request(&mut self) -> Request {
         let mut request = mem::take(&mut self.request);

@@ -24,7 +24,9 @@ pub(crate) fn add(nft: &mut dyn Nft, plan: &Plan, log: &Log) -> Result<Option<Pl
     const DOING: &str = "cannot install the firewall rules";
     let mut created = false;
     forward_chains::require(nft, &plan.forward_chains)?;
-    if plan.isolation.is_none() && plan.forward_chains.is_empty() {
+    // Without the table the kernel refuses the elements, and waits a grace period until it says so.
+    let has_table = nft.tables(&[TABLE]).map_err(|error| error.into_cni(DOING))?.contains(&true);
+    if has_table && plan.isolation.is_none() && plan.forward_chains.is_empty() {
         match nft.commit(&create_elements(plan)) {
             Ok(()) => {
                 created = true;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use cni_common::cni::OwnerTag;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::{
-    Element, Elements, Nft, NftError, Set, Transaction, Value, Verb, keys_only, lookup,
+    Element, Elements, Nft, NftError, Set, Transaction, Value, Verb, keys_only, lookup, lookup_all,
 };
 
 use super::elements::{self, address};
@@ -64,31 +64,27 @@ impl Owned {
         tag: &OwnerTag,
         known: &[IpAddr],
     ) -> Result<Self, NftError> {
-        let key = elements::owner_key(tag);
-        let owner = owned_at(nft, &layout::attachments(), std::slice::from_ref(&key), tag)?;
-        let member = owned_at(nft, &layout::members(), &[key], tag)?;
-        let membership = member.first().and_then(elements::membership);
+        let (attachments, members, key) =
+            (layout::attachments(), layout::members(), elements::owner_key(tag));
+        let named = nft.elements_in(&TABLE, &[(&attachments, &key), (&members, &key)])?;
+        let mut named = named.into_iter().map(|found| found.filter(|element| tag.owns(element)));
+        let (owner, member) = (named.next().flatten(), named.next().flatten());
+        let membership = member.as_ref().and_then(elements::membership);
 
         let (count, named) =
-            owner.first().and_then(elements::attachment_addresses).unwrap_or_default();
+            owner.as_ref().and_then(elements::attachment_addresses).unwrap_or_default();
         let complete = count == named.len();
         let mut addresses = named;
         addresses.extend(known);
         addresses.sort_unstable();
         addresses.dedup();
-        let mut elements = Elements::new();
-        let mut found = 0;
-        for version in IpVersion::ALL {
-            let set = layout::containers(version);
-            let keys: Vec<_> = addresses
-                .iter()
-                .filter(|address| IpVersion::of(**address) == version)
-                .map(|address| vec![Value::Address(*address)])
-                .collect();
-            let held = owned_at(nft, &set, &keys, tag)?;
-            found += held.len();
-            elements.push((set, held));
-        }
+        let sets = IpVersion::ALL.map(|version| {
+            let of_version = |address: &&IpAddr| IpVersion::of(**address) == version;
+            let keys = addresses.iter().filter(of_version).map(|a| vec![Value::Address(*a)]);
+            (layout::containers(version), keys.collect())
+        });
+        let mut elements = owned_in(nft, &sets, tag)?;
+        let found: usize = elements.iter().map(|(_, held)| held.len()).sum();
         if !complete && found < count {
             elements.clear();
             for set in [layout::containers(IpVersion::V4), layout::containers(IpVersion::V6)] {
@@ -98,22 +94,24 @@ impl Owned {
             }
         }
         addresses.extend(elements.iter().flat_map(|(_, held)| held).filter_map(address));
-        let is_named = !owner.is_empty();
-        elements.push((layout::attachments(), owner));
-        elements.push((layout::members(), member));
+        let is_named = owner.is_some();
+        elements.push((attachments, owner.into_iter().collect()));
+        elements.push((members, member.into_iter().collect()));
         Ok(Self { elements, candidates: addresses, membership, is_named })
     }
 }
 
-pub(super) fn owned_at(
+/// Those with these keys that carry the owner's tag, of several sets in one round trip.
+pub(super) fn owned_in(
     nft: &mut dyn Nft,
-    set: &Set,
-    keys: &[Vec<Value>],
+    wanted: &[(Set, Vec<Vec<Value>>)],
     tag: &OwnerTag,
-) -> Result<Vec<Element>, NftError> {
-    let mut held = lookup(nft, &TABLE, set, keys)?;
-    held.retain(|element| tag.owns(element));
-    Ok(held)
+) -> Result<Elements, NftError> {
+    let mut found = lookup_all(nft, &TABLE, wanted)?;
+    for (_, held) in &mut found {
+        held.retain(|element| tag.owns(element));
+    }
+    Ok(found)
 }
 
 /// The plan's addresses where another attachment has them: the newest owner wins.

@@ -3,9 +3,9 @@
 use cni_common::cni::Finding;
 use cni_common::kernel::IpVersion;
 use cni_common::kernel::nft::compare::{chain_mismatches_in, element_mismatch, has_rule};
-use cni_common::kernel::nft::{Nft, NftError, Numbered, has_older_layout, lookup};
+use cni_common::kernel::nft::{Nft, NftError, Numbered, has_older_layout};
 
-use super::admission::owned_at;
+use super::admission::owned_in;
 use super::bridges::bridge_mismatches;
 use super::elements;
 use super::forward_chains;
@@ -26,8 +26,8 @@ pub(crate) fn check(nft: &mut dyn Nft, plan: &Plan) -> Result<Finding, NftError>
     if let Some(isolation) = &plan.isolation {
         mismatches.extend(bridge_mismatches(nft, isolation)?);
     } else {
-        let key = [elements::owner_key(&plan.tag)];
-        if !owned_at(nft, &layout::members(), &key, &plan.tag)?.is_empty() {
+        let member = [(layout::members(), vec![elements::owner_key(&plan.tag)])];
+        if owned_in(nft, &member, &plan.tag)?.iter().any(|(_, held)| !held.is_empty()) {
             mismatches.push(format!("map {TABLE} members still isolates this attachment's bridge"));
         }
     }
@@ -48,12 +48,14 @@ fn element_mismatches(nft: &mut dyn Nft, plan: &Plan) -> Result<(bool, Vec<Strin
         let member = elements::member_element(&plan.tag, &isolation.bridge, isolation.policy);
         expected.push((layout::members(), member));
     }
+    let places: Vec<_> =
+        expected.iter().map(|(set, wanted)| (set, wanted.key.as_slice())).collect();
     let (mut is_there, mut mismatches) = (false, Vec::new());
-    for (set, wanted) in &expected {
-        let held = lookup(nft, &TABLE, set, std::slice::from_ref(&wanted.key))?;
-        is_there |= held.iter().any(|element| plan.tag.owns(element));
-        if !held.iter().any(|element| plan.tag.has(wanted, element)) {
-            mismatches.extend(element_mismatch(&TABLE, set, wanted, held.first()));
+    for ((set, wanted), held) in expected.iter().zip(nft.elements_in(&TABLE, &places)?) {
+        let held = held.as_ref();
+        is_there |= held.is_some_and(|element| plan.tag.owns(element));
+        if !held.is_some_and(|element| plan.tag.has(wanted, element)) {
+            mismatches.extend(element_mismatch(&TABLE, set, wanted, held));
         }
     }
     Ok((is_there, mismatches))

@@ -50,6 +50,13 @@ fn skeleton() -> FakeNft {
 }
 
 #[test]
+fn the_first_add_is_not_refused() {
+    let mut nft = FakeNft::new();
+    install(&mut nft, &plan("c", &["10.0.0.2"], None));
+    assert_eq!((nft.committed().len(), nft.refused()), (1, 0));
+}
+
+#[test]
 fn the_usual_add_is_one_commit_and_no_listing() {
     let mut nft = skeleton();
     let before = (nft.committed().len() + 1, nft.listings());

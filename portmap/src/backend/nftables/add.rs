@@ -17,16 +17,26 @@ use super::replace::{Added, replace};
 use super::sets::TABLE;
 use crate::config::OnConflict;
 
+const DOING: &str = "cannot install the port mappings";
+
 /// Makes exactly what is wanted, which must not be nothing, replacing whatever the attachment had
 /// before. In force are then all mappings that are wanted, but for those that another attachment of the
-/// same container keeps.
-pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<Added, CniError> {
-    const DOING: &str = "cannot install the port mappings";
+/// same container keeps. `has_table` says whether the table was there when somebody looked.
+pub(super) fn add(
+    nft: &mut dyn Nft,
+    wanted: &Wanted<'_>,
+    has_table: bool,
+    log: &Log,
+) -> Result<Added, CniError> {
     let content = &wanted.content;
     if wanted.plan.on_conflict == OnConflict::Fail {
         // Not every conflict is one of keys.
         take_over_as(nft, wanted, log).map_err(|error| error.into_cni(DOING))?;
         return replace(nft, wanted, log);
+    }
+    if !has_table {
+        log.debug(|| format!("building table {TABLE}"));
+        return add_table(nft, wanted, log);
     }
     match nft.commit(&first_try(wanted)) {
         Ok(()) => repair_if_damaged(nft, &wanted.layout, log).map_err(|error| {
@@ -40,20 +50,31 @@ pub(super) fn add(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<A
             if (error.is_missing() || is_worth_a_look(&error))
                 && take_over_as(nft, wanted, log).map_err(|error| error.into_cni(DOING))? =>
         {
-            return add(nft, wanted, log);
+            return add(nft, wanted, true, log);
         }
         Err(error) if error.is_missing() => {
             log.debug(|| format!("building table {TABLE}: {error}"));
-            match build(nft, wanted) {
-                Ok(()) => {}
-                Err(error) if is_worth_a_look(&error) => return replace(nft, wanted, log),
-                Err(error) => return Err(error.into_cni(DOING)),
-            }
+            return add_table(nft, wanted, log);
         }
         Err(error) if is_worth_a_look(&error) => return replace(nft, wanted, log),
         Err(error) => return Err(error.into_cni(DOING)),
     }
-    Ok(Added { mappings: content.mappings(), replaced: false })
+    Ok(created(wanted))
+}
+
+/// The same where the table, or something in it, is not there. To try without would be refused, and the
+/// kernel waits a grace period (`synchronize_rcu` in `nf_tables_abort`) until it says so.
+fn add_table(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<Added, CniError> {
+    match build(nft, wanted) {
+        Ok(()) => Ok(created(wanted)),
+        Err(error) if is_worth_a_look(&error) => replace(nft, wanted, log),
+        Err(error) => Err(error.into_cni(DOING)),
+    }
+}
+
+/// What came of a transaction that found nothing in its way.
+fn created(wanted: &Wanted<'_>) -> Added {
+    Added { mappings: wanted.content.mappings(), replaced: false }
 }
 
 /// Whether something is in the way, or may be: of a transaction whose answer was lost nobody knows
@@ -67,7 +88,7 @@ fn take_over_as(nft: &mut dyn Nft, wanted: &Wanted<'_>, log: &Log) -> Result<boo
     take_over(nft, &[&Layout::shared(), &wanted.layout], log)
 }
 
-/// The usual case, one transaction and no read: the table is there and no key is taken.
+/// The usual case, one transaction: the table is there and no key is taken.
 fn first_try(wanted: &Wanted<'_>) -> Transaction {
     let mut transaction = Transaction::new();
     wanted.layout.build_own_scope(&mut transaction);

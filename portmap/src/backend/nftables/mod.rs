@@ -24,6 +24,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
+use cni_common::cni::failure::unreachable_nft;
 use cni_common::cni::log::Log;
 use cni_common::cni::protocol::CniError;
 use cni_common::cni::{Attachment, Backend, Failure as _, Finding, Holder, Stale, Step};
@@ -112,7 +113,8 @@ impl<'a> super::Place<'a> for Nftables {
 impl Backend<Host<'_>, Plan> for Nftables {
     fn add(&self, host: &mut Host<'_>, plan: &Plan) -> Result<(), CniError> {
         let log = host.log;
-        let added = add::add(host.nft()?, &Wanted::by(plan)?, log)?;
+        let has_table = host.has_table().map_err(unreachable_nft)?;
+        let added = add::add(host.nft()?, &Wanted::by(plan)?, has_table, log)?;
         host.added.extend(added.mappings);
         host.replaced = added.replaced;
         Ok(())
@@ -162,7 +164,7 @@ pub(crate) fn installed(nft: &mut dyn Nft) -> Result<Vec<(Held, Option<String>)>
 /// What ADD commits on a host that has nothing of `nf_tables`.
 pub(crate) fn explain(plan: &Plan, log: &Log) -> Result<Vec<Step>, CniError> {
     let mut host = FakeNft::new();
-    add::add(&mut host, &Wanted::by(plan)?, log)?;
+    add::add(&mut host, &Wanted::by(plan)?, false, log)?;
     Ok(host.committed().iter().cloned().map(Step::Nft).collect())
 }
 

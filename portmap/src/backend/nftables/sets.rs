@@ -4,13 +4,12 @@
 //! mapping that is looked up behind them.
 
 use cni_common::kernel::IpVersion;
-use cni_common::kernel::nft::{DataType, Element, Elements, Family, Set, Table};
+use cni_common::kernel::nft::{DataType, Element, Elements, Set};
 
 use crate::config::DEFAULT_MARK_BIT;
 use crate::plan::Plan;
 
-/// The table. Everything portmap makes on nftables is in it.
-pub(super) const TABLE: Table = Table::new(Family::Inet, "cni_portmap");
+pub(super) use crate::host::TABLE;
 
 /// What stands for the shared scope in [`claims`]; no gate has a name of this length.
 const SHARED: &str = "shared";

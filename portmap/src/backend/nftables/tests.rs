@@ -55,7 +55,8 @@ fn plan(container: &str, last_byte: u8, ports: &[(u16, u16)]) -> Wanted<'static>
 }
 
 fn replace(nft: &mut FakeNft, wanted: &Wanted<'_>, log: &Log) -> Result<Vec<Mapping>, CniError> {
-    add::add(nft, wanted, log).map(|added| added.mappings)
+    let has_table = nft.tables(&[TABLE]).expect("in memory").contains(&true);
+    add::add(nft, wanted, has_table, log).map(|added| added.mappings)
 }
 
 fn add_as(
@@ -65,8 +66,7 @@ fn add_as(
     log: &Log,
 ) -> Result<Vec<Mapping>, CniError> {
     let plan = Plan { on_conflict, ..wanted.plan.clone() };
-    let added = add::add(nft, &Wanted::by(&plan).expect("compiled before"), log);
-    added.map(|added| added.mappings)
+    replace(nft, &Wanted::by(&plan).expect("compiled before"), log)
 }
 
 /// ADD as the plugin carries it out: a plan without mappings is a removal.
@@ -126,6 +126,22 @@ fn count_of(nft: &FakeNft, text: &str) -> usize {
 fn valid(container: &str) -> Attachment {
     let network = String::new();
     Attachment { network, container_id: container.to_owned(), ifname: "eth0".to_owned() }
+}
+
+#[test]
+fn the_first_add_is_not_refused() {
+    let mut nft = FakeNft::new();
+    added(&mut nft, &plan("c1", 2, &[(8080, 80)]));
+    assert_eq!((nft.committed().len(), nft.refused()), (1, 0));
+}
+
+#[test]
+fn a_table_that_goes_after_the_look_is_made() {
+    let mut nft = FakeNft::new();
+    let wanted = plan("c1", 2, &[(8080, 80)]);
+    add::add(&mut nft, &wanted, true, &Log::disabled()).expect("ADD");
+    check(&mut nft, &wanted).expect("CHECK right after ADD");
+    assert_eq!((nft.committed().len(), nft.refused()), (1, 1));
 }
 
 #[test]
@@ -505,9 +521,9 @@ fn a_refused_commit_leaves_everything_as_it_was() {
     assert!(error.code == ErrorCode::Kernel && error.msg.contains("CAP_NET_ADMIN"), "{error}");
     assert_eq!(empty.dump(), "");
 
-    // The first commit of an empty host finds no table; the second one makes it.
+    // The first commit of an empty host makes the table.
     let mut empty = FakeNft::new();
-    empty.fail_commit(1, ENOSPC);
+    empty.fail_commit(0, ENOSPC);
     add(&mut empty, &old).expect_err("ENOSPC");
     assert_eq!(empty.dump(), "");
     assert!(empty.committed().is_empty());
