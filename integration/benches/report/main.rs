@@ -1,7 +1,7 @@
 //! Measures what docs/performance.md shows, and prints it as lines of JSON, one for each series.
 //!
 //! `./dev bench --report [--quick] [--only SCENE] [--plugins NAME=DIRECTORY…]` runs it and makes the page of what it
-//! prints (`integration/report`). Needs root, strace, iperf3, a C compiler and Debian's `containernetworking-plugins`.
+//! prints (`integration/report`). Needs root, strace, iperf3 and Debian's `containernetworking-plugins`.
 //! A scene that breaks off is told in the record, and the others go on.
 
 #![forbid(unsafe_code)]

@@ -18,7 +18,7 @@ const COMMANDS: [&str; 4] = ["ADD", "CHECK", "GC", "DEL"];
 const MOST_INTERFACES: usize = 1_000;
 
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
-    let empty = Empty::build();
+    let empty = Empty::find();
     each_plugin(SCENE, &PLUGINS, |plugin| of_plugin(setup, plugin, &empty))
 }
 

@@ -18,7 +18,7 @@ const CASES: [&str; 5] = ["portmap", "portmap+udp", "bandwidth", "firewall", "tu
 const COMMANDS: [&str; 6] = ["VERSION", "STATUS", "ADD", "CHECK", "GC", "DEL"];
 
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
-    let empty = Empty::build();
+    let empty = Empty::find();
     each_plugin(SCENE, &CASES, |plugin| of_plugin(setup, plugin, &empty))?;
     let (call, program) = empty.call();
     let of = Of { scene: SCENE, by: "start".into(), ..Of::default() };

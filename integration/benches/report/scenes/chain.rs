@@ -19,7 +19,7 @@ const SCENE: &str = "chain";
 const PLUGINS: [&str; 4] = ["portmap+tcp", "bandwidth", "firewall", "tuning"];
 
 pub(super) fn run(setup: &Setup) -> Result<(), String> {
-    let empty = Empty::build();
+    let empty = Empty::find();
     let chains: Vec<Chain> = setup.implementations.iter().map(Chain::new).collect();
     let replays = of_ours(setup)?;
     let replays: Vec<Replay<'_>> = replays.iter().map(record).collect::<Result<_, _>>()?;
