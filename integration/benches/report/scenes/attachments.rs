@@ -24,20 +24,29 @@ pub(super) fn run(setup: &Setup) -> Result<(), String> {
 
 fn of_plugin(setup: &Setup, plugin: &'static str, empty: &Empty) -> Result<(), String> {
     let subjects = Subject::all(setup, SCENE, plugin, 0);
-    let mut left: Vec<&Subject> = subjects.iter().collect();
+    let mut turns: Vec<Turn<'_>> =
+        subjects.iter().map(|subject| Turn { subject, is_told: true }).collect();
     let mut there = 0;
     for level in LEVELS {
-        left.retain(|subject| match fill(setup, subject, there, level) {
-            Ok(()) => true,
-            Err(why) => {
-                subject.of(SCENE).at(level).note(&format!("not measured: {why}"));
-                false
+        for turn in turns.iter_mut().filter(|turn| turn.is_told) {
+            if let Err(why) = fill(setup, turn.subject, there, level) {
+                turn.subject.of(SCENE).at(level).note(&format!("not measured: {why}"));
+                turn.is_told = false;
             }
-        });
+        }
         there = level;
-        one_more(setup, &left, level, empty)?;
+        if turns.iter().any(|turn| turn.is_told) {
+            one_more(setup, &turns, level, empty)?;
+        }
     }
     Ok(())
+}
+
+/// Who has not as many attachments as wanted goes on taking its turn, and is not told of: what runs between two calls
+/// decides what is left in the processor's caches, and the levels are to differ in the number of attachments alone.
+struct Turn<'a> {
+    subject: &'a Subject,
+    is_told: bool,
 }
 
 /// Makes attachments until there are so many.
@@ -61,14 +70,9 @@ fn fill(setup: &Setup, subject: &Subject, there: usize, level: usize) -> Result<
     Ok(())
 }
 
-fn one_more(
-    setup: &Setup,
-    subjects: &[&Subject],
-    level: usize,
-    empty: &Empty,
-) -> Result<(), String> {
+fn one_more(setup: &Setup, turns: &[Turn<'_>], level: usize, empty: &Empty) -> Result<(), String> {
     let mut all: Vec<Beside<'_>> =
-        subjects.iter().map(|subject| Beside::new(subject, level)).collect();
+        turns.iter().map(|turn| Beside::new(turn.subject, level)).collect();
     let mut start = Series::default();
     for round in 0..=setup.rounds(30, 3) {
         for beside in &mut all {
@@ -77,7 +81,7 @@ fn one_more(
         }
         start.push(empty.cost()?);
     }
-    for beside in &all {
+    for (beside, _) in all.iter().zip(turns).filter(|(_, turn)| turn.is_told) {
         beside.tell(level)?;
     }
     if let Some(beside) = all.first() {
