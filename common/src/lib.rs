@@ -5,7 +5,7 @@
 //! control, `nf_tables`, iptables, connection tracking, namespaces, kernel parameters. Nothing
 //! in this crate knows a plugin, and nothing in `kernel` knows `cni`.
 
-// Denied, not forbidden, for the sake of two modules: kernel::nstype and, for musl, allocator.
+// Denied, not forbidden, for the sake of three modules: kernel::nstype, cni::entry and, for musl, allocator.
 #![deny(unsafe_code)]
 
 pub mod cni;

@@ -5,8 +5,8 @@
 //! report an overflow on. What a plugin needs of all that is done here: the three standard
 //! descriptors are open, and a closed pipe is an error and not a signal.
 
-use std::ffi::{OsStr, OsString, c_int};
-use std::fs::{self, File};
+use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -24,30 +24,39 @@ macro_rules! plugin_main {
         /// What libc calls.
         #[expect(unsafe_code, reason = "libc finds its `main` by this name, and there is one")]
         #[unsafe(no_mangle)]
-        extern "C" fn main(words: std::ffi::c_int) -> std::ffi::c_int {
-            $crate::cni::entry::bare_main(&$plugin, words)
+        extern "C" fn main(
+            count: std::ffi::c_int,
+            arguments: *const *const std::ffi::c_char,
+        ) -> std::ffi::c_int {
+            // SAFETY: these are what libc gives its `main`.
+            unsafe { $crate::cni::entry::bare_main(&$plugin, count, arguments) }
         }
     };
 }
 
-/// Prepares the process and runs the plugin; the exit status. Of how many words the command line is, libc says.
-pub fn bare_main<P: Plugin>(plugin: &P, words: c_int) -> c_int {
+/// Prepares the process and runs the plugin; the exit status.
+///
+/// # Safety
+///
+/// The arguments are those of a C program's `main` (C11, 5.1.2.2.1): so many strings.
+#[expect(unsafe_code, reason = "without std's runtime, std has the arguments with glibc only")]
+pub unsafe fn bare_main<P: Plugin>(
+    plugin: &P,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
     open_standard_descriptors();
     // Blocked, it stays pending, and the write fails. Children get an empty mask from std.
     let mut broken_pipe = SigSet::empty();
     broken_pipe.add(Signal::SIGPIPE);
     let _ = broken_pipe.thread_block();
-    i32::from(run(plugin, first_argument(words).as_deref()) != ExitCode::SUCCESS)
-}
-
-/// No runtime gives one, but a person does. Without std's runtime, std has the arguments with glibc only.
-fn first_argument(words: c_int) -> Option<OsString> {
-    if words < 2 {
-        return None;
-    }
-    let line = fs::read("/proc/self/cmdline").ok()?;
-    let argument = line.split(|byte| *byte == 0).nth(1)?;
-    Some(OsStr::from_bytes(argument).to_owned())
+    // No runtime gives one, but a person does.
+    let first = (count > 1).then(|| {
+        // SAFETY: there is a second string, and it stays.
+        let argument = unsafe { CStr::from_ptr(*arguments.add(1)) };
+        OsStr::from_bytes(argument.to_bytes())
+    });
+    c_int::from(run(plugin, first) != ExitCode::SUCCESS)
 }
 
 /// Were one of them closed, the next file or socket would take its number, and what is meant for
