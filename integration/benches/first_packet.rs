@@ -15,10 +15,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
-use cni_testbox::bench::{self, Limits, furnish, furnish_bridge};
+use cni_testbox::bench::{self, Limits, furnish, furnish_bridge, stay_on_one_cpu};
 use cni_testbox::{Implementation, enter_box, feed, sh, tool};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 const ROUNDS: usize = 12;
 /// Of each kind, in each round of each way.
@@ -89,16 +87,6 @@ fn furnish_host() {
         "cd /proc/sys/net/netfilter; for timeout in nf_conntrack_udp_timeout* nf_conntrack_tcp_timeout*; \
          do echo 1 > $timeout; done",
     ]);
-}
-
-/// The last one, which has fewest interrupts on most machines.
-fn stay_on_one_cpu() {
-    let this_thread = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this_thread).expect("the CPUs of this thread");
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true));
-    let mut one = CpuSet::new();
-    one.set(last.expect("a CPU")).expect("its number is in range");
-    sched_setaffinity(this_thread, &one).expect("a CPU of this thread's");
 }
 
 /// The container takes connections and answers datagrams, on port 80.

@@ -6,29 +6,19 @@ use std::path::Path;
 use std::process::Stdio;
 
 use cni_testbox::Call;
+use cni_testbox::tracee::{STOPPED, seize};
 use nix::sys::ptrace::{self, Event, Options};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-
-/// Stops itself, so that it can be seized, and becomes the plugin.
-const STOPPED: [&str; 3] = ["sh", "-c", "kill -STOP $$; exec \"$0\" \"$@\""];
 
 /// In KiB: the most that one process of a call had resident, the plugin or what it ran.
 pub(super) fn peak(call: &Call, program: &Path, command: &str) -> u64 {
     let mut process = call.clone().command(command).under(&STOPPED).process(program);
     process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = process.spawn().expect("a shell");
-    let leader = Pid::from_raw(child.id().cast_signed());
-    let stopped = waitpid(leader, Some(WaitPidFlag::WUNTRACED)).expect("wait for the shell");
-    assert_eq!(stopped, WaitStatus::Stopped(leader, Signal::SIGSTOP));
-    let options = Options::PTRACE_O_TRACEEXIT
-        | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEFORK
-        | Options::PTRACE_O_TRACEVFORK
-        | Options::PTRACE_O_EXITKILL;
-    ptrace::seize(leader, options).expect("seize the shell");
-    kill(leader, Signal::SIGCONT).expect("let the shell go on");
+    let options =
+        Options::PTRACE_O_TRACEEXIT | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
+    let leader = seize(&child, options);
     // More than a pipe holds waits for its reader, who waits for us.
     let (stdin, input) = (child.stdin.take().expect("a pipe"), call.input());
     let feeding = std::thread::spawn(move || {

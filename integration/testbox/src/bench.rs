@@ -7,8 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
+use nix::unistd::Pid;
 
 use crate::{Call, sh};
 
@@ -100,6 +102,17 @@ impl std::ops::Add for Cost {
     }
 }
 
+/// Keeps this thread on the last CPU, which has fewest interrupts on most machines; the CPUs that it had before.
+pub fn stay_on_one_cpu() -> CpuSet {
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread).expect("the CPUs of this thread");
+    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true));
+    let mut one = CpuSet::new();
+    one.set(last.expect("a CPU")).expect("its number is in range");
+    sched_setaffinity(this_thread, &one).expect("a CPU of this thread's");
+    allowed
+}
+
 /// What something took that makes children and waits for them.
 pub fn cost_of<T>(work: impl FnOnce() -> T) -> (Cost, T) {
     let (before, start) = (children_cpu(), Instant::now());
@@ -130,10 +143,11 @@ impl Call {
     pub fn cpu(&self, plugin: &Path, command: &str) -> Duration {
         let mut process = self.clone().command(command).process(plugin);
         process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let before = children_cpu();
-        let status = self.feed(process.spawn().expect("the plugin starts")).wait().expect("wait");
+        let (cost, status) = cost_of(|| {
+            self.feed(process.spawn().expect("the plugin starts")).wait().expect("wait")
+        });
         assert!(status.success(), "{} {command} failed", plugin.display());
-        children_cpu().saturating_sub(before)
+        cost.cpu
     }
 
     /// The CPU time of ADD and DEL together.
@@ -193,10 +207,10 @@ impl Call {
 
 /// The CPU time of a program and of its children. What it prints is not looked at.
 pub fn cpu_of(mut program: Command) -> Duration {
-    let before = children_cpu();
-    let output = program.stdin(Stdio::null()).output().expect("the program starts");
+    let (cost, output) =
+        cost_of(|| program.stdin(Stdio::null()).output().expect("the program starts"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    children_cpu().saturating_sub(before)
+    cost.cpu
 }
 
 fn children_cpu() -> Duration {

@@ -92,6 +92,7 @@ mod stubs;
 pub mod suite;
 mod tool;
 pub mod trace;
+pub mod tracee;
 mod traffic;
 mod watch;
 

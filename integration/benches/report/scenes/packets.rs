@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cni_common::kernel::netns::Netns;
+use cni_testbox::bench::stay_on_one_cpu;
 use cni_testbox::{feed, run as run_command, tool};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::sched_setaffinity;
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -61,17 +62,6 @@ pub(super) fn run(setup: &Setup) -> Result<(), String> {
         of.tell("packets per second", &way.rates);
     }
     Ok(())
-}
-
-/// The last one, which has fewest interrupts on most machines; those of before.
-fn stay_on_one_cpu() -> CpuSet {
-    let this_thread = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this_thread).expect("the CPUs of this thread");
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu) == Ok(true));
-    let mut one = CpuSet::new();
-    one.set(last.expect("a CPU")).expect("its number is in range");
-    sched_setaffinity(this_thread, &one).expect("a CPU of this thread's");
-    allowed
 }
 
 /// How packets get to a container, on a host of its own.

@@ -22,10 +22,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::system_calls;
+use crate::tracee::{STOPPED, seize};
 use crate::{Call, Outcome};
 
-/// Stops itself, so that it can be seized, and becomes the plugin.
-const STOPPED: [&str; 3] = ["sh", "-c", "kill -STOP $$; exec \"$0\" \"$@\""];
 /// Where stdout and stderr go: a program that outlives the plugin must not keep us from reading.
 const OUTPUT: &str = "/run/stepper";
 /// Longer than every bounded wait of a plugin.
@@ -127,17 +126,9 @@ struct Tracer {
 
 impl Tracer {
     fn seize(child: &Child, fault: Option<(usize, Fault)>) -> Self {
-        let leader = Pid::from_raw(child.id().cast_signed());
-        let stopped = waitpid(leader, Some(WaitPidFlag::WUNTRACED)).expect("wait for the shell");
-        assert_eq!(stopped, WaitStatus::Stopped(leader, Signal::SIGSTOP));
-        let options = Options::PTRACE_O_TRACEEXEC
-            | Options::PTRACE_O_TRACECLONE
-            | Options::PTRACE_O_TRACESYSGOOD
-            | Options::PTRACE_O_EXITKILL;
-        ptrace::seize(leader, options).expect("seize the shell");
-        kill(leader, Signal::SIGCONT).expect("let the shell go on");
+        let options = Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD;
         Self {
-            leader,
+            leader: seize(child, options),
             fault,
             calls: Vec::new(),
             hit: None,
