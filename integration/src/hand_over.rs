@@ -12,6 +12,7 @@ use cni_bandwidth::Bandwidth;
 use cni_common::cni::Attachment;
 use cni_common::cni::hand_over::{HandOver, Hands};
 use cni_common::cni::log::Log;
+use cni_common::cni::netns::OwnNetns;
 use cni_common::cni::plugin::AttachmentRequest;
 use cni_common::cni::protocol::json::Json;
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion, NetworkConfig};
@@ -172,6 +173,7 @@ impl Candidate {
                 ifname: self.conf.ifname.clone(),
             },
             netns: self.conf.netns.clone(),
+            own_netns: OwnNetns::of_lasting_process(),
             args: self.conf.cni_args(),
             config: NetworkConfig::from_stdin(text.as_bytes())?,
             log: Log::disabled(),

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use anyhow::anyhow;
 use cni_bandwidth::Bandwidth;
 use cni_common::cni::log::Log;
+use cni_common::cni::netns::OwnNetns;
 use cni_common::cni::plugin::{AttachmentRequest, GcRequest, Plugin as _};
 use cni_common::cni::protocol::json::Object;
 use cni_common::cni::protocol::{CniError, CniResult, CniVersion, NetworkConfig};
@@ -134,6 +135,7 @@ impl Purge {
                 Container::There => victim.attached.netns.clone(),
                 _ => String::new(),
             },
+            own_netns: OwnNetns::of_lasting_process(),
             args: found.map(|found| found.attachment.conf.cni_args()).unwrap_or_default(),
             config: NetworkConfig::from_stdin(text.as_bytes()).map_err(|error| anyhow!(error))?,
             log: Log::disabled(),

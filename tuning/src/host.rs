@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cni_common::cni::AttachmentRequest;
 use cni_common::cni::failure::code_of;
+use cni_common::cni::netns::OwnNetns;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::{Link, Links};
 use cni_common::kernel::netns::{Identity, Netns};
@@ -22,6 +23,7 @@ pub(crate) struct Container<'a> {
     netns: Netns,
     path: &'a str,
     ifname: &'a str,
+    own: &'a OwnNetns,
 }
 
 /// Sysctls and interface of the namespace that the calling thread is in.
@@ -48,7 +50,7 @@ impl<'a> Container<'a> {
     pub(crate) fn open(request: &'a AttachmentRequest) -> Result<Self, CniError> {
         let path = &request.netns;
         let netns = Netns::open(Path::new(path)).map_err(|error| no_entry(path, &error))?;
-        Ok(Self { netns, path, ifname: &request.attachment.ifname })
+        Ok(Self::of(request, netns))
     }
 
     /// The same, or `None` if there is proof that the namespace is gone, or the runtime knows of
@@ -57,16 +59,17 @@ impl<'a> Container<'a> {
         let path = &request.netns;
         let netns =
             Netns::open_if_there(Path::new(path)).map_err(|error| no_entry(path, &error))?;
-        Ok(netns.map(|netns| Self { netns, path, ifname: &request.attachment.ifname }))
+        Ok(netns.map(|netns| Self::of(request, netns)))
+    }
+
+    fn of(request: &'a AttachmentRequest, netns: Netns) -> Self {
+        let AttachmentRequest { attachment, netns: path, own_netns: own, .. } = request;
+        Self { netns, path, ifname: &attachment.ifname, own }
     }
 
     /// Whether it is the namespace of the plugin itself: the host's.
     pub(crate) fn is_own(&self) -> Result<bool, CniError> {
-        let own = Netns::own().map_err(|error| {
-            let what = "cannot open the plugin's own network namespace";
-            kernel_failure(&error, what, "is /proc mounted?")
-        })?;
-        Ok(own.is(&self.netns))
+        self.own.is(&self.netns)
     }
 
     /// An error if the plan is not for this namespace. `CNI_NETNS_OVERRIDE` lets a runtime mean the
@@ -90,7 +93,7 @@ impl<'a> Container<'a> {
         work: impl FnOnce(&mut Host<'_>) -> Result<T, CniError> + Send,
     ) -> Result<T, CniError> {
         let enter = || Host::open(self).and_then(|mut host| work(&mut host));
-        self.netns.run(enter).map_err(|error| no_entry(self.path, &error))?
+        self.own.work_inside(&self.netns, enter).map_err(|error| no_entry(self.path, &error))?
     }
 }
 
@@ -109,7 +112,9 @@ impl<'a> Host<'a> {
     /// What tells the namespace from those that come after it.
     pub(crate) fn namespace(&self) -> Result<Identity, CniError> {
         let Container { netns, path, .. } = self.container;
-        netns.identity_from_inside(Path::new(path)).map_err(|error| no_entry(path, &error))
+        let cookie = self.links.netns_cookie();
+        let identity = cookie.and_then(|cookie| netns.identity(cookie, Path::new(path)));
+        identity.map_err(|error| no_entry(path, &error))
     }
 
     /// The interface, which must be there.

@@ -1,7 +1,7 @@
 //! The sysctls of the namespace that the calling thread is in, confined to `/proc/sys/net`.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
@@ -76,19 +76,20 @@ impl Sysctls {
     /// The value without the newline at its end; `None` of a sysctl that can only be written, such
     /// as `net.ipv4.route.flush`.
     pub(crate) fn read(&self, path: &SysctlPath) -> io::Result<Option<String>> {
-        let mut file = match self.open_beneath(path, OFlag::O_RDONLY) {
+        let file = match self.open_beneath(path, OFlag::O_RDONLY) {
             Ok(file) => file,
             Err(Errno::EACCES) if self.is_write_only(path)? => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
-        // Two calls for nearly every sysctl; read_to_end would first ask for a size.
-        loop {
-            match file.read(&mut chunk)? {
-                0 => break,
-                length => bytes.extend_from_slice(&chunk[..length]),
+        // A list of ports gives what there is room for and then no more, so it has to be asked with more room.
+        let mut bytes = vec![0; 4 << 10];
+        let length = loop {
+            match file.read_at(&mut bytes, 0)? {
+                length if length == bytes.len() => bytes.resize(16 * length, 0),
+                length => break length,
             }
-        }
+        };
+        bytes.truncate(length);
         let text = String::from_utf8(bytes).map_err(io::Error::other)?;
         Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()))
     }

@@ -1,16 +1,84 @@
-//! `CNI_NETNS`: is it there, is it a network namespace, and is it not the plugin's own.
+//! `CNI_NETNS`: is it there, is it a network namespace, and is it not the plugin's own; work inside it.
 
+use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::failure::code_of;
 use super::protocol::{CniError, ErrorCode};
 use crate::kernel::netns::Netns;
 
+/// The network namespace that a call is made in: the host's. The kernel is asked for it once, when somebody first
+/// wants to know.
+#[derive(Debug)]
+pub struct OwnNetns {
+    netns: OnceLock<Netns>,
+    may_leave: bool,
+}
+
+impl OwnNetns {
+    /// Of a process that makes one call and ends.
+    #[must_use]
+    pub fn of_one_call() -> Self {
+        Self { netns: OnceLock::new(), may_leave: true }
+    }
+
+    /// Of a process that goes on after the call.
+    #[must_use]
+    pub fn of_lasting_process() -> Self {
+        Self { netns: OnceLock::new(), may_leave: false }
+    }
+
+    /// Whether `netns` is this one.
+    pub fn is(&self, netns: &Netns) -> Result<bool, CniError> {
+        let own = self.get().map_err(|error| {
+            let code = code_of(&error, ErrorCode::InvalidNetns);
+            let remedy = if code == ErrorCode::TryAgainLater {
+                "try again later"
+            } else {
+                "is /proc mounted?"
+            };
+            let message = format!("cannot open the plugin's own network namespace: {remedy}");
+            CniError::new(code, message).with_details(error.to_string())
+        })?;
+        Ok(own.is(netns))
+    }
+
+    /// Runs `work` inside `netns`. Who makes one call stays there: a thread would take a sixth of the call, and the way
+    /// back may fail when everything is done.
+    pub fn work_inside<T: Send>(
+        &self,
+        netns: &Netns,
+        work: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
+        if !self.may_leave {
+            return netns.run(work);
+        }
+        // Inside, nobody could tell any more.
+        self.get()?;
+        netns.enter()?;
+        Ok(work())
+    }
+
+    fn get(&self) -> io::Result<&Netns> {
+        if self.netns.get().is_none() {
+            // Nobody else can have set it since: a call is made by one thread.
+            let _ = self.netns.set(Netns::own()?);
+        }
+        self.netns.get().ok_or_else(|| io::Error::other("another thread is looking for it"))
+    }
+}
+
 /// Judges `CNI_NETNS` before anything is changed.
 ///
 /// `required` namespaces (ADD, CHECK) must exist. Unless `same_allowed`, the namespace must not
 /// be the plugin's own: the rules would then be made for the host itself.
-pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), CniError> {
+pub fn validate(
+    path: &str,
+    own: &OwnNetns,
+    required: bool,
+    same_allowed: bool,
+) -> Result<(), CniError> {
     let netns = match Netns::open(Path::new(path)) {
         Ok(netns) => netns,
         Err(_) if !required => return Ok(()),
@@ -26,17 +94,7 @@ pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), Cn
             return Err(CniError::new(code, message).with_details(error.to_string()));
         }
     };
-    if same_allowed {
-        return Ok(());
-    }
-    let own = Netns::own().map_err(|error| {
-        CniError::new(
-            code_of(&error, ErrorCode::InvalidNetns),
-            "cannot open the plugin's own network namespace; is /proc mounted?",
-        )
-        .with_details(error.to_string())
-    })?;
-    if netns.is(&own) {
+    if !same_allowed && own.is(&netns)? {
         return Err(CniError::new(
             ErrorCode::InvalidNetns,
             "plugin's netns and netns from CNI_NETNS should not be the same",
@@ -50,18 +108,20 @@ pub fn validate(path: &str, required: bool, same_allowed: bool) -> Result<(), Cn
 mod tests {
     use super::*;
 
+    const OWN: &str = "/proc/self/ns/net";
+
     #[test]
     fn the_own_namespace_is_refused_where_that_matters() {
-        let error = validate("/proc/self/ns/net", true, false).expect_err("same");
+        let error = validate(OWN, &OwnNetns::of_one_call(), true, false).expect_err("same");
         assert_eq!(error.code, ErrorCode::InvalidNetns);
-        assert!(validate("/proc/self/ns/net", true, true).is_ok());
+        assert!(validate(OWN, &OwnNetns::of_one_call(), true, true).is_ok());
     }
 
     #[test]
     fn what_is_no_namespace() {
         for path in ["/", "/etc/passwd", "/does/not/exist", "", "relative", "/proc/self/ns/uts"] {
-            assert!(validate(path, true, false).is_err(), "{path}");
-            assert!(validate(path, false, false).is_ok(), "{path}");
+            assert!(validate(path, &OwnNetns::of_one_call(), true, false).is_err(), "{path}");
+            assert!(validate(path, &OwnNetns::of_one_call(), false, false).is_ok(), "{path}");
         }
     }
 }

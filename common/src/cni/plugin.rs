@@ -14,7 +14,7 @@ use super::protocol::version::{self, CniVersion};
 use crate::cni::attachment::{Attachment, Stale};
 use crate::cni::help;
 use crate::cni::log::{Log, LogConfig, say};
-use crate::cni::netns;
+use crate::cni::netns::{self, OwnNetns};
 
 /// What a plugin does for each command. The protocol around it is [`run`]'s.
 pub trait Plugin {
@@ -62,6 +62,8 @@ pub struct AttachmentRequest {
     pub attachment: Attachment,
     /// `CNI_NETNS`; empty when the runtime gave none.
     pub netns: String,
+    /// Where the call is made.
+    pub own_netns: OwnNetns,
     /// `CNI_ARGS`, not parsed.
     pub args: String,
     /// The configuration.
@@ -244,6 +246,7 @@ fn serve<P: Plugin>(
                     ifname: environment.ifname,
                 },
                 netns: environment.netns,
+                own_netns: OwnNetns::of_one_call(),
                 args: environment.args,
                 config,
                 log,
@@ -277,7 +280,7 @@ fn serve_attachment<P: Plugin>(
     match command {
         Command::Add => {
             if !netns_override {
-                netns::validate(&request.netns, true, false)?;
+                netns::validate(&request.netns, &request.own_netns, true, false)?;
             }
             request.config.validate_common()?;
             warn_of_unknown_keys::<P>(request);
@@ -285,7 +288,7 @@ fn serve_attachment<P: Plugin>(
         }
         Command::Check => {
             if !netns_override {
-                netns::validate(&request.netns, true, true)?;
+                netns::validate(&request.netns, &request.own_netns, true, true)?;
             }
             request.config.validate_common()?;
             plugin.check(request).map(|()| None)
@@ -295,7 +298,7 @@ fn serve_attachment<P: Plugin>(
             // A /proc path that by now means the host is reported, after the host's side of the
             // attachment has been released: nothing of it may stay behind.
             if !netns_override && !request.netns.is_empty() {
-                netns::validate(&request.netns, false, false)?;
+                netns::validate(&request.netns, &request.own_netns, false, false)?;
             }
             Ok(None)
         }

@@ -106,6 +106,11 @@ impl Links {
         Ok(Self { rtnetlink: Rtnetlink::open()? })
     }
 
+    /// The cookie of the namespace that the interfaces are in; `None` before Linux 5.14.
+    pub fn netns_cookie(&self) -> io::Result<Option<u64>> {
+        self.rtnetlink.netns_cookie()
+    }
+
     pub(crate) fn rtnetlink(&self) -> Rtnetlink {
         self.rtnetlink.clone()
     }

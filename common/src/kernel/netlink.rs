@@ -4,6 +4,7 @@
 //! only dumps are produced while they are read. No runtime, no thread, no timer is needed.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NetlinkBuffer, NetlinkMessage,
@@ -65,6 +66,12 @@ pub enum Dump {
     Consistent,
     /// What it shows changed while it was read.
     Interrupted,
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Connection {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
@@ -104,10 +104,8 @@ impl Netns {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
-    /// Who this namespace is. To be asked inside it ([`Netns::run`]); `path` is where it was
-    /// opened.
-    pub fn identity_from_inside(&self, path: &Path) -> io::Result<Identity> {
-        let cookie = nstype::cookie_of_socket(&UnixDatagram::unbound()?)?;
+    /// Who this namespace is, which has this cookie and was opened at `path`.
+    pub fn identity(&self, cookie: Option<u64>, path: &Path) -> io::Result<Identity> {
         Ok(Identity {
             boot_id: boot_id()?,
             device: self.device,
@@ -130,12 +128,17 @@ impl Netns {
         self.file.as_raw_fd().unsigned_abs()
     }
 
+    /// Moves the calling thread inside the namespace, for good.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(nix::sched::setns(&self.file, nix::sched::CloneFlags::CLONE_NEWNET)?)
+    }
+
     /// Runs `work` on a thread of its own inside the namespace, so that no thread of the caller
     /// ever has to find its way back.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-                nix::sched::setns(&self.file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+                self.enter()?;
                 Ok(work())
             })?;
             thread.join().unwrap_or_else(|_| Err(io::Error::other("the namespace thread panicked")))
@@ -144,8 +147,10 @@ impl Netns {
 }
 
 fn boot_id() -> io::Result<String> {
-    match std::fs::read_to_string(BOOT_ID) {
-        Ok(text) => Ok(text.trim_end().to_owned()),
+    // A UUID and a line's end.
+    let mut text = [0; 64];
+    match File::open(BOOT_ID).and_then(|file| file.read_at(&mut text, 0)) {
+        Ok(length) => Ok(String::from_utf8_lossy(&text[..length]).trim_end().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(error),
     }
@@ -174,6 +179,7 @@ fn leads_to_no_namespace(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::link::Links;
 
     #[test]
     fn own_namespace_is_recognised_by_any_path() {
@@ -227,7 +233,8 @@ mod tests {
         let path = Path::new("/proc/self/ns/net");
         let ask = || {
             let own = Netns::open(path).expect("own");
-            own.identity_from_inside(path).expect("identity")
+            let links = Links::open().expect("rtnetlink");
+            own.identity(links.netns_cookie().expect("cookie"), path).expect("identity")
         };
         let identity = ask();
         assert!(identity.is(&ask()) && identity.boot_id.len() == 36);

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::retry::{Again, Retry, retry};
 use crate::kernel::netlink::{Connection, Dump, Status, append};
+use crate::kernel::nstype;
 
 /// rtnetlink in the network namespace of the thread that opened it. A clone uses the same socket.
 #[derive(Clone, Debug)]
@@ -103,6 +104,11 @@ impl Rtnetlink {
     pub(crate) fn open() -> io::Result<Self> {
         let connection = Connection::open(NETLINK_ROUTE)?;
         Ok(Self { connection: Rc::new(RefCell::new(connection)) })
+    }
+
+    /// The cookie of its network namespace; `None` before Linux 5.14.
+    pub(crate) fn netns_cookie(&self) -> io::Result<Option<u64>> {
+        nstype::cookie_of_socket(&*self.connection.borrow())
     }
 
     /// Sends a request and hands every answer's payload to `each`. With `NLM_F_ACK` in `flags`,

@@ -7,6 +7,7 @@ mod example;
 mod report;
 
 use cni_common::cni::log::Log;
+use cni_common::cni::netns::OwnNetns;
 use cni_common::cni::protocol::json::Json;
 use cni_common::cni::protocol::{CniError, CniResult, NetworkConfig};
 use cni_common::cni::{Attachment, AttachmentRequest, Explanation, Surroundings};
@@ -112,6 +113,7 @@ fn call(
     Ok(AttachmentRequest {
         attachment,
         netns: conf.netns.clone(),
+        own_netns: OwnNetns::of_lasting_process(),
         args: conf.cni_args(),
         config,
         log,

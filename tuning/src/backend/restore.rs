@@ -15,6 +15,7 @@ pub(crate) fn restore(
     store: &Store<'_>,
 ) -> Result<Vec<String>, CniError> {
     let (ours, gos) = (store.load()?, store.load_go()?);
+    let is_gos = gos != Kept::Nothing;
     if matches!((&ours, &gos), (Kept::Nothing, Kept::Nothing)) {
         store.forget()?;
         return Ok(Vec::new());
@@ -29,7 +30,9 @@ pub(crate) fn restore(
         }
     }
     store.forget()?;
-    store.forget_go()?;
+    if is_gos {
+        store.forget_go()?;
+    }
     Ok(warnings)
 }
 

@@ -40,8 +40,15 @@ fn check_does_not_take_a_fault_for_a_mismatch(b: &TestBox) {
     tuning("ADD", TUNED).run(b).success();
     let check = tuning("CHECK", TUNED);
     fails_under(b, &check, "", "openat2:error=EMFILE", 11, &[]);
-    fails_under(b, &check, "/proc/sys/net/core/somaxconn", "read:error=ENOMEM", 11, &[]);
-    fails_under(b, &check, "/proc/sys/net/core/somaxconn", "read:error=EIO", 101, &["somaxconn"]);
+    fails_under(b, &check, "/proc/sys/net/core/somaxconn", "pread64:error=ENOMEM", 11, &[]);
+    fails_under(
+        b,
+        &check,
+        "/proc/sys/net/core/somaxconn",
+        "pread64:error=EIO",
+        101,
+        &["somaxconn"],
+    );
     Namespace::named("c1").write_sysctl("core/somaxconn", "600");
     check.run(b).expect_error_with(100, &["somaxconn"]);
 }

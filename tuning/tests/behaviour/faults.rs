@@ -78,14 +78,14 @@ fn what_may_pass_does_not_make_del_forget(b: &TestBox) {
         ("/run/netns/c1", "?open,openat:error=EMFILE", 11),
         ("/run/netns/c1", "?open,openat:error=EACCES", 8),
         ("", "setns:error=EPERM", 8),
-        ("", "clone3,clone:error=EAGAIN", 11),
+        ("", "setns:error=ENOMEM", 11),
         (DATA_DIR, "?open,openat:error=ENFILE", 11),
         (DATA_DIR, "?open,openat:error=EACCES", 5),
         (STATE, "read:error=EIO", 5),
         ("", "openat2:error=EMFILE", 11),
         ("", "socket:error=ENFILE", 11),
         ("", "recvfrom:error=EAGAIN", 11),
-        ("/proc/sys/net/core/somaxconn", "read:error=ENOMEM", 11),
+        ("/proc/sys/net/core/somaxconn", "pread64:error=ENOMEM", 11),
         ("/proc/sys/net/core/somaxconn", "pwrite64:error=ENOMEM", 11),
         ("", "unlinkat:error=EMFILE", 11),
         ("", "unlinkat:error=EIO", 5),
@@ -109,8 +109,8 @@ fn add_does_nothing_without_the_originals(b: &TestBox) {
     let somaxconn = "/proc/sys/net/core/somaxconn";
     for (path, injection, code) in [
         ("/run/netns/c1", "?open,openat:error=EMFILE", 11),
-        (somaxconn, "read:error=EIO", 101),
-        (somaxconn, "read:error=ENOMEM", 11),
+        (somaxconn, "pread64:error=EIO", 101),
+        (somaxconn, "pread64:error=ENOMEM", 11),
         // The first one finds out whether it can be written.
         ("", "openat2:error=EACCES:when=2", 101),
         ("", "openat2:error=EMFILE:when=2", 11),

@@ -51,6 +51,7 @@ cases! {
     nothing_is_written_before_every_key_is_known_to_exist, ours;
     all_sysctls_come_back_though_one_resets_another, ours;
     an_empty_original_comes_back, ours;
+    a_long_original_comes_back_whole, ours;
     what_can_only_be_written_is_written, ours;
     interfaces_do_not_share_them, ours;
     a_renamed_network_gives_them_back, ours;
@@ -161,6 +162,26 @@ fn an_empty_original_comes_back(b: &TestBox) {
     assert_eq!(sysctl("c1", "ipv4/ip_local_reserved_ports"), "8080");
     tuning("DEL", keys).run(b).success();
     assert_eq!(sysctl("c1", "ipv4/ip_local_reserved_ports"), "");
+}
+
+/// The kernel gives of a list of ports what there is room for, and nothing to who asks for the rest.
+fn a_long_original_comes_back_whole(b: &TestBox) {
+    container("c1", "eth0");
+    let ports: Vec<String> = (10_000..14_000).step_by(2).map(|port| port.to_string()).collect();
+    let ports = ports.join(",");
+    fs::write("/run/ports", &ports).expect("write");
+    let at_once = |file: &str, with: &str| {
+        sh(&format!(
+            "ip netns exec c1 dd {file}=/proc/sys/net/ipv4/ip_local_reserved_ports bs=64k {with} status=none"
+        ))
+    };
+    at_once("of", "if=/run/ports");
+    let keys = r#""sysctl":{"net.ipv4.ip_local_reserved_ports":"8080"}"#;
+    tuning("ADD", keys).run(b).success();
+    assert_eq!(sysctl("c1", "ipv4/ip_local_reserved_ports"), "8080");
+    tuning("DEL", keys).run(b).success();
+    at_once("if", "of=/run/now");
+    assert_eq!(fs::read_to_string("/run/now").expect("read").trim_end(), ports);
 }
 
 fn what_can_only_be_written_is_written(b: &TestBox) {
