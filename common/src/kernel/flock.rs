@@ -10,11 +10,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Locks the file for this process (`flock(2)`). The error is of the kind `TimedOut` if another
 /// process has held it all the time.
 pub fn lock_within(file: &File, patience: Duration) -> io::Result<()> {
-    let end = Instant::now() + patience;
+    // A process that asks for the time pays for the pages of the kernel's clock, three faults: only who waits does.
+    let mut end = None;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock)
+                if Instant::now() < *end.get_or_insert_with(|| Instant::now() + patience) =>
+            {
+                std::thread::sleep(PAUSE);
+            }
             Err(TryLockError::WouldBlock) => {
                 let seconds = patience.as_secs();
                 let text = format!("another process has held its lock for {seconds} seconds");

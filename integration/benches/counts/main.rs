@@ -4,7 +4,8 @@
 //!
 //! `./dev counts` compares, and `./dev counts --update` writes: this program prints the file's new
 //! text then, because in its box the checkout is read-only. `./dev order` writes which functions such
-//! calls run, for the linker. `--plugins DIRECTORY` says whose binaries are run. Needs root and valgrind.
+//! calls run, for the linker. `--plugins DIRECTORY` says whose binaries are run, `--libc ARCHIVE` what they are linked
+//! with. Needs root and valgrind.
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,8 @@ fn main() {
 
     let has = |word: &str| arguments.iter().any(|argument| argument == word);
     if has("--order") {
-        print!("{}", Order::of(CALLS.iter().flat_map(Counted::functions)));
+        let libc = after("--libc").expect("--libc ARCHIVE");
+        print!("{}", Order::of(CALLS.iter().flat_map(Counted::functions), libc));
         return;
     }
     let written = Table::read();

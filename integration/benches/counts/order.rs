@@ -13,23 +13,23 @@ pub(super) struct Order {
     members: BTreeSet<String>,
 }
 
-/// glibc chooses one of each at its start, by what the processor can do.
-const BY_PROCESSOR: [&str; 2] = ["avx", "evex"];
+/// What valgrind does not name, because it has no size: the members of musl in assembly that every call runs.
+const IN_ASSEMBLY: [&str; 4] = ["__set_thread_area.lo", "memcpy.lo", "memmove.lo", "memset.lo"];
 
 impl Order {
-    pub(super) fn of(functions: impl Iterator<Item = String>) -> Self {
-        let members_of = members_of_libc();
-        let mut order = Self { sections: Vec::new(), members: BTreeSet::new() };
+    /// `libc` is the archive that the programs are linked with.
+    pub(super) fn of(functions: impl Iterator<Item = String>, libc: &str) -> Self {
+        let members_of = members_of(libc);
+        let members = IN_ASSEMBLY.iter().map(ToString::to_string).collect();
+        let mut order = Self { sections: Vec::new(), members };
         let mut seen = BTreeSet::new();
         for function in functions {
-            let is_rust = function.starts_with("_R") || function.starts_with("_ZN");
+            let is_rust = ["_R", "_ZN", "main"].iter().any(|start| function.starts_with(start));
             if is_rust && seen.insert(pattern(&function)) {
                 order.sections.push(pattern(&function));
             }
             order.members.extend(members_of.get(&function).into_iter().flatten().cloned());
         }
-        let is_chosen = |member: &String| BY_PROCESSOR.iter().any(|kind| member.contains(kind));
-        order.members.retain(|member| !is_chosen(member));
         order
     }
 }
@@ -42,13 +42,9 @@ impl fmt::Display for Order {
         )?;
         writeln!(f, "   not have do no harm. */")?;
         writeln!(f, "SECTIONS\n{{\n  .text.called : {{")?;
-        writeln!(f, "    *crt*.o(.text)")?;
+        writeln!(f, "    *crt*.o(.text .text.*)")?;
         for member in &self.members {
             writeln!(f, "    *libc.a:{member}(.text .text.*)")?;
-        }
-        for kind in BY_PROCESSOR {
-            writeln!(f, "    *libc.a:mem*-{kind}*.o(.text .text.*)")?;
-            writeln!(f, "    *libc.a:str*-{kind}*.o(.text .text.*)")?;
         }
         for section in &self.sections {
             // Cold functions have sections of another name, and some run at every call.
@@ -86,14 +82,12 @@ fn without_legacy_hash(name: &str) -> String {
 }
 
 /// Of each function in libc.a, the members that define it.
-fn members_of_libc() -> BTreeMap<String, Vec<String>> {
-    let output = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().expect(program);
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let libc = output("cc", &["-print-file-name=libc.a"]);
+fn members_of(libc: &str) -> BTreeMap<String, Vec<String>> {
+    let output =
+        Command::new("nm").args(["-A", "--defined-only", libc]).output().expect("nm of binutils");
+    let listing = String::from_utf8_lossy(&output.stdout);
     let mut members = BTreeMap::<String, Vec<String>>::new();
-    for line in output("nm", &["-A", "--defined-only", libc.trim()]).lines() {
+    for line in listing.lines() {
         // As in `/usr/lib/libc.a:malloc.o:0000000000000000 T malloc`.
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(member), Some(symbol)) = (parts.next(), parts.next()) else { continue };
