@@ -17,4 +17,4 @@ mod allocator;
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
-static ALLOCATOR: allocator::BySize = allocator::BySize;
+static ALLOCATOR: allocator::BySize = allocator::BySize::new();
