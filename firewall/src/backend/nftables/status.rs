@@ -31,12 +31,11 @@ pub(crate) fn status(nft: &mut dyn Nft, sample: &Plan, log: &Log) -> Result<(), 
         CniError::new(ErrorCode::NotAvailable, format!("firewall cannot use nf_tables: {remedy}"))
             .with_details(error.to_string())
     };
-    // In a table of another name, so that nothing of the real one is in the way.
-    let probe = everything(sample).in_table(&Table::new(TABLE.family, PROBE));
+    // In a table of another name, so that nothing of the real one is in the way. What is only tried takes the kernel a
+    // grace period, so it tries all in one.
+    let mut probe = everything(sample).in_table(&Table::new(TABLE.family, PROBE));
+    layout::build(&mut probe);
     nft.validate(&probe).map_err(unusable)?;
-    let mut skeleton = Transaction::new();
-    layout::build(&mut skeleton);
-    nft.validate(&skeleton).map_err(unusable)?;
 
     let unreadable = |error: NftError| {
         CniError::new(
