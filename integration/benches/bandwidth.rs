@@ -56,28 +56,36 @@ fn main() {
     limits.conclude();
 }
 
-/// A ping beside TCP that goes into the container as fast as it may, for each queue.
+/// Which way TCP goes: the limit of that direction is the one that is full.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// A ping beside TCP that goes into the container or out of it as fast as it may, for each queue.
 fn queues(ours: &Path) {
     const QUEUES: [&str; 2] = ["fq_codel", "fifo"];
     println!(
-        "| limit | flows | idle | fq_codel: ping | lost | throughput | fifo: ping | lost | throughput |"
+        "| limit | way | flows | idle | fq_codel: ping | lost | throughput | fifo: ping | lost | throughput |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let arguments: Vec<String> = std::env::args().collect();
     let wanted = arguments.iter().skip_while(|word| *word != "--rate").nth(1);
     for mbit in [1_u64, 10, 50, 100, 1000] {
         if wanted.is_some_and(|wanted| *wanted != mbit.to_string()) {
             continue;
         }
-        for flows in [1, 8] {
-            let mut row = format!("| {mbit} Mbit/s | {flows} |");
+        for (way, flows) in [(Way::In, 1), (Way::In, 8), (Way::Out, 1), (Way::Out, 8)] {
+            let name = if way == Way::In { "in" } else { "out" };
+            let mut row = format!("| {mbit} Mbit/s | {name} | {flows} |");
             for queue in QUEUES {
                 let call = call(mbit * 1_000_000, PLACEHOLDER, Some(queue));
                 call.cpu(ours, "ADD");
                 if queue == QUEUES[0] {
                     let _ = write!(row, " {:.1} ms |", Pings::run(20).mean);
                 }
-                let (pings, bits) = beside_bulk(flows);
+                let (pings, bits) = beside_bulk(way, flows);
                 let Pings { sent, lost, mean } = pings;
                 let mbit = bits / 1e6;
                 let _ = write!(row, " {mean:.1} ms | {lost} of {sent} | {mbit:.2} Mbit/s |");
@@ -108,12 +116,16 @@ impl Pings {
     }
 }
 
-/// Pings while iperf3's TCP comes in, and the bits per second that its receiver had.
-fn beside_bulk(flows: u32) -> (Pings, f64) {
+/// Pings while iperf3's TCP fills the link, and the bits per second that its receiver had.
+fn beside_bulk(way: Way, flows: u32) -> (Pings, f64) {
     let mut server = in_namespace("far", &["iperf3", "-s", "-1"]);
     std::thread::sleep(Duration::from_millis(500));
-    let words =
-        ["iperf3", "-c", "10.72.0.2", "-R", "-J", "-O", "2", "-t", "14", "-P", &flows.to_string()];
+    let flows = flows.to_string();
+    let mut words = vec!["iperf3", "-c", "10.72.0.2", "-J", "-O", "2", "-t", "14", "-P", &flows];
+    if way == Way::In {
+        // The server sends.
+        words.push("-R");
+    }
     let client = in_namespace("c1", &words);
     std::thread::sleep(Duration::from_secs(3));
     let pings = Pings::run(100);
