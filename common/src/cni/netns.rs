@@ -44,8 +44,8 @@ impl OwnNetns {
         Ok(own.is(netns))
     }
 
-    /// Runs `work` inside `netns`. Who makes one call stays there: a thread would take a sixth of the call, and the way
-    /// back may fail when everything is done.
+    /// Runs `work` inside `netns`. Who makes one call stays there: a thread would take as long as all the rest, and the
+    /// way back may fail when everything is done.
     pub fn work_inside<T: Send>(
         &self,
         netns: &Netns,
@@ -61,11 +61,11 @@ impl OwnNetns {
     }
 
     fn get(&self) -> io::Result<&Netns> {
-        if self.netns.get().is_none() {
-            // Nobody else can have set it since: a call is made by one thread.
-            let _ = self.netns.set(Netns::own()?);
+        if let Some(own) = self.netns.get() {
+            return Ok(own);
         }
-        self.netns.get().ok_or_else(|| io::Error::other("another thread is looking for it"))
+        let own = Netns::own()?;
+        Ok(self.netns.get_or_init(|| own))
     }
 }
 
@@ -115,6 +115,23 @@ mod tests {
         let error = validate(OWN, &OwnNetns::of_one_call(), true, false).expect_err("same");
         assert_eq!(error.code, ErrorCode::InvalidNetns);
         assert!(validate(OWN, &OwnNetns::of_one_call(), true, true).is_ok());
+    }
+
+    #[test]
+    fn who_makes_one_call_stays_inside_and_knows_where_it_came_from() {
+        let container = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+            Netns::own().expect("of the thread")
+        });
+        let container = container.join().expect("a namespace");
+        for (own, stays) in
+            [(OwnNetns::of_lasting_process(), false), (OwnNetns::of_one_call(), true)]
+        {
+            let inside = own.work_inside(&container, || Netns::own().expect("inside"));
+            assert!(inside.expect("root").is(&container));
+            assert_eq!(Netns::own().expect("afterwards").is(&container), stays);
+            assert!(!own.is(&container).expect("open"));
+        }
     }
 
     #[test]
