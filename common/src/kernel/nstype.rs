@@ -1,7 +1,7 @@
 //! What the kernel tells about namespaces by ioctl and socket option only (`ioctl_ns(2)`,
 //! `<linux/sockios.h>`, `<asm/socket.h>`).
 //!
-//! The only unsafe calls of the project. Nothing but `NS_GET_NSTYPE` tells a network namespace
+//! The project's only unsafe calls of the kernel. Nothing but `NS_GET_NSTYPE` tells a network namespace
 //! from a mount or UTS namespace that somebody bind-mounted to the same kind of path, and
 //! `SIOCGSKNS` tells which one a thread is in without a walk through `/proc`, whose directories
 //! the kernel makes anew for each process: a tenth of a short call. `SO_NETNS_COOKIE` is the only
