@@ -267,6 +267,8 @@ fn isolation_with_br_netfilter_stops_what_is_not_ip_too(b: &TestBox) {
         b.nft("flush chain bridge cni_firewall forward");
         b.inspect(&web, &isolated).expect_error_with(100, &["chain bridge cni_firewall forward"]);
         b.admit(&web, &isolated);
+        // Who still asked for the other meanwhile may have been heard.
+        attacker.container.netns.batch(&["neighbour flush all"]);
         attacker.container.netns.cannot_reach(Transport::Tcp, &web.v4(), 80);
         assert!(!knows(&attacker, &web.v4()), "{backend}: ARP after ADD again");
 
