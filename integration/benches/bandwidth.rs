@@ -56,13 +56,6 @@ fn main() {
     limits.conclude();
 }
 
-/// Which way TCP goes: the limit of that direction is the one that is full.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    In,
-    Out,
-}
-
 /// A ping beside TCP that goes into the container or out of it as fast as it may, for each queue.
 fn queues(ours: &Path) {
     const QUEUES: [&str; 2] = ["fq_codel", "fifo"];
@@ -76,16 +69,16 @@ fn queues(ours: &Path) {
         if wanted.is_some_and(|wanted| *wanted != mbit.to_string()) {
             continue;
         }
-        for (way, flows) in [(Way::In, 1), (Way::In, 8), (Way::Out, 1), (Way::Out, 8)] {
-            let name = if way == Way::In { "in" } else { "out" };
-            let mut row = format!("| {mbit} Mbit/s | {name} | {flows} |");
+        let ways = Flow::ALL.into_iter().filter(|flow| !flow.udp);
+        for (flow, flows) in ways.flat_map(|flow| [(flow, 1), (flow, 8)]) {
+            let mut row = format!("| {mbit} Mbit/s | {} | {flows} |", flow.name());
             for queue in QUEUES {
                 let call = call(mbit * 1_000_000, PLACEHOLDER, Some(queue));
                 call.cpu(ours, "ADD");
                 if queue == QUEUES[0] {
                     let _ = write!(row, " {:.1} ms |", Pings::run(20).mean);
                 }
-                let (pings, bits) = beside_bulk(way, flows);
+                let (pings, bits) = beside_bulk(flow, flows);
                 let Pings { sent, lost, mean } = pings;
                 let mbit = bits / 1e6;
                 let _ = write!(row, " {mean:.1} ms | {lost} of {sent} | {mbit:.2} Mbit/s |");
@@ -117,12 +110,12 @@ impl Pings {
 }
 
 /// Pings while iperf3's TCP fills the link, and the bits per second that its receiver had.
-fn beside_bulk(way: Way, flows: u32) -> (Pings, f64) {
+fn beside_bulk(flow: Flow, flows: u32) -> (Pings, f64) {
     let mut server = in_namespace("far", &["iperf3", "-s", "-1"]);
     std::thread::sleep(Duration::from_millis(500));
     let flows = flows.to_string();
     let mut words = vec!["iperf3", "-c", "10.72.0.2", "-J", "-O", "2", "-t", "14", "-P", &flows];
-    if way == Way::In {
+    if flow.into {
         // The server sends.
         words.push("-R");
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use cni_common::cni::AttachmentRequest;
-use cni_common::cni::failure::code_of;
+use cni_common::cni::failure::of_io;
 use cni_common::cni::netns::OwnNetns;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use cni_common::kernel::link::{Link, Links};
@@ -207,12 +207,7 @@ fn refused(error: &RtnetlinkError, what: &str, remedy: &str) -> CniError {
 }
 
 fn no_entry(path: &str, error: &io::Error) -> CniError {
-    let code = code_of(error, ErrorCode::InvalidNetns);
-    let remedy = if code == ErrorCode::TryAgainLater {
-        "try again later"
-    } else {
-        "is the container still running, and is the plugin root?"
-    };
-    CniError::new(code, format!("cannot enter CNI_NETNS {path:?}: {remedy}"))
-        .with_details(error.to_string())
+    let what = format!("cannot enter CNI_NETNS {path:?}");
+    let remedy = "is the container still running, and is the plugin root?";
+    of_io(error, ErrorCode::InvalidNetns, &what, remedy)
 }

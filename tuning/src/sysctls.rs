@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
-use cni_common::cni::failure::code_of;
+use cni_common::cni::failure::of_io;
 use cni_common::cni::protocol::{CniError, ErrorCode};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
@@ -135,7 +135,5 @@ impl Sysctls {
 
 /// The error for something that the kernel did not do.
 pub(crate) fn kernel_failure(error: &io::Error, what: &str, remedy: &str) -> CniError {
-    let code = code_of(error, ErrorCode::Kernel);
-    let remedy = if code == ErrorCode::TryAgainLater { "try again later" } else { remedy };
-    CniError::new(code, format!("{what}: {remedy}")).with_details(error.to_string())
+    of_io(error, ErrorCode::Kernel, what, remedy)
 }

@@ -99,6 +99,14 @@ pub fn code_of(error: &impl MayPass, otherwise: ErrorCode) -> ErrorCode {
     if error.may_pass() { ErrorCode::TryAgainLater } else { otherwise }
 }
 
+/// The CNI error for `what` failed: with the code `otherwise` and this remedy, unless another try may do.
+#[must_use]
+pub fn of_io(error: &io::Error, otherwise: ErrorCode, what: &str, remedy: &str) -> CniError {
+    let code = code_of(error, otherwise);
+    let remedy = if code == ErrorCode::TryAgainLater { LATER } else { remedy };
+    CniError::new(code, format!("{what}: {remedy}")).with_details(error.to_string())
+}
+
 /// An error of the kernel's that may be gone at another try, or when a module is loaded.
 pub trait MayPass {
     /// Whether it says what the machine lacks at the moment, or that somebody else was not done in time.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::failure::code_of;
+use super::failure::{code_of, of_io};
 use super::protocol::{CniError, ErrorCode};
 use crate::kernel::netns::Netns;
 
@@ -32,14 +32,8 @@ impl OwnNetns {
     /// Whether `netns` is this one.
     pub fn is(&self, netns: &Netns) -> Result<bool, CniError> {
         let own = self.get().map_err(|error| {
-            let code = code_of(&error, ErrorCode::InvalidNetns);
-            let remedy = if code == ErrorCode::TryAgainLater {
-                "try again later"
-            } else {
-                "is /proc mounted?"
-            };
-            let message = format!("cannot open the plugin's own network namespace: {remedy}");
-            CniError::new(code, message).with_details(error.to_string())
+            let what = "cannot open the plugin's own network namespace";
+            of_io(&error, ErrorCode::InvalidNetns, what, "is /proc mounted?")
         })?;
         Ok(own.is(netns))
     }

@@ -6,9 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use cni_testbox::{
-    GO_PLUGINS, HOST_V4, Implementation, OUT_V4, TestBox, cases, eventually, run, sh, tool,
-};
+use cni_testbox::{HOST_V4, Implementation, OUT_V4, TestBox, cases, eventually, run, sh, tool};
 
 use crate::restore::{Node, PORT};
 
@@ -28,14 +26,9 @@ const EXPLAINED: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"
 const PLUGINS: &str = "/run/plugins";
 
 fn screens(b: &TestBox) {
-    let built = Path::new(env!("CARGO_BIN_EXE_cni-chain")).parent().expect("a directory");
-    symlink(built, PLUGINS).expect("a link");
-    let node = Node::new(b);
-    let cni_chain = |arguments: &[&str]| {
-        let mut command = node.cni_chain(arguments);
-        command.env("CNI_PATH", format!("{PLUGINS}:{GO_PLUGINS}"));
-        command
-    };
+    let mut node = Node::new(b);
+    symlink(&node.plugin_dirs[0], PLUGINS).expect("a link");
+    node.plugin_dirs[0] = PLUGINS.into();
     let id = |letter: &str| letter.repeat(64);
     node.add_without_listener("web", PORT);
     listen_in("web");
@@ -43,12 +36,12 @@ fn screens(b: &TestBox) {
     b.host.serve("program", PORT + 2);
     let mut differing = plugins_help();
     let from_outside = ["trace", "8080/tcp", "--to", HOST_V4, "--from", OUT_V4];
-    differing.extend(difference("trace", &taken(&cni_chain(&from_outside))));
+    differing.extend(difference("trace", &taken(&node.cni_chain(&from_outside))));
     b.nft("table ip site { chain early { type nat hook prerouting priority -110; tcp dport 8080 dnat to 192.0.2.1; }; }");
     fs::write("/run/bad.conflist", BAD_LIST).expect("a file");
     fs::write("/run/explained.conflist", EXPLAINED).expect("a file");
     let mut look = |name: &str, arguments: &[&str]| {
-        differing.extend(difference(name, &taken(&cni_chain(arguments))));
+        differing.extend(difference(name, &taken(&node.cni_chain(arguments))));
     };
     look("help", &["--help"]);
     for command in ["explain", "restore", "trace"] {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use cni_common::cni::failure::code_of;
+use cni_common::cni::failure::of_io;
 use cni_common::cni::holder::on_all;
 use cni_common::cni::protocol::json::Json;
 use cni_common::cni::protocol::{CniError, ErrorCode};
@@ -264,14 +264,9 @@ fn open_if_any(data_dir: &Path) -> Result<Option<StateDir>, CniError> {
 }
 
 fn failure(doing: &str, data_dir: &Path, error: &io::Error) -> CniError {
-    let code = code_of(error, ErrorCode::IoFailure);
-    let remedy = if code == ErrorCode::TryAgainLater {
-        "try again later"
-    } else {
-        "make it a directory, not a link to one, that root owns and only root can write to, or set another \"dataDir\""
-    };
-    CniError::new(code, format!("cannot {doing} {}: {remedy}", data_dir.display()))
-        .with_details(error.to_string())
+    let what = format!("cannot {doing} {}", data_dir.display());
+    let remedy = "make it a directory, not a link to one, that root owns and only root can write to, or set another \"dataDir\"";
+    of_io(error, ErrorCode::IoFailure, &what, remedy)
 }
 
 #[cfg(test)]
